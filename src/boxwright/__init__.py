@@ -1,0 +1,1 @@
+"""A container-image build service that speaks the BuildKit wire API."""

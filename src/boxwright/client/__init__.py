@@ -1,0 +1,1 @@
+"""The client of any BuildKit-compatible daemon and of the embedded engine."""

@@ -1,0 +1,1 @@
+"""Immutable values that every other package speaks in. No I/O."""

@@ -1,0 +1,1 @@
+"""Tar, whiteouts, confined paths and atomic files."""

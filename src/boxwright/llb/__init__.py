@@ -1,0 +1,1 @@
+"""LLB definitions: build, marshal, decode, verify."""

@@ -1,0 +1,1 @@
+"""LLB operations as solver ops."""

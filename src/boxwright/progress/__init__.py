@@ -1,0 +1,1 @@
+"""Build progress as typed events."""

@@ -1,0 +1,1 @@
+"""BuildKit sessions, seen from both ends."""

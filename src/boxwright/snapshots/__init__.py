@@ -1,0 +1,1 @@
+"""Layered file systems over overlayfs."""

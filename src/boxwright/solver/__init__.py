@@ -1,0 +1,1 @@
+"""The graph solver: cache keys, scheduling, sharing."""

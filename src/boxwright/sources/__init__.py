@@ -1,0 +1,1 @@
+"""Inputs of a build: images, local folders, git, http."""

@@ -1,0 +1,1 @@
+"""The content-addressed store, leases, metadata and garbage collection."""
