@@ -399,7 +399,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
-    """A whole parsed file.
+    r"""A whole parsed file.
 
     Attributes:
         stages: In file order, at least one unless the file has ARGs only.

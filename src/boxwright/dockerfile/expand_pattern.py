@@ -1,0 +1,125 @@
+"""Shell patterns (``*`` and ``?``) as used inside ``${name#pattern}`` and its relatives.
+
+Positions in the value are the bits of an integer, so that one pass over the pattern tells
+all ends (or all starts) of a match at once. Time is the length of the pattern times the
+length of the value over the machine's word, whatever the pattern: no backtracking that a
+hostile Dockerfile could make explode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+_ANY: Final = object()
+_STAR: Final = object()
+
+
+class PatternError(ValueError):
+    """A pattern with an escape that means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A parsed pattern; ``items`` are characters, ``_ANY`` or ``_STAR``."""
+
+    items: tuple[object, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern:
+        r"""Read a pattern in which a backslash escapes ``* ? \`` and, as written, ``} /``.
+
+        Raises:
+            PatternError: another character is escaped.
+        """
+        items: list[object] = []
+        chars = iter(range(len(text)))
+        for index in chars:
+            char = text[index]
+            if char == "*":
+                items.append(_STAR)
+            elif char == "?":
+                items.append(_ANY)
+            elif char == "\\":
+                following = text[index + 1 : index + 2]
+                if following in {"}", "/"} and following:
+                    continue
+                if following not in {"*", "?", "\\"}:
+                    raise PatternError(f"invalid escape '\\{following}'")
+                items.append(following)
+                next(chars)
+            else:
+                items.append(char)
+        return cls(tuple(items))
+
+    def prefix_end(self, value: str, *, longest: bool) -> int | None:
+        """Return where a match at the start of ``value`` ends, or None without a match."""
+        ends = self._reach(value, self.items, 1)
+        return _pick(ends, highest=longest)
+
+    def suffix_start(self, value: str, *, longest: bool) -> int | None:
+        """Return where a match at the end of ``value`` begins, or None without a match."""
+        ends = self._reach(value[::-1], self.items[::-1], 1)
+        taken = _pick(ends, highest=longest)
+        return None if taken is None else len(value) - taken
+
+    def substitute(self, value: str, replacement: str, *, every: bool) -> str:
+        """Replace the leftmost longest match, or each one from left to right."""
+        size = len(value)
+        backwards = self._reach(value[::-1], self.items[::-1], (1 << (size + 1)) - 1)
+        starts = int(f"{backwards:0{size + 1}b}"[::-1], 2)
+        out: list[str] = []
+        copied = position = 0
+        while position <= size and (ahead := starts >> position):
+            start = position + (ahead & -ahead).bit_length() - 1
+            end = self._end_from(value, start)
+            out.append(value[copied:start])
+            if end > copied or start == 0:
+                # As in Go: no empty match right behind the previous one.
+                out.append(replacement)
+            copied = end
+            position = end if end > position else position + 1
+            if not every:
+                break
+        out.append(value[copied:])
+        return "".join(out)
+
+    def _end_from(self, value: str, start: int) -> int:
+        if _STAR not in self.items:
+            return start + len(self.items)
+        end = self.prefix_end(value[start:], longest=True)
+        assert end is not None
+        return start + end
+
+    @staticmethod
+    def _reach(value: str, items: tuple[object, ...], positions: int) -> int:
+        """Return the set of positions after ``items``, from the set ``positions``."""
+        inline = _bits(value, "\n", invert=True)
+        masks: dict[str, int] = {}
+        for item in items:
+            if not positions:
+                break
+            if item is _STAR:
+                # A carry runs from each position to the end of its line.
+                positions |= ((positions & inline) + inline) ^ inline
+            elif item is _ANY:
+                positions = (positions & inline) << 1
+            else:
+                char = str(item)
+                if char not in masks:
+                    masks[char] = _bits(value, char)
+                positions = (positions & masks[char]) << 1
+        return positions
+
+
+def _bits(value: str, char: str, *, invert: bool = False) -> int:
+    """Return the set of indexes at which ``value`` has ``char`` (or has not)."""
+    if not value:
+        return 0
+    return int("".join("01"[(c == char) != invert] for c in reversed(value)), 2)
+
+
+def _pick(positions: int, *, highest: bool) -> int | None:
+    if not positions:
+        return None
+    return (positions if highest else positions & -positions).bit_length() - 1
