@@ -1,0 +1,187 @@
+"""File system calls that the ``os`` module lacks.
+
+Every function takes descriptors or paths, raises ``OSError`` and keeps no state.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+from dataclasses import dataclass
+
+from boxwright.linux.libc import check, libc, syscall
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+_SYS_OPENAT2 = 437
+_FICLONE = 0x40049409
+_COPY_CHUNK = 64 << 20
+_AGAIN_LIMIT = 32
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def openat2(
+    dirfd: int, path: str | bytes | os.PathLike[str], flags: int, *, mode: int = 0, resolve: int
+) -> int:
+    """Open ``path`` under ``dirfd`` as ``resolve`` allows and return the descriptor.
+
+    ``EAGAIN`` (a rename raced with ``..``) is tried again a bounded number of times.
+
+    Raises:
+        OSError: ``EXDEV`` or ``ELOOP`` where ``resolve`` forbids the way.
+    """
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, mode=mode, resolve=resolve)
+    raw = os.fsencode(path) or b"."
+    for attempt in range(_AGAIN_LIMIT):
+        try:
+            return syscall(
+                _SYS_OPENAT2, dirfd, raw, ctypes.byref(how), ctypes.sizeof(how), path=path
+            )
+        except BlockingIOError:
+            if attempt == _AGAIN_LIMIT - 1:
+                raise
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), os.fspath(path))
+
+
+def openat2_in_root(
+    dirfd: int, path: str | bytes | os.PathLike[str], flags: int, *, mode: int = 0
+) -> int:
+    """Open ``path`` as a process chrooted to ``dirfd`` would; links can't lead outside.
+
+    Raises:
+        OSError: as open(2).
+    """
+    return openat2(dirfd, path, flags, mode=mode, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+
+
+def openat2_beneath(
+    dirfd: int, path: str | bytes | os.PathLike[str], flags: int, *, mode: int = 0
+) -> int:
+    """Open ``path`` under ``dirfd`` following no symbolic link at all.
+
+    Raises:
+        OSError: ``ELOOP`` for a link on the way, ``EXDEV`` for an escape.
+    """
+    return openat2(dirfd, path, flags, mode=mode, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+
+
+def reflink(source_fd: int, target_fd: int) -> None:
+    """Share the whole content of ``source_fd`` with ``target_fd`` (FICLONE).
+
+    Raises:
+        OSError: ``EOPNOTSUPP``, ``EXDEV`` or ``EINVAL`` where the file system can't.
+    """
+    fcntl.ioctl(target_fd, _FICLONE, source_fd)
+
+
+def copy_content(source_fd: int, target_fd: int, size_bytes: int) -> None:
+    """Copy the content of a regular file: reflink, else copy_file_range, else read and write.
+
+    Raises:
+        OSError: reading or writing failed (``ENOSPC`` …).
+    """
+    if size_bytes == 0:
+        return
+    try:
+        reflink(source_fd, target_fd)
+    except OSError as error:
+        if error.errno not in _NO_RANGE:
+            raise
+    else:
+        return
+    try:
+        while os.copy_file_range(source_fd, target_fd, _COPY_CHUNK):
+            pass
+    except OSError as error:
+        if error.errno not in _NO_RANGE:
+            raise
+    else:
+        return
+    while chunk := os.read(source_fd, 1 << 20):
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(target_fd, view) :]
+
+
+_NO_RANGE = frozenset(
+    {
+        errno.EOPNOTSUPP,
+        errno.EXDEV,
+        errno.EINVAL,
+        errno.ENOSYS,
+        errno.ENOTTY,
+        errno.EPERM,
+        errno.EBADF,
+        errno.ETXTBSY,
+    }
+)
+
+
+def syncfs(fd: int) -> None:
+    """Write the whole file system that ``fd`` lies on to the disk.
+
+    Raises:
+        OSError: a write-back failed since the descriptor was opened.
+    """
+    check(libc.syncfs(fd))
+
+
+def renameat2(
+    old_dirfd: int,
+    old: str | os.PathLike[str],
+    new_dirfd: int,
+    new: str | os.PathLike[str],
+    flags: int,
+) -> None:
+    """Rename with ``RENAME_NOREPLACE`` or ``RENAME_EXCHANGE``.
+
+    Raises:
+        OSError: ``EEXIST`` where the target exists and must not; the path is ``new``.
+    """
+    check(
+        libc.renameat2(
+            old_dirfd, os.fsencode(old), new_dirfd, os.fsencode(new), ctypes.c_uint(flags)
+        ),
+        new,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystemSpace:
+    """Space of one file system in bytes and inodes; ``available`` is what we may use."""
+
+    total_bytes: int
+    available_bytes: int
+    total_inodes: int
+    available_inodes: int
+
+
+def statfs(path: str | os.PathLike[str] | int) -> FileSystemSpace:
+    """Return the space of the file system that ``path`` lies on.
+
+    Raises:
+        OSError: the path can't be reached.
+    """
+    found = os.statvfs(path)
+    return FileSystemSpace(
+        total_bytes=found.f_frsize * found.f_blocks,
+        available_bytes=found.f_frsize * found.f_bavail,
+        total_inodes=found.f_files,
+        available_inodes=found.f_favail,
+    )
