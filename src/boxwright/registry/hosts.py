@@ -1,0 +1,145 @@
+"""Which endpoints serve a registry host: mirrors first, then the host itself.
+
+An :class:`Endpoint` is plain data; the TLS context is made once per endpoint by the
+transport. Plain HTTP is spoken only where the configuration or the request says so, and to
+this machine's own loopback names, as Docker does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from boxwright.config.load import ConfigError
+from boxwright.config.schema import RegistryConfig
+from boxwright.core.reference import DEFAULT_HOST
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One place to ask: ``scheme://host`` plus an optional path before the repository."""
+
+    host: str
+    scheme: str = "https"
+    path_prefix: str = ""
+    is_mirror: bool = False
+    verify_tls: bool = True
+    # https is tried when plain http fails, and the reverse: nobody said which it is.
+    scheme_is_a_guess: bool = False
+    ca_files: tuple[str, ...] = ()
+    keypairs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def base_url(self) -> str:
+        """The address of the distribution API's root."""
+        return f"{self.scheme}://{self.host}/v2"
+
+    def repository(self, path: str) -> str:
+        """Return the repository path on this endpoint."""
+        return f"{self.path_prefix}/{path}".strip("/")
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Make the TLS context: system trust, extra CAs, client certificates.
+
+        Raises:
+            ConfigError: a configured file is missing or is no PEM file.
+        """
+        context = ssl.create_default_context()
+        for file in self.ca_files:
+            try:
+                context.load_verify_locations(cafile=file)
+            except (OSError, ssl.SSLError) as exc:
+                raise ConfigError(
+                    f"can't use the CA file of registry {self.host}", detail=f"{file}: {exc}"
+                ) from exc
+        for cert, key in self.keypairs:
+            try:
+                context.load_cert_chain(cert, key)
+            except (OSError, ssl.SSLError) as exc:
+                raise ConfigError(
+                    f"can't use the client certificate of registry {self.host}",
+                    detail=f"{cert}, {key}: {exc}",
+                ) from exc
+        if not self.verify_tls:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether ``host[:port]`` names this machine by a loopback name or address."""
+    name = host.rsplit(":", 1)[0] if not host.startswith("[") else host[1:].partition("]")[0]
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def wire_host(host: str) -> str:
+    """Return the host that is really asked for a reference's host."""
+    return "registry-1.docker.io" if host == DEFAULT_HOST else host
+
+
+class Hosts:
+    """The endpoints of every registry host, from ``[registry."host"]``."""
+
+    def __init__(self, config: Mapping[str, RegistryConfig] | None = None) -> None:
+        self._config = dict(config or {})
+
+    def pull_endpoints(self, host: str, *, insecure: bool | None = None) -> list[Endpoint]:
+        """Return where to pull from, in order; mirrors come first."""
+        mirrors = []
+        for mirror in self._config.get(host, RegistryConfig()).mirrors:
+            bare = mirror.partition("://")[2] or mirror
+            name, _, prefix = bare.partition("/")
+            endpoint = self._endpoint(name, None)
+            mirrors.append(replace(endpoint, path_prefix=prefix.strip("/"), is_mirror=True))
+        return [*mirrors, self.push_endpoint(host, insecure=insecure)]
+
+    def push_endpoint(self, host: str, *, insecure: bool | None = None) -> Endpoint:
+        """Return the host itself; mirrors are never pushed to.
+
+        Args:
+            host: the reference's host.
+            insecure: the request's ``registry.insecure`` attribute; None if absent.
+        """
+        return self._endpoint(host, insecure)
+
+    def _endpoint(self, host: str, insecure: bool | None) -> Endpoint:  # noqa: FBT001
+        config = self._config.get(host, RegistryConfig())
+        is_insecure = insecure if insecure is not None else bool(config.insecure)
+        if config.http is not None:
+            scheme, guess = ("http" if config.http else "https"), False
+        elif is_loopback(host):
+            scheme, guess = "http", True
+        else:
+            scheme, guess = "https", is_insecure
+        ca_files, keypairs = _tls_folder_files(config)
+        return Endpoint(
+            host=wire_host(host),
+            scheme=scheme,
+            verify_tls=not is_insecure,
+            scheme_is_a_guess=guess,
+            ca_files=(*config.ca, *ca_files),
+            keypairs=(*((k.cert, k.key_file) for k in config.keypair), *keypairs),
+        )
+
+
+def _tls_folder_files(
+    config: RegistryConfig,
+) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Read Docker's ``certs.d`` form: ``*.crt`` are CAs, ``x.cert`` goes with ``x.key``."""
+    ca_files: list[str] = []
+    keypairs: list[tuple[str, str]] = []
+    for folder in config.tls_config_dir:
+        for path in sorted(Path(folder).glob("*")):
+            if path.suffix == ".crt":
+                ca_files.append(str(path))
+            elif path.suffix == ".cert":
+                keypairs.append((str(path), str(path.with_suffix(".key"))))
+    return tuple(ca_files), tuple(keypairs)
