@@ -1,0 +1,323 @@
+"""Source vertices: images, local directories, git, HTTP, OCI layouts.
+
+Attribute names are facts of the wire (``SourceOp.attrs``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Literal, Unpack
+
+from boxwright.core.digest import Digest
+from boxwright.core.platform import Platform
+from boxwright.core.reference import Reference
+from boxwright.errors import InvalidInputError
+from boxwright.llb import build_caps as caps
+from boxwright.llb.build_giturl import parse_git_url, split_fragment
+from boxwright.llb.marshal import Constraints, Marshalled, Marshaller, OpOptions, Output
+from boxwright.llb.state import State
+from boxwright.wire.pb import ops_pb2 as pb
+
+ResolveMode = Literal["default", "pull", "local"]
+Differ = Literal["", "none", "metadata"]
+
+_PLATFORM_SPECIFIC = ("docker-image://", "oci-layout://")
+
+
+class SourceOp:
+    """A vertex without inputs, named by an identifier and attributes."""
+
+    def __init__(
+        self, identifier: str, attrs: Mapping[str, str], constraints: Constraints
+    ) -> None:
+        if not identifier:
+            raise InvalidInputError("a source needs an identifier")
+        self.identifier = identifier
+        self.attrs = dict(attrs)
+        self.constraints = constraints
+
+    def inputs(self) -> Sequence[Output]:
+        """Return nothing: sources have no inputs."""
+        return ()
+
+    def output(self) -> Output:
+        """Return the source's one output."""
+        return Output(self, platform=self.constraints.platform)
+
+    def marshal(self, marshaller: Marshaller) -> Marshalled:
+        """Return the op's bytes."""
+        attrs, constraints = self.attrs, self.constraints
+        if self.identifier.startswith("local://") and "local.session" not in attrs:
+            attrs = {**attrs, "local.unique": marshaller.local_unique_id}
+            constraints = constraints.with_caps(caps.SOURCE_LOCAL_UNIQUE)
+        specific = self.identifier.startswith(_PLATFORM_SPECIFIC)
+        op = marshaller.new_op(constraints, platform=specific)
+        op.source.CopyFrom(pb.SourceOp(identifier=self.identifier, attrs=attrs))
+        return Marshalled.of(op, constraints)
+
+
+def source(
+    identifier: str,
+    attrs: Mapping[str, str] | None = None,
+    *,
+    caps: Sequence[str] = (),
+    **options: Unpack[OpOptions],
+) -> State:
+    """Return the state of any source, given as it stands on the wire."""
+    constraints = Constraints.of(options).with_caps(*caps)
+    return State.new(SourceOp(identifier, attrs or {}, constraints).output())
+
+
+def image(
+    ref: str,
+    *,
+    resolve_mode: ResolveMode = "default",
+    checksum: Digest | None = None,
+    layer_limit: int | None = None,
+    internal: bool = False,
+    **options: Unpack[OpOptions],
+) -> State:
+    """Return the root filesystem of an image in a registry.
+
+    Args:
+        ref: A reference in full or familiar form; ``latest`` is the default tag.
+        resolve_mode: ``pull`` asks the registry always, ``local`` prefers a local copy.
+        checksum: The manifest digest that the image must have.
+        layer_limit: Take only that many layers from the bottom.
+        internal: Hide the pull's record from ordinary usage listings.
+        options: See :class:`OpOptions`.
+
+    Raises:
+        InvalidInputError: ``ref`` is not an image reference.
+    """
+    full = str(Reference.parse(ref).with_default_tag())
+    attrs: dict[str, str] = {}
+    needs = [caps.SOURCE_IMAGE]
+    if resolve_mode != "default":
+        attrs["image.resolvemode"] = resolve_mode
+        if resolve_mode == "pull":
+            needs.append(caps.SOURCE_IMAGE_RESOLVE_MODE)
+    if internal:
+        attrs["image.recordtype"] = "internal"
+    if layer_limit is not None:
+        attrs["image.layerlimit"] = str(layer_limit)
+        needs.append(caps.SOURCE_IMAGE_LAYER_LIMIT)
+    if checksum:
+        attrs["image.checksum"] = checksum
+        needs.append(caps.SOURCE_IMAGE_CHECKSUM)
+    return source("docker-image://" + full, attrs, caps=needs, **options)
+
+
+def local(
+    name: str,
+    /,
+    *,
+    session_id: str = "",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    follow: Sequence[str] = (),
+    shared_key: str = "",
+    differ: Differ = "",
+    differ_required: bool = False,
+    metadata_only: bool = False,
+    metadata_exceptions: Sequence[str] = (),
+    **options: Unpack[OpOptions],
+) -> State:
+    """Return a directory that the client of the build offers under ``name``.
+
+    Args:
+        name: The name the client has given the directory.
+        session_id: The session to read it from; the build's own where empty.
+        include: Patterns of what is sent; everything where empty.
+        exclude: ``.dockerignore`` patterns of what is not sent.
+        follow: Paths of which only they, and what their symlinks lead to, are sent.
+        shared_key: A hint by which builds reuse what was sent before.
+        differ: How the daemon tells what changed; ``none`` sends everything again.
+        differ_required: Fail where the daemon does not know ``differ``.
+        metadata_only: Send names and attributes without contents.
+        metadata_exceptions: Patterns of files that are sent whole nevertheless.
+        options: See :class:`OpOptions`.
+    """
+    attrs: dict[str, str] = {}
+    needs = [caps.SOURCE_LOCAL]
+    for value, attr, cap in (
+        (session_id, "local.session", caps.SOURCE_LOCAL_SESSION_ID),
+        (_json(include), "local.includepattern", caps.SOURCE_LOCAL_INCLUDE_PATTERNS),
+        (_json(follow), "local.followpaths", caps.SOURCE_LOCAL_FOLLOW_PATHS),
+        (_json(exclude), "local.excludepatterns", caps.SOURCE_LOCAL_EXCLUDE_PATTERNS),
+        (shared_key, "local.sharedkeyhint", caps.SOURCE_LOCAL_SHARED_KEY_HINT),
+    ):
+        if value:
+            attrs[attr] = value
+            needs.append(cap)
+    if differ:
+        attrs["local.differ"] = differ
+        if differ_required:
+            needs.append(caps.SOURCE_LOCAL_DIFFER)
+    if metadata_only:
+        attrs["local.metadatatransfer"] = "true"
+        if metadata_exceptions:
+            attrs["local.metadatatransferexclude"] = _json(metadata_exceptions)
+        needs.append(caps.SOURCE_METADATA_TRANSFER)
+    return source("local://" + name, attrs, caps=needs, **options)
+
+
+def git(
+    url: str,
+    ref: str = "",
+    *,
+    subdir: str = "",
+    keep_git_dir: bool = False,
+    checksum: str = "",
+    skip_submodules: bool = False,
+    mtime: str = "",
+    fetch_by_commit: bool = False,
+    auth_token_secret: str = "GIT_AUTH_TOKEN",  # noqa: S107 - a secret's name
+    auth_header_secret: str = "GIT_AUTH_HEADER",  # noqa: S107 - a secret's name
+    known_ssh_hosts: str = "",
+    ssh_id: str = "",
+    **options: Unpack[OpOptions],
+) -> State:
+    """Return the work tree of a git repository.
+
+    Args:
+        url: The remote; ``https://`` is assumed without a scheme.
+        ref: A branch, tag or commit; ``ref:subdir`` is taken apart.
+        subdir: The directory inside the repository to take.
+        keep_git_dir: Keep ``.git``.
+        checksum: The commit that ``ref`` must resolve to.
+        skip_submodules: Do not check out submodules.
+        mtime: ``commit`` gives all files the commit's time.
+        fetch_by_commit: Fetch ``checksum`` itself, whatever ``ref`` now is.
+        auth_token_secret: The secret with an HTTP token.
+        auth_header_secret: The secret with an HTTP ``Authorization`` header.
+        known_ssh_hosts: Lines of a ``known_hosts`` file; the daemon scans where empty.
+        ssh_id: The forwarded ssh agent to use.
+        options: See :class:`OpOptions`.
+
+    Raises:
+        InvalidInputError: ``url`` has a scheme that git can't fetch.
+    """
+    remote = parse_git_url(url)
+    if remote is None:
+        remote = parse_git_url("https://" + url)
+    assert remote is not None
+    ref, fragment_subdir = split_fragment(ref)
+    subdir = subdir or fragment_subdir
+    identifier = remote.identifier
+    if ref or subdir:
+        identifier += "#" + ref + (f":{subdir}" if subdir else "")
+    attrs = {"git.fullurl": remote.remote}
+    needs = [caps.SOURCE_GIT, caps.SOURCE_GIT_FULL_URL]
+    flag = "true"
+    for value, attr, cap in (
+        (flag if keep_git_dir else "", "git.keepgitdir", caps.SOURCE_GIT_KEEP_DIR),
+        (checksum, "git.checksum", caps.SOURCE_GIT_CHECKSUM),
+        (flag if skip_submodules else "", "git.skipsubmodules", caps.SOURCE_GIT_SKIP_SUBMODULES),
+        (mtime, "git.mtime", caps.SOURCE_GIT_MTIME),
+        (flag if fetch_by_commit else "", "git.fetchbycommit", caps.SOURCE_GIT_FETCH_BY_COMMIT),
+    ):
+        if value:
+            attrs[attr] = value
+            needs.append(cap)
+    if auth_token_secret:
+        attrs["git.authtokensecret"] = auth_token_secret
+    if auth_header_secret:
+        attrs["git.authheadersecret"] = auth_header_secret
+    if (auth_token_secret, auth_header_secret) != ("GIT_AUTH_TOKEN", "GIT_AUTH_HEADER"):
+        needs.append(caps.SOURCE_GIT_HTTP_AUTH)
+    if remote.scheme == "ssh":
+        if known_ssh_hosts:
+            attrs["git.knownsshhosts"] = known_ssh_hosts
+        attrs["git.mountsshsock"] = ssh_id or "default"
+        needs += [caps.SOURCE_GIT_KNOWN_SSH_HOSTS, caps.SOURCE_GIT_MOUNT_SSH_SOCK]
+    return source("git://" + identifier, attrs, caps=needs, **options)
+
+
+def http(
+    url: str,
+    *,
+    filename: str = "",
+    checksum: Digest | None = None,
+    mode: int = 0,
+    uid: int = 0,
+    gid: int = 0,
+    auth_header_secret: str = "",
+    headers: Mapping[str, str] | None = None,
+    **options: Unpack[OpOptions],
+) -> State:
+    """Return a directory that holds one downloaded file.
+
+    Args:
+        url: An http or https URL.
+        filename: The file's name; taken from the response where empty.
+        checksum: What the content must hash to.
+        mode: Permission bits.
+        uid: The file's owner.
+        gid: The file's group.
+        auth_header_secret: The secret with an ``Authorization`` header.
+        headers: ``accept`` and ``user-agent`` to send.
+        options: See :class:`OpOptions`.
+    """
+    attrs: dict[str, str] = {}
+    needs = [caps.SOURCE_HTTP]
+    if checksum:
+        attrs["http.checksum"] = checksum
+        needs.append(caps.SOURCE_HTTP_CHECKSUM)
+    if filename:
+        attrs["http.filename"] = filename
+    if mode & 0o777:
+        attrs["http.perm"] = f"0{mode & 0o777:o}"
+        needs.append(caps.SOURCE_HTTP_PERM)
+    for number, attr in ((uid, "http.uid"), (gid, "http.gid")):
+        if number:
+            attrs[attr] = str(number)
+            needs.append(caps.SOURCE_HTTP_UID_GID)
+    if auth_header_secret:
+        attrs["http.authheadersecret"] = auth_header_secret
+        needs.append(caps.SOURCE_HTTP_AUTH)
+    if headers is not None:
+        attrs |= {f"http.header.{key.lower()}": value for key, value in headers.items()}
+        needs.append(caps.SOURCE_HTTP_HEADER)
+    return source(url, attrs, caps=needs, **options)
+
+
+def oci_layout(
+    ref: str,
+    *,
+    session_id: str = "",
+    store_id: str = "",
+    layer_limit: int | None = None,
+    **options: Unpack[OpOptions],
+) -> State:
+    """Return the root filesystem of an image in an OCI layout that the client offers."""
+    attrs: dict[str, str] = {}
+    if session_id:
+        attrs["oci.session"] = session_id
+    if store_id:
+        attrs["oci.store"] = store_id
+    if layer_limit is not None:
+        attrs["oci.layerlimit"] = str(layer_limit)
+    return source("oci-layout://" + ref, attrs, caps=[caps.SOURCE_OCI_LAYOUT], **options)
+
+
+def image_platform(platform: Platform | None) -> OpOptions:
+    """Return the options that select ``platform``; none for None."""
+    return {"platform": platform} if platform is not None else {}
+
+
+def _json(values: Sequence[str]) -> str:
+    """Return a JSON array in Go's spelling, or "" for nothing."""
+    if not values:
+        return ""
+    text = json.dumps(list(values), ensure_ascii=False, separators=(",", ":"))
+    return escape_go_json(text)
+
+
+def escape_go_json(text: str) -> str:
+    """Escape the characters that Go's JSON encoder never writes as they are."""
+    for char in "<>&\u2028\u2029":
+        if char in text:
+            text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
