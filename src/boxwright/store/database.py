@@ -1,0 +1,151 @@
+"""One SQLite database in WAL mode, shared by all threads through one lock.
+
+Invariant: a statement runs inside a transaction of its own or inside the caller's
+``transaction()``; there are no implicit ones. With ``durable=True`` the commit is on the disk
+when the block ends (``synchronous=FULL``: leases, tags, history); otherwise a power cut may
+lose the last commits but never their order (``NORMAL``).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from boxwright.store import schema
+from boxwright.store.errors import DiskFullError, StoreCorruptError, StoreVersionError
+
+Params = Sequence[Any]
+
+_BUSY_TIMEOUT_MS = 5000
+
+
+class Database:
+    """The connection; safe from every thread, closed by its owner (the Store)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._full_sync = False
+        self._late_sync = False
+        with self._errors():
+            # 512 cached statements: the solver's queries are few but hot.
+            self._connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, cached_statements=512
+            )
+            try:
+                self._configure()
+                self._migrate()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _configure(self) -> None:
+        run = self._connection.execute
+        run(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = NORMAL")
+        run("PRAGMA foreign_keys = ON")
+        run("PRAGMA temp_store = MEMORY")
+        run("PRAGMA cache_size = -8192")
+
+    def _migrate(self) -> None:
+        found = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        known = schema.latest_version()
+        if found > known:
+            raise StoreVersionError(self._path.parent, found, known)
+        with self.transaction(durable=True) as cursor:
+            for migration in schema.MIGRATIONS:
+                if migration.version > found:
+                    for statement in migration.statements:
+                        cursor.execute(statement)
+            for statement in schema.extensions():
+                cursor.execute(statement)
+            cursor.execute(f"PRAGMA user_version = {known:d}")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise DiskFullError(self._path) from error
+            if error.sqlite_errorcode in _CORRUPT:
+                raise StoreCorruptError(
+                    f"the metadata database {self._path} is damaged",
+                    detail=str(error),
+                    hint="run 'boxwright prune --all --reset', or move the folder away",
+                ) from error
+            raise
+
+    def execute(self, sql: str, params: Params = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return all rows.
+
+        Raises:
+            DiskFullError: there was no room for it.
+            StoreCorruptError: the file is damaged.
+        """
+        with self._lock, self._errors():
+            return self._connection.execute(sql, params).fetchall()
+
+    def execute_many(self, sql: str, rows: Sequence[Params]) -> None:
+        """Run one statement for many rows in one transaction.
+
+        Raises:
+            DiskFullError: there was no room for it; none of the rows is stored.
+        """
+        with self.transaction() as cursor:
+            cursor.executemany(sql, rows)
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Cursor]:
+        """Run the block as one transaction; nested blocks join the outermost one.
+
+        Args:
+            durable: Be on the disk when the outermost block ends.
+
+        Raises:
+            DiskFullError: there was no room; nothing of the block is stored.
+        """
+        with self._lock, self._errors():
+            cursor = self._connection.cursor()
+            if self._depth:
+                self._late_sync = self._late_sync or (durable and not self._full_sync)
+                yield cursor
+                return
+            self._depth, self._full_sync, self._late_sync = 1, durable, False
+            if durable:  # the level can't change inside a transaction
+                cursor.execute("PRAGMA synchronous = FULL")
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+                yield cursor
+                cursor.execute("COMMIT")
+                if self._late_sync:  # a checkpoint syncs the log, and with it this commit
+                    cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.rollback()
+                raise
+            finally:
+                self._depth = 0
+                if durable:
+                    cursor.execute("PRAGMA synchronous = NORMAL")
+
+    def integrity_errors(self) -> list[str]:
+        """Return what SQLite's own check finds wrong, at best nothing."""
+        rows = self.execute("PRAGMA integrity_check") + self.execute("PRAGMA foreign_key_check")
+        return [" ".join(map(str, row)) for row in rows if row != ("ok",)]
+
+    def close(self) -> None:
+        """Close the connection; the log is merged into the file."""
+        with self._lock:
+            self._connection.close()
+
+
+_CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})

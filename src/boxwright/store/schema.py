@@ -1,0 +1,120 @@
+"""The database schema, one migration after the other.
+
+Every table of the state folder is declared here or registered by its package before
+:meth:`boxwright.store.store.Store.open` runs; a migration that has shipped never changes.
+Every record of a thing that a build made carries *creator* (who made it, empty for the owner of
+the folder) and *trust* (the scope that may use it, empty for everybody), so that
+permissions can be added without a look back at unowned records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """Statements that lead from schema version ``version - 1`` to ``version``."""
+
+    version: int
+    statements: Sequence[str]
+
+
+_FIRST = (
+    """CREATE TABLE meta (
+        key TEXT PRIMARY KEY, value TEXT NOT NULL
+    ) WITHOUT ROWID""",
+    """CREATE TABLE blobs (
+        digest TEXT PRIMARY KEY, size INTEGER NOT NULL, labels TEXT NOT NULL DEFAULT '{}',
+        created_ns INTEGER NOT NULL, used_ns INTEGER NOT NULL,
+        creator TEXT NOT NULL DEFAULT '', trust TEXT NOT NULL DEFAULT ''
+    ) WITHOUT ROWID""",
+    """CREATE TABLE blob_refs (
+        parent TEXT NOT NULL, child TEXT NOT NULL, PRIMARY KEY (parent, child)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE leases (
+        id TEXT PRIMARY KEY, created_ns INTEGER NOT NULL, expires_ns INTEGER,
+        boot TEXT NOT NULL, labels TEXT NOT NULL DEFAULT '{}', creator TEXT NOT NULL DEFAULT ''
+    ) WITHOUT ROWID""",
+    """CREATE TABLE lease_items (
+        lease TEXT NOT NULL REFERENCES leases (id) ON DELETE CASCADE,
+        kind TEXT NOT NULL, item TEXT NOT NULL, PRIMARY KEY (lease, kind, item)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX lease_items_by_item ON lease_items (kind, item)",
+    """CREATE TABLE images (
+        name TEXT PRIMARY KEY, digest TEXT NOT NULL, descriptor TEXT NOT NULL,
+        created_ns INTEGER NOT NULL, updated_ns INTEGER NOT NULL,
+        creator TEXT NOT NULL DEFAULT '', trust TEXT NOT NULL DEFAULT ''
+    ) WITHOUT ROWID""",
+    """CREATE TABLE snapshots (
+        id TEXT PRIMARY KEY, kind TEXT NOT NULL, parents TEXT NOT NULL DEFAULT '[]',
+        description TEXT NOT NULL DEFAULT '', record_type TEXT NOT NULL DEFAULT 'regular',
+        created_ns INTEGER NOT NULL, used_ns INTEGER NOT NULL,
+        usage_count INTEGER NOT NULL DEFAULT 0,
+        size INTEGER, boot TEXT, present INTEGER NOT NULL, plain INTEGER NOT NULL DEFAULT 0,
+        chain_id TEXT UNIQUE, diff_id TEXT, blob TEXT, labels TEXT NOT NULL DEFAULT '{}',
+        creator TEXT NOT NULL DEFAULT '', trust TEXT NOT NULL DEFAULT ''
+    ) WITHOUT ROWID""",
+    """CREATE TABLE snapshot_parents (
+        child TEXT NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+        parent TEXT NOT NULL REFERENCES snapshots (id), PRIMARY KEY (child, parent)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX snapshot_parents_by_parent ON snapshot_parents (parent)",
+    """CREATE TABLE snapshot_blobs (
+        snapshot TEXT NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+        digest TEXT NOT NULL, variant TEXT NOT NULL, descriptor TEXT NOT NULL,
+        PRIMARY KEY (snapshot, variant, digest)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX snapshot_blobs_by_digest ON snapshot_blobs (digest)",
+    """CREATE TABLE content_hashes (
+        snapshot TEXT PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
+        version INTEGER NOT NULL, tree BLOB NOT NULL
+    )""",
+    """CREATE TABLE cache_mounts (
+        id TEXT PRIMARY KEY, key TEXT NOT NULL, parent TEXT NOT NULL DEFAULT '',
+        private INTEGER NOT NULL DEFAULT 0, description TEXT NOT NULL DEFAULT '',
+        created_ns INTEGER NOT NULL, used_ns INTEGER NOT NULL,
+        usage_count INTEGER NOT NULL DEFAULT 0, size INTEGER,
+        creator TEXT NOT NULL DEFAULT '', trust TEXT NOT NULL DEFAULT ''
+    ) WITHOUT ROWID""",
+    "CREATE INDEX cache_mounts_by_key ON cache_mounts (key, parent)",
+)
+
+MIGRATIONS: list[Migration] = [Migration(1, _FIRST)]
+
+_extensions: dict[str, tuple[str, ...]] = {}
+_blob_roots: dict[str, tuple[str, ...]] = {}
+
+
+def latest_version() -> int:
+    """Return the schema version that this program writes."""
+    return MIGRATIONS[-1].version
+
+
+def register(name: str, statements: Sequence[str], *, blob_roots: Sequence[str] = ()) -> None:
+    """Add the tables of another package, made on every open when they are missing.
+
+    Args:
+        name: The package, once per program.
+        statements: ``CREATE … IF NOT EXISTS`` only, so that they may run again.
+        blob_roots: Queries of one column of blob digests that collection must keep.
+
+    Raises:
+        ValueError: a statement could fail or change something on its second run.
+    """
+    for statement in statements:
+        if "IF NOT EXISTS" not in statement:
+            raise ValueError(f"schema of {name}: write CREATE … IF NOT EXISTS")
+    _extensions[name] = tuple(statements)
+    _blob_roots[name] = tuple(blob_roots)
+
+
+def extensions() -> list[str]:
+    """Return the statements of all registered packages."""
+    return [statement for group in _extensions.values() for statement in group]
+
+
+def blob_roots() -> list[str]:
+    """Return the queries of all registered packages for the blobs they need."""
+    return [query for group in _blob_roots.values() for query in group]

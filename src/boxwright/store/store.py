@@ -1,0 +1,292 @@
+"""The state folder: one owner, one database, one blob store.
+
+On disk::
+
+    <root>/lock             held with flock(2) by the owner, holds his process id
+    <root>/state.db         metadata (SQLite, WAL)
+    <root>/blobs/sha256/    whole, verified blobs
+    <root>/ingest/          blobs being written
+    <root>/snapshots/<id>/  file trees (package snapshots)
+    <root>/cachemounts/     RUN --mount=type=cache folders (package snapshots)
+    <root>/run/mnt/         mount points; nothing in it outlives the process
+    <root>/trash/           trees on their way out
+
+The lock guards everything: whoever holds it may assume that no other process writes here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from boxwright.core.clock import Clock, SystemClock
+from boxwright.core.digest import Digest
+from boxwright.linux import files, mount, process
+from boxwright.store import schema, trace
+from boxwright.store.blobs import BlobStore
+from boxwright.store.database import Database
+from boxwright.store.errors import StoreAccessError, StoreLockedError, disk_errors
+from boxwright.store.images import ImageStore
+from boxwright.store.leases import Leases
+from boxwright.store.trash import Trash
+
+logger = logging.getLogger(__name__)
+
+# A blob that was written a moment ago may not have found its lease or manifest yet.
+GRACE_NS = 10 * 60 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes on the disk by what they are for."""
+
+    blobs: int
+    staged: int
+    database: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection removed."""
+
+    blobs: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What :meth:`Store.verify` found; lists are empty on a sound store."""
+
+    checked: int
+    corrupt: list[Digest] = field(default_factory=list)
+    missing: list[Digest] = field(default_factory=list)
+    stray: list[str] = field(default_factory=list)
+    broken_images: list[str] = field(default_factory=list)
+    database: list[str] = field(default_factory=list)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing was wrong."""
+        return not (
+            self.corrupt or self.missing or self.stray or self.broken_images or self.database
+        )
+
+
+class Store:
+    """An open state folder; :meth:`close` it. Safe from every thread, calls may block."""
+
+    def __init__(self, root: Path, lock_fd: int, clock: Clock, *, rootless: bool) -> None:
+        self.root = root
+        self.clock = clock
+        self.rootless = rootless
+        self.boot_id = process.boot_id()
+        self._lock_fd = lock_fd
+        self.db = Database(root / "state.db")
+        self.blobs = BlobStore(root, self.db, clock)
+        self.leases = Leases(self.db, clock)
+        self.images = ImageStore(self.db, clock)
+        self.mounts = root / "run" / "mnt"
+        self.was_clean = self._meta("clean") == "1"
+        self._recover()
+        self.trash = Trash(root / "trash")
+
+    @classmethod
+    def open(cls, root: Path, *, clock: Clock | None = None, rootless: bool = False) -> Self:
+        """Lock, migrate and recover the state folder, making it if needed.
+
+        Args:
+            root: The state folder.
+            clock: Where times come from.
+            rootless: We are root only in a user namespace.
+
+        Raises:
+            StoreLockedError: another process owns it.
+            StoreVersionError: a newer version wrote it.
+            StoreAccessError: it can't be made or written.
+            StoreCorruptError: its database is damaged.
+            DiskFullError: there is no room for its database.
+        """
+        root = Path(os.path.abspath(root))
+        lock_fd = _lock(root)
+        try:
+            with disk_errors(root):
+                return cls(root, lock_fd, clock or SystemClock(), rootless=rootless)
+        except BaseException:
+            os.close(lock_fd)
+            raise
+
+    def _meta(self, key: str) -> str | None:
+        rows = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else None
+
+    def _set_meta(self, key: str, value: str) -> None:
+        with self.db.transaction(durable=True) as cursor:
+            cursor.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+    def _recover(self) -> None:
+        left = mount.unmount_below(self.root / "run")
+        self.mounts.mkdir(parents=True, exist_ok=True)
+        for entry in os.scandir(self.mounts):
+            os.rmdir(entry.path)
+        leases = self.leases.recover()
+        removed = 0 if self.was_clean else self.blobs.recover()
+        self._set_meta("clean", "0")
+        if left or leases or removed:
+            logger.info(
+                "recovered %s: %d mounts, %d leases, %d half-written blobs removed",
+                self.root,
+                left,
+                leases,
+                removed,
+            )
+
+    def discard(self, path: Path) -> None:
+        """Move a file or folder of this store to the trash, where it is removed later.
+
+        Raises:
+            OSError: it can't be renamed.
+        """
+        self.trash.discard(path)
+
+    def gc(self, *, grace_ns: int = GRACE_NS) -> Collected:
+        """Remove blobs that no lease, tag, snapshot or registered root leads to.
+
+        Args:
+            grace_ns: Spare blobs written or used within this many nanoseconds.
+
+        Returns:
+            How many blobs and bytes went.
+        """
+        self.leases.expire()
+        before = self.clock.now_ns() - grace_ns
+        dead = self.db.execute(
+            _live_blobs() + " SELECT digest FROM blobs"
+            " WHERE created_ns <= ? AND used_ns <= ? AND digest NOT IN live",
+            (before, before),
+        )
+        trace.point("gc-marked")
+        still_live = _live_blobs() + " SELECT 1 FROM live WHERE digest = ?"
+        count = size = 0
+        for (text,) in dead:
+            freed = self.blobs.delete_unless(Digest(text), still_live)
+            count += bool(freed)
+            size += freed
+        return Collected(count, size)
+
+    def usage(self) -> Usage:
+        """Return what blobs, unfinished writes and metadata take on the disk."""
+        staged = sum(entry.stat().st_size for entry in os.scandir(self.blobs.ingest))
+        database = sum(path.stat().st_size for path in self.root.glob("state.db*"))
+        return Usage(self.blobs.total_bytes(), staged, database)
+
+    def verify(self, *, repair: bool = True) -> VerifyReport:
+        """Read every blob and follow every reference; slow.
+
+        Args:
+            repair: Forget damaged and missing blobs (they are fetched or made again when
+                needed) and remove files that nothing knows.
+
+        Returns:
+            All that was wrong before the repair.
+        """
+        report = VerifyReport(checked=0, database=self.db.integrity_errors())
+        checked = 0
+        known = set()
+        for info in self.blobs.walk():
+            checked += 1
+            known.add(info.digest.hex)
+            try:
+                with open(self.blobs.path(info.digest), "rb", buffering=0) as file:
+                    sound = hashlib.file_digest(file, "sha256").hexdigest() == info.digest.hex
+            except FileNotFoundError:
+                report.missing.append(info.digest)
+                continue
+            if not sound:
+                report.corrupt.append(info.digest)
+        for entry in os.scandir(self.blobs.folder):
+            if entry.name not in known and self._is_stray(entry.name):
+                report.stray.append(entry.name)
+        bad = {*report.corrupt, *report.missing}
+        report.broken_images.extend(self._broken_images(bad))
+        if repair:
+            for digest in bad:
+                self.blobs.delete(digest)
+            for name in report.stray:
+                (self.blobs.folder / name).unlink(missing_ok=True)
+        return VerifyReport(
+            checked,
+            report.corrupt,
+            report.missing,
+            report.stray,
+            report.broken_images,
+            report.database,
+        )
+
+    def _is_stray(self, name: str) -> bool:
+        # Ask again: it may have been committed after the walk had passed its place.
+        return not self.db.execute("SELECT 1 FROM blobs WHERE digest = ?", ("sha256:" + name,))
+
+    def _broken_images(self, bad: set[Digest]) -> list[str]:
+        broken = []
+        for record in self.images.list():
+            graph = self.db.execute(
+                "WITH RECURSIVE graph (digest) AS (SELECT ? UNION SELECT child FROM blob_refs"
+                " JOIN graph ON parent = graph.digest) SELECT graph.digest, blobs.size FROM graph"
+                " LEFT JOIN blobs ON blobs.digest = graph.digest",
+                (record.descriptor.digest,),
+            )
+            if any(size is None or digest in bad for digest, size in graph):
+                broken.append(record.name)
+        return broken
+
+    def available_bytes(self) -> int:
+        """Return the bytes that may still be written on this file system."""
+        return files.statfs(self.root).available_bytes
+
+    def close(self, *, drain_trash: bool = False) -> None:
+        """Give the folder up; harmless a second time.
+
+        Args:
+            drain_trash: Wait until discarded trees are removed.
+        """
+        if self._lock_fd < 0:
+            return
+        self.trash.close(drain=drain_trash)
+        self._set_meta("clean", "1")
+        self.db.close()
+        os.close(self._lock_fd)
+        self._lock_fd = -1
+
+
+def _live_blobs() -> str:
+    roots = [
+        "SELECT item FROM lease_items WHERE kind = 'blob'",
+        "SELECT digest FROM images",
+        "SELECT blob FROM snapshots WHERE blob IS NOT NULL",
+        "SELECT digest FROM snapshot_blobs",
+        *schema.blob_roots(),
+        "SELECT child FROM blob_refs JOIN live ON parent = live.digest",
+    ]
+    return f"WITH RECURSIVE live (digest) AS ({' UNION '.join(roots)})"
+
+
+def _lock(root: Path) -> int:
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o711)
+        fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreAccessError(root, error.strerror or str(error)) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(fd, 32, 0).strip()
+        os.close(fd)
+        raise StoreLockedError(root, int(owner) if owner.isdigit() else None) from error
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    return fd
