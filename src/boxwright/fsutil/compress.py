@@ -1,0 +1,423 @@
+"""Streaming compression and decompression of layers, deterministic at any speed.
+
+Invariant: for one algorithm, level and library version the output is a function of the input
+bytes alone, whatever the sizes of the writes and the number of threads. Registries and
+caches deduplicate by the digest of the compressed bytes, so this is what makes the second
+push of an equal layer free. Hence: input is cut into fixed blocks again (ISA-L's output
+depends on the sizes of its inputs), every block is compressed on its own with the end of the
+block before it as dictionary, the gzip header is constant, and :func:`compressor_version`
+names what else the bytes depend on.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import os
+import struct
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, Any, Final, Protocol, cast
+
+import isal
+import zlib_ng
+import zstandard
+from isal import isal_zlib
+from zlib_ng import zlib_ng as zng
+
+from boxwright.errors import BoxwrightError, Code, InvalidInputError
+
+GZIP_BLOCK: Final = 1 << 20
+ZSTD_BLOCK: Final = 4 << 20
+WINDOW: Final = 32 << 10
+# no name, no time, "unknown" system: nothing of the machine gets into the digest
+GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+
+ALGORITHMS: Final = ("uncompressed", "gzip", "zstd", "estargz")
+
+_MAGIC_GZIP = b"\x1f\x8b\x08"
+_MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
+_MAGIC_BZIP2 = b"BZh"
+_MAGIC_XZ = b"\xfd7zXZ\x00"
+_ISAL_MAX_LEVEL = 3
+
+
+class CompressedDataError(BoxwrightError):
+    """Compressed input that is corrupt or cut off."""
+
+    code = Code.HOSTILE_INPUT
+
+    def __init__(self, algorithm: str, problem: str) -> None:
+        super().__init__(f"invalid {algorithm} data", detail=problem)
+        self.algorithm = algorithm
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """How a layer's blob is compressed.
+
+    Attributes:
+        algorithm: ``uncompressed``, ``gzip`` or ``zstd``.
+        level: upstream's ``compression-level``; None is the fast default. For gzip 0 to 3
+            are ISA-L's levels (None is 2), 4 to 9 zlib-ng's, whose 6 gives the size of
+            Go's gzip. For zstd 0 to 22 (None is 3).
+        force: blobs that exist with another compression are converted.
+    """
+
+    algorithm: str = "gzip"
+    level: int | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            raise InvalidInputError(
+                f"unsupported compression {self.algorithm!r}",
+                hint=f"use one of {', '.join(ALGORITHMS)}",
+            )
+
+    def gzip_plan(self) -> tuple[str, int]:
+        """Return the library (``isal`` or ``zlib-ng``) and its level for gzip."""
+        if self.level is None or self.level < 0:
+            return "isal", 2
+        if self.level <= _ISAL_MAX_LEVEL:
+            return "isal", self.level
+        return "zlib-ng", min(self.level, 9)
+
+
+def compressor_version(compression: Compression) -> str:
+    """Name the compressor, its version and level, as recorded with a blob it made."""
+    match compression.algorithm:
+        case "gzip":
+            library, level = compression.gzip_plan()
+            version = isal.__version__ if library == "isal" else zlib_ng.__version__
+            return f"gzip/{library}-{version}/{level}/{GZIP_BLOCK}"
+        case "zstd":
+            version = ".".join(map(str, zstandard.ZSTD_VERSION))
+            return f"zstd/{version}/{_zstd_level(compression)}"
+        case other:
+            return other
+
+
+class Compressor(Protocol):
+    """Takes bytes in any pieces, hands compressed bytes to its sink."""
+
+    def write(self, data: bytes) -> None:
+        """Add input."""
+        ...
+
+    def close(self) -> None:
+        """Finish the stream; the last bytes are at the sink when this returns."""
+        ...
+
+
+def open_compressor(
+    compression: Compression, sink: Callable[[bytes], object], *, threads: int | None = None
+) -> Compressor:
+    """Return a compressor into ``sink`` (called in the caller's thread, in order).
+
+    Args:
+        compression: what to make.
+        sink: takes pieces of output.
+        threads: how many blocks are compressed at once; by default one per core. Has no
+            influence on the output.
+    """
+    threads = threads or os.cpu_count() or 1
+    match compression.algorithm:
+        case "uncompressed":
+            return _Copy(sink)
+        case "zstd":
+            return _Zstd(_zstd_level(compression), sink, threads)
+        case _:
+            library, level = compression.gzip_plan()
+            return _Gzip(library, level, sink, threads)
+
+
+def _zstd_level(compression: Compression) -> int:
+    return 3 if compression.level is None or compression.level < 0 else min(compression.level, 22)
+
+
+class _Copy:
+    def __init__(self, sink: Callable[[bytes], object]) -> None:
+        self._sink = sink
+
+    def write(self, data: bytes) -> None:
+        self._sink(data)
+
+    def close(self) -> None:
+        pass
+
+
+class _Blocks:
+    """Cuts what is written into blocks of one size."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._pieces: list[bytes] = []
+        self._pending = 0
+
+    def add(self, data: bytes) -> list[bytes]:
+        self._pieces.append(data)
+        self._pending += len(data)
+        if self._pending < self._size:
+            return []
+        whole = b"".join(self._pieces) if len(self._pieces) > 1 else bytes(data)
+        cut = len(whole) - len(whole) % self._size
+        self._pieces = [whole[cut:]] if cut < len(whole) else []
+        self._pending = len(whole) - cut
+        return [whole[at : at + self._size] for at in range(0, cut, self._size)]
+
+    def rest(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+class _Gzip:
+    """One gzip member made of independently compressed blocks, several at a time."""
+
+    def __init__(
+        self, library: str, level: int, sink: Callable[[bytes], object], threads: int
+    ) -> None:
+        self._compress = _isal_block if library == "isal" else _zlib_ng_block
+        self._level = level
+        self._sink = sink
+        self._blocks = _Blocks(GZIP_BLOCK)
+        self._queue: deque[Future[bytes]] = deque()
+        self._threads = threads
+        self._dictionary = b""
+        self._crc = 0
+        self._size = 0
+        sink(GZIP_HEADER)
+
+    def write(self, data: bytes) -> None:
+        for block in self._blocks.add(data):
+            self._submit(block, last=False)
+
+    def close(self) -> None:
+        self._submit(self._blocks.rest(), last=True)
+        while self._queue:
+            self._sink(self._queue.popleft().result())
+        self._sink(struct.pack("<II", self._crc, self._size & 0xFFFFFFFF))
+
+    def _submit(self, block: bytes, *, last: bool) -> None:
+        self._crc = isal_zlib.crc32(block, self._crc)
+        self._size += len(block)
+        dictionary, self._dictionary = self._dictionary, block[-WINDOW:]
+        if self._threads == 1 or (last and not self._queue):
+            while self._queue:
+                self._sink(self._queue.popleft().result())
+            self._sink(self._compress(self._level, block, dictionary, last))
+            return
+        if len(self._queue) > self._threads:
+            self._sink(self._queue.popleft().result())
+        self._queue.append(
+            _block_pool().submit(self._compress, self._level, block, dictionary, last)
+        )
+
+
+def _isal_block(level: int, block: bytes, dictionary: bytes, last: bool) -> bytes:  # noqa: FBT001
+    if dictionary:
+        compressor = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15, 8, 0, dictionary)
+    else:
+        compressor = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
+    flush = isal_zlib.Z_FINISH if last else isal_zlib.Z_SYNC_FLUSH
+    data: bytes = compressor.compress(block) + compressor.flush(flush)
+    return data
+
+
+def _zlib_ng_block(level: int, block: bytes, dictionary: bytes, last: bool) -> bytes:  # noqa: FBT001
+    if dictionary:
+        compressor = zng.compressobj(level, zng.DEFLATED, -15, 8, 0, dictionary)
+    else:
+        compressor = zng.compressobj(level, zng.DEFLATED, -15, 8, 0)
+    flush = zng.Z_FINISH if last else zng.Z_SYNC_FLUSH
+    data: bytes = compressor.compress(block) + compressor.flush(flush)
+    return data
+
+
+class _Zstd:
+    """One zstd frame in libzstd's multi-thread form, which any thread count shares."""
+
+    def __init__(self, level: int, sink: Callable[[bytes], object], threads: int) -> None:
+        # threads=0 would choose the single-thread form, whose bytes differ
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            level, threads=max(1, threads), write_checksum=1, write_content_size=0
+        )
+        self._object = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        self._sink = sink
+        self._blocks = _Blocks(ZSTD_BLOCK)
+
+    def write(self, data: bytes) -> None:
+        for block in self._blocks.add(data):
+            self._put(self._object.compress(block))
+
+    def close(self) -> None:
+        self._put(self._object.compress(self._blocks.rest()))
+        self._put(self._object.flush())
+
+    def _put(self, data: bytes) -> None:
+        if data:
+            self._sink(data)
+
+
+_pool: ThreadPoolExecutor | None = None
+_pool_lock = threading.Lock()
+
+
+def _block_pool() -> ThreadPoolExecutor:
+    """Return the threads that compress blocks.
+
+    They are apart from the engine's pool because a function of that pool waits for them;
+    a block never waits for anything.
+    """
+    global _pool  # noqa: PLW0603  # one pool per process, made at the first use
+    with _pool_lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(
+                max_workers=os.cpu_count() or 1, thread_name_prefix="boxwright-compress"
+            )
+        return _pool
+
+
+# -- decompression -------------------------------------------------------------------------
+
+
+class ByteStream(Protocol):
+    """Anything with a file's ``read``."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to ``size`` bytes, empty only at the end."""
+        ...
+
+
+def detect(head: bytes) -> str:
+    """Name the compression by the first bytes of a stream (6 are enough).
+
+    Returns:
+        ``gzip``, ``zstd``, ``bzip2``, ``xz`` or ``uncompressed``.
+    """
+    if head.startswith(_MAGIC_GZIP):
+        return "gzip"
+    if head.startswith(_MAGIC_ZSTD) or _is_skippable_frame(head):
+        return "zstd"
+    if head.startswith(_MAGIC_BZIP2):
+        return "bzip2"
+    if head.startswith(_MAGIC_XZ):
+        return "xz"
+    return "uncompressed"
+
+
+def _is_skippable_frame(head: bytes) -> bool:
+    return len(head) >= 4 and head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50
+
+
+def open_decompressor(stream: ByteStream) -> tuple[str, ByteStream]:
+    """Detect the compression of ``stream`` and return its name and the plain stream.
+
+    The plain stream's ``read(n)`` may return more than ``n`` bytes (at most a few MiB).
+
+    Raises:
+        CompressedDataError: (from ``read``) the data is corrupt or cut off.
+    """
+    head = stream.read(_INPUT)
+    while 0 < len(head) < 6:
+        more = stream.read(6 - len(head))
+        if not more:
+            break
+        head += more
+    kind = detect(head)
+    source = _Prefixed(head, stream)
+    match kind:
+        case "gzip":
+            return kind, _Inflater(source, kind, lambda: isal_zlib.decompressobj(wbits=31))
+        case "bzip2":
+            return kind, _Inflater(source, kind, bz2.BZ2Decompressor)
+        case "xz":
+            return kind, _Inflater(source, kind, lzma.LZMADecompressor)
+        case "zstd":
+            return kind, _ZstdReader(source)
+        case _:
+            return kind, source
+
+
+_INPUT = 256 << 10
+_OUTPUT = 1 << 20
+_IsalError = cast("type[Exception]", isal_zlib.error)
+_ERRORS: tuple[type[Exception], ...] = (
+    _IsalError,
+    zlib.error,
+    OSError,
+    EOFError,
+    lzma.LZMAError,
+    zstandard.ZstdError,
+)
+
+
+class _Prefixed:
+    """A stream whose first bytes were already read."""
+
+    def __init__(self, head: bytes, stream: ByteStream) -> None:
+        self._head = head
+        self._stream = stream
+
+    def read(self, size: int, /) -> bytes:
+        if self._head:
+            data, self._head = self._head[:size], self._head[size:]
+            return data
+        return self._stream.read(size)
+
+
+class _Inflater:
+    """Members of a gzip, bzip2 or xz stream, one after the other, as one stream."""
+
+    def __init__(self, source: ByteStream, kind: str, factory: Callable[[], Any]) -> None:
+        self._source = source
+        self._kind = kind
+        self._factory = factory
+        self._object = factory()
+        self._has_limit = kind != "gzip"
+        self._pending = b""
+
+    def read(self, size: int, /) -> bytes:
+        size = max(size, _OUTPUT)
+        while True:
+            if self._object.eof:
+                self._pending = self._object.unused_data or self._source.read(_INPUT)
+                if not self._pending.strip(b"\0"):  # the end, or padding as gzip allows
+                    return b""
+                self._object = self._factory()
+            data = self._next_input()
+            try:
+                out: bytes = self._object.decompress(data, size)
+            except _ERRORS as error:
+                raise CompressedDataError(self._kind, str(error)) from None
+            if not self._has_limit:
+                self._pending = b"" if self._object.eof else self._object.unconsumed_tail
+            if out:
+                return out
+            if not data and not self._object.eof:
+                raise CompressedDataError(self._kind, "the data is cut off")
+
+    def _next_input(self) -> bytes:
+        if self._pending:
+            data, self._pending = self._pending, b""
+            return data
+        if self._has_limit and not self._object.needs_input:
+            return b""
+        return self._source.read(_INPUT)
+
+
+class _ZstdReader:
+    def __init__(self, source: ByteStream) -> None:
+        self._reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
+            cast("IO[bytes]", source), read_size=_INPUT, read_across_frames=True, closefd=False
+        )
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            data: bytes = self._reader.read(max(size, _OUTPUT))
+        except _ERRORS as error:
+            raise CompressedDataError("zstd", str(error)) from None
+        return data
