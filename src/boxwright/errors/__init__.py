@@ -98,6 +98,8 @@ class BoxwrightError(Exception):
         self.brief = brief
         self.detail = detail
         self.hint = hint
+        self.vertex = ""
+        """Digest of the build step that failed; set by the solver."""
 
     @property
     def exit_code(self) -> int:

@@ -1,0 +1,173 @@
+"""Vertex progress: one vertex reports to all jobs that want it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from boxwright.core.clock import Clock
+from boxwright.core.digest import Digest
+from boxwright.llb.graph import Vertex
+from boxwright.progress.events import (
+    Event,
+    LogEvent,
+    SourceRange,
+    StatusEvent,
+    VertexEvent,
+    WarningEvent,
+)
+from boxwright.progress.stream import ProgressStream
+
+_CANCELLED = "context canceled"  # the words that clients know
+
+
+class JobProgress:
+    """The progress of one job, with the conclusions that only the whole build allows.
+
+    When a vertex starts whose inputs never ended, those were not needed: the cache knew their
+    keys. Clients are told so, else these vertices would stay open for ever.
+    """
+
+    def __init__(self, stream: ProgressStream, clock: Clock) -> None:
+        self.stream = stream
+        self._clock = clock
+        self._open: dict[Digest, VertexEvent] = {}
+        self._cached: set[Digest] = set()
+
+    def write(self, event: Event) -> None:
+        """Pass an event on, preceded by what follows from it."""
+        if isinstance(event, VertexEvent):
+            self._open[event.digest] = event
+            if event.started_ns is not None:
+                self._mark_inputs(event)
+            if event.cached:
+                self._cached.add(event.digest)
+        self.stream.write(event)
+
+    def _mark_inputs(self, event: VertexEvent) -> None:
+        pending = [event]
+        while pending:
+            current = pending.pop()
+            for digest in current.inputs:
+                seen = self._open.get(digest)
+                if seen is None or seen.cached or seen.completed_ns is not None:
+                    continue
+                at = event.started_ns
+                ended = replace(seen, cached=True, started_ns=at, completed_ns=at)
+                self._cached.add(digest)
+                self._open[digest] = ended
+                self.stream.write(ended)
+                pending.append(ended)
+
+    def finish(self) -> None:
+        """End every vertex that is still shown as running."""
+        now = self._clock.now_ns()
+        for event in self._open.values():
+            if event.started_ns is not None and event.completed_ns is None:
+                lost = event.digest not in self._cached and not event.error
+                error = _CANCELLED if lost else event.error
+                self.stream.write(event.ended(now, cached=event.cached, error=error))
+        self._open.clear()
+
+
+class VertexProgress:
+    """Where one vertex reports to. Given to ops as ``ctx.progress``."""
+
+    def __init__(
+        self, digest: Digest, vertex: Vertex, inputs: tuple[Digest, ...], clock: Clock
+    ) -> None:
+        self.digest = digest
+        self._clock = clock
+        self._jobs: dict[JobProgress, None] = {}
+        self._event = VertexEvent(
+            digest=digest,
+            name=vertex.name,
+            inputs=inputs,
+            group=vertex.options.progress_group,
+        )
+        self._running = 0
+
+    def connect(self, job: JobProgress) -> None:
+        """Report to one more job, starting with the state of the vertex."""
+        if job not in self._jobs:
+            self._jobs[job] = None
+            job.write(self._event)
+
+    def disconnect(self, job: JobProgress) -> None:
+        """Stop reporting to a job."""
+        self._jobs.pop(job, None)
+
+    def write(self, event: Event) -> None:
+        """Send an event to all jobs."""
+        for job in self._jobs:
+            job.write(event)
+
+    def started(self, *, cached: bool = False) -> None:
+        """Say that work on the vertex has begun."""
+        self._running += 1
+        self._event = replace(
+            self._event,
+            started_ns=self._clock.now_ns(),
+            completed_ns=None,
+            cached=cached,
+            error="",
+        )
+        self.write(self._event)
+
+    def ended(self, *, cached: bool = False, error: str = "") -> None:
+        """Say that work on the vertex has ended."""
+        self._running -= 1
+        self._event = self._event.ended(self._clock.now_ns(), cached=cached, error=error)
+        self.write(self._event)
+
+    def status(
+        self,
+        status_id: str,
+        *,
+        name: str = "",
+        current: int = 0,
+        total: int = 0,
+        started_ns: int | None = None,
+        completed_ns: int | None = None,
+    ) -> None:
+        """Report on one part of the work, such as the bytes of a layer."""
+        self.write(
+            StatusEvent(
+                id=status_id,
+                vertex=self.digest,
+                name=name,
+                current=current,
+                total=total,
+                timestamp_ns=self._clock.now_ns(),
+                started_ns=started_ns,
+                completed_ns=completed_ns,
+            )
+        )
+
+    def log(self, stream: int, data: bytes) -> None:
+        """Pass on what a step wrote; ``stream`` is 1 for stdout, 2 for stderr."""
+        self.write(LogEvent(self.digest, stream, data, self._clock.now_ns()))
+
+    def warn(
+        self,
+        short: str,
+        *,
+        level: int = 1,
+        detail: tuple[str, ...] = (),
+        url: str = "",
+        filename: str = "",
+        source: bytes = b"",
+        ranges: tuple[SourceRange, ...] = (),
+    ) -> None:
+        """Report a warning."""
+        self.write(
+            WarningEvent(
+                vertex=self.digest,
+                level=level,
+                short=short.encode(),
+                detail=tuple(line.encode() for line in detail),
+                url=url,
+                filename=filename,
+                source=source,
+                ranges=ranges,
+            )
+        )
