@@ -104,8 +104,10 @@ class Entry:
 def pack_entry(entry: Entry) -> bytes:
     """Return the header blocks of ``entry``, a PAX header before them where one is needed.
 
-    Records that Go would add are added: names over 100 bytes or not ASCII, numbers over
-    their octal field, and nanoseconds if ``mtime_nsec`` is set (layers never set it).
+    A name over 100 bytes goes into the ustar prefix and name fields if it can be divided
+    and nothing else needs PAX. Otherwise the records are those that Go would add: long and
+    non-ASCII names, numbers over their octal field, and nanoseconds if ``mtime_nsec`` is
+    set (layers never set it).
     """
     name, linkname = entry.name, entry.linkname
     if (
@@ -125,23 +127,13 @@ def pack_entry(entry: Entry) -> bytes:
     ):
         return _pack_block(entry, name, b"")
     records = _pax_records(entry)
-    if not records:
-        return _pack_block(entry, name, b"")
-    return pack_pax(name, records) + _pack_block(entry, name, b"")
-
-
-def pack_ustar_entry(entry: Entry) -> bytes:
-    """Return the header of an entry that Go would write with no PAX form asked for.
-
-    That is how upstream writes whiteouts: a name of up to 255 ASCII bytes is divided into
-    the ustar prefix and name fields; only what still does not fit gets a PAX header.
-    """
-    name = entry.name
-    if len(name) > 100 and name.isascii():
+    if records.keys() <= {b"path"} and name.isascii():
         split = _split_ustar(name)
         if split is not None:
             return _pack_block(entry, split[1], split[0])
-    return pack_entry(entry)
+    if not records:
+        return _pack_block(entry, name, b"")
+    return pack_pax(name, records) + _pack_block(entry, name, b"")
 
 
 def pack_pax(name: bytes, records: dict[bytes, bytes]) -> bytes:
@@ -222,15 +214,8 @@ def _pax_record(key: bytes, value: bytes) -> bytes:
 def _pack_block(entry: Entry, name: bytes, prefix: bytes) -> bytes:
     kind = entry.type
     device = kind in {EntryType.CHARACTER, EntryType.BLOCK}
-    ascii_name = name if name.isascii() else name.translate(None, _NON_ASCII)
-    if len(ascii_name) > 100 and ascii_name[99:100] == b"/":
-        # readers of old take a file whose cut name ends with a slash for a directory
-        ascii_name = ascii_name[:99].rstrip(b"/")
-    linkname = entry.linkname
-    if not linkname.isascii():
-        linkname = linkname.translate(None, _NON_ASCII)
     header = _FIELDS.pack(
-        ascii_name,
+        _text(name, 100),
         b"%07o\0" % entry.mode,
         _octal(entry.uid, 7),
         _octal(entry.gid, 7),
@@ -238,15 +223,25 @@ def _pack_block(entry: Entry, name: bytes, prefix: bytes) -> bytes:
         _octal(entry.mtime, 11),
         b"        ",
         kind,
-        linkname,
+        _text(entry.linkname, 100),
         b"ustar\x0000",
-        entry.uname.translate(None, _NON_ASCII),
-        entry.gname.translate(None, _NON_ASCII),
+        _text(entry.uname, 32),
+        _text(entry.gname, 32),
         _octal(entry.dev_major, 7) if device else _ZERO_8,
         _octal(entry.dev_minor, 7) if device else _ZERO_8,
         prefix,
     )
     return _with_checksum(header)
+
+
+def _text(text: bytes, size: int) -> bytes:
+    """Return what the field of ``size`` bytes holds of ``text``."""
+    if not text.isascii():
+        text = text.translate(None, _NON_ASCII)
+    if len(text) > size and text[size - 1 : size] == b"/":
+        # some readers take a file whose cut name ends with a slash for a directory
+        return text[: size - 1].rstrip(b"/")
+    return text
 
 
 def _octal(value: int, digits: int) -> bytes:
@@ -261,6 +256,8 @@ def _with_checksum(header: bytes) -> bytes:
 
 def _split_ustar(name: bytes) -> tuple[bytes, bytes] | None:
     length = len(name)
+    if length <= 100:
+        return None
     if length > 155 + 1:
         length = 155 + 1
     elif name.endswith(b"/"):

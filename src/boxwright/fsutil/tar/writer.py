@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from boxwright.errors import BoxwrightError, Code
-from boxwright.fsutil.tar.header import BLOCK, Entry, EntryType, pack_entry, pack_ustar_entry
+from boxwright.fsutil.tar.header import BLOCK, Entry, EntryType, pack_entry
 
 _FLUSH: Final = 1 << 20
 _PADDING: Final = bytes(BLOCK)
@@ -67,14 +67,9 @@ class TarWriter:
             self._put(data)
         self._pad(entry.size)
 
-    def add_header(self, entry: Entry, *, ustar: bool = False) -> None:
-        """Write a header alone; the caller sends ``entry.size`` bytes with :meth:`write`.
-
-        Args:
-            entry: the entry.
-            ustar: prefer the ustar name prefix to a PAX record for a long name.
-        """
-        self._put(pack_ustar_entry(entry) if ustar else pack_entry(entry))
+    def add_header(self, entry: Entry) -> None:
+        """Write a header alone; the caller sends ``entry.size`` bytes with :meth:`write`."""
+        self._put(pack_entry(entry))
 
     def write(self, data: bytes) -> None:
         """Write a piece of the content that was announced with :meth:`add_header`."""
