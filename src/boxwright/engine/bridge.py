@@ -1,0 +1,297 @@
+"""What a frontend may ask of its build: solve, resolve, read, warn.
+
+One :class:`BuildBridge` belongs to one build. The built-in Dockerfile frontend calls it
+directly; frontends of clients and of containers reach it through the gateway messages in
+:mod:`boxwright.engine.gateway`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from boxwright.core.clock import Clock
+from boxwright.core.digest import Digest
+from boxwright.core.platform import Platform
+from boxwright.core.workers import to_worker
+from boxwright.dockerfile import bridge as frontend_api
+from boxwright.dockerfile import frontend as dockerfile_frontend
+from boxwright.engine import entitlements, reffiles
+from boxwright.engine.results import FrontendResult, LazyRef
+from boxwright.errors import InvalidInputError, NotFoundError, UnimplementedError
+from boxwright.llb.definition import load
+from boxwright.progress.events import SourceRange, WarningEvent
+from boxwright.progress.step import step
+from boxwright.progress.stream import ProgressStream
+from boxwright.solver.jobs import Job
+from boxwright.solver.types import CachedResult
+from boxwright.wire.pb import fsutil_pb2, ops_pb2
+
+_log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DOCKERFILE_FRONTEND = "dockerfile.v0"
+GATEWAY_FRONTEND = "gateway.v0"
+
+
+@dataclass(frozen=True)
+class SolveSpec:
+    """One solve: a definition, or a frontend with its options."""
+
+    definition: ops_pb2.Definition | None = None
+    frontend: str = ""
+    options: Mapping[str, str] | None = None
+    inputs: Mapping[str, ops_pb2.Definition] | None = None
+    evaluate: bool = False
+
+
+class ImageResolver(Protocol):
+    """Resolves an image name to its digest and config (the engine's image source)."""
+
+    async def resolve_config(
+        self,
+        ref: str,
+        *,
+        platform: Platform | None,
+        resolve_mode: str,
+        sessions: Sequence[str],
+        store_id: str = "",
+    ) -> tuple[str, Digest, bytes]:
+        """Return the name, the digest of manifest or index, and the config's bytes."""
+        ...
+
+
+class BuildBridge:
+    """The frontend's side of one build. Used from the event loop."""
+
+    def __init__(
+        self,
+        job: Job,
+        stream: ProgressStream,
+        clock: Clock,
+        images: ImageResolver,
+        *,
+        session_id: str,
+        granted: frozenset[str],
+    ) -> None:
+        self._job = job
+        self._stream = stream
+        self._clock = clock
+        self._images = images
+        self._granted = granted
+        self.session_id = session_id
+
+    async def solve(self, spec: SolveSpec) -> FrontendResult:
+        """Return what a definition or a frontend makes; refs are solved when needed.
+
+        Raises:
+            InvalidInputError: both, or neither usable.
+            BoxwrightError: of the frontend, or of a step if ``evaluate`` is set.
+        """
+        if spec.definition is not None and spec.definition.ByteSize() > 0:
+            if spec.frontend:
+                raise InvalidInputError("cannot solve with both Definition and Frontend specified")
+            result = FrontendResult(ref=self._lazy(spec.definition))
+        elif spec.frontend:
+            result = await self._run_frontend(spec)
+        else:
+            return FrontendResult()
+        if spec.evaluate:
+            try:
+                for ref in result.all_refs():
+                    await ref.result()
+            except BaseException:
+                await result.release()
+                raise
+        return result
+
+    def _lazy(self, definition: ops_pb2.Definition) -> LazyRef | None:
+        edge = load(definition)
+        if edge is None:
+            return None
+        entitlements.check_graph(edge, self._granted)
+
+        async def run() -> CachedResult:
+            return await self._job.build(edge)
+
+        return LazyRef(definition, run)
+
+    async def _run_frontend(self, spec: SolveSpec) -> FrontendResult:
+        options = dict(spec.options or {})
+        name = spec.frontend
+        if name == GATEWAY_FRONTEND and options.get("source") == DOCKERFILE_FRONTEND:
+            name = DOCKERFILE_FRONTEND
+            options.pop("source")
+        if name == GATEWAY_FRONTEND:
+            source = options.get("source", "")
+            if not dockerfile_frontend.is_builtin_image(source):
+                raise UnimplementedError(
+                    "frontend images are not supported yet",
+                    detail=f"gateway.v0 with source {source!r}",
+                    hint="images of docker/dockerfile are served by the built-in frontend",
+                )
+            name = DOCKERFILE_FRONTEND
+            options.pop("source")
+        if name != DOCKERFILE_FRONTEND:
+            raise InvalidInputError(f"invalid frontend: {name}", hint="use dockerfile.v0")
+        run = _FrontendRun(self, options, dict(spec.inputs or {}))
+        made = await dockerfile_frontend.build(run, options, run.build_inputs)
+        return run.finish(made)
+
+    # --- what frontends call -----------------------------------------------------------------
+
+    async def resolve_image_config(
+        self,
+        ref: str,
+        *,
+        platform: Platform | None,
+        resolve_mode: str,
+        log_name: str,
+        store_id: str = "",
+    ) -> tuple[str, Digest, bytes]:
+        """Resolve an image, shown as a step of the build."""
+        name = log_name or f"resolve image config for {ref}"
+        identity = f"{ref}{platform or Platform.host()}"
+        with step(self._stream, self._clock, name, identity=identity):
+            return await self._images.resolve_config(
+                ref,
+                platform=platform,
+                resolve_mode=resolve_mode,
+                sessions=(self.session_id,),
+                store_id=store_id,
+            )
+
+    def warn(self, warning: WarningEvent) -> None:
+        """Show a warning."""
+        self._stream.write(warning)
+
+
+class _FrontendRun:
+    """The built-in frontend's :class:`FrontendBridge`: one run of it in one build."""
+
+    def __init__(
+        self,
+        bridge: BuildBridge,
+        options: dict[str, str],
+        inputs: dict[str, ops_pb2.Definition],
+    ) -> None:
+        self._bridge = bridge
+        self._made: list[LazyRef] = []
+        self.opts = options
+        self.build_inputs = inputs
+        self.session_id = bridge.session_id
+
+    async def solve(
+        self, definition: ops_pb2.Definition, *, evaluate: bool = False
+    ) -> frontend_api.FrontendRef | None:
+        result = await self._bridge.solve(SolveSpec(definition=definition, evaluate=evaluate))
+        if result.ref is None:
+            return None
+        self._made.append(result.ref)
+        return EngineRef(result.ref)
+
+    async def resolve_image_config(
+        self,
+        ref: str,
+        *,
+        platform: Platform | None,
+        resolve_mode: str = "",
+        log_name: str = "",
+        store_id: str = "",
+    ) -> frontend_api.ResolvedImage:
+        name, digest, config = await self._bridge.resolve_image_config(
+            ref,
+            platform=platform,
+            resolve_mode=resolve_mode,
+            log_name=log_name,
+            store_id=store_id,
+        )
+        return frontend_api.ResolvedImage(name, digest, config)
+
+    async def warn(
+        self,
+        vertex: Digest,
+        message: str,
+        *,
+        level: int = 1,
+        detail: Sequence[str] = (),
+        url: str = "",
+        filename: str = "",
+        source: bytes = b"",
+        ranges: Sequence[SourceRange] = (),
+    ) -> None:
+        self._bridge.warn(
+            WarningEvent(
+                vertex,
+                level,
+                message.encode(),
+                tuple(line.encode() for line in detail),
+                url,
+                filename,
+                source,
+                tuple(ranges),
+            )
+        )
+
+    async def inputs(self) -> Mapping[str, ops_pb2.Definition]:
+        return self.build_inputs
+
+    def finish(self, made: frontend_api.FrontendResult) -> FrontendResult:
+        """Take the frontend's refs over; those it does not return are released by the job."""
+
+        def unwrap(ref: frontend_api.FrontendRef | None) -> LazyRef | None:
+            assert ref is None or isinstance(ref, EngineRef)
+            return ref.lazy if ref else None
+
+        refs = {key: unwrap(ref) for key, ref in made.refs.items()} if made.refs else None
+        return FrontendResult(unwrap(made.ref), refs, dict(made.metadata))
+
+
+class EngineRef:
+    """A build result as a frontend sees it: a tree to read from."""
+
+    def __init__(self, lazy: LazyRef) -> None:
+        self.lazy = lazy
+
+    async def read_file(self, path: str, *, offset: int = 0, length: int = 0) -> bytes:
+        """Return the bytes of a file; see :func:`reffiles.read_file`."""
+        return await with_tree(self.lazy, reffiles.read_file, path, offset=offset, length=length)
+
+    async def read_dir(self, path: str, include: str = "") -> list[fsutil_pb2.Stat]:
+        """Return a folder's entries; see :func:`reffiles.read_dir`."""
+        return await with_tree(self.lazy, reffiles.read_dir, path, include)
+
+    async def stat_file(self, path: str) -> fsutil_pb2.Stat:
+        """Return what a path is; see :func:`reffiles.stat_file`."""
+        return await with_tree(self.lazy, reffiles.stat_file, path)
+
+
+class EmptyTreeError(NotFoundError):
+    """A file is asked for of a result that is empty (scratch)."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"open {path}: no such file or directory", detail="the result is empty")
+
+
+async def with_tree(
+    lazy: LazyRef,
+    read: Callable[Concatenate[Path, str, P], R],
+    path: str,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
+    """Call a function of :mod:`reffiles` on the tree of a result, in a worker thread.
+
+    Raises:
+        EmptyTreeError: the result has no tree.
+    """
+    snapshot = await lazy.snapshot()
+    if snapshot is None:
+        raise EmptyTreeError(path)
+    async with snapshot.mounted() as root:
+        return await to_worker(read, root, path, *args, **kwargs)

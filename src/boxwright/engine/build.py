@@ -1,0 +1,104 @@
+"""One Solve call: its job, its progress, its frontend, its exports and its record."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from boxwright.core.clock import Clock
+from boxwright.engine.bridge import BuildBridge, SolveSpec
+from boxwright.engine.gateway import GatewayBridge
+from boxwright.engine.recorder import StatusRecorder
+from boxwright.engine.results import FrontendResult
+from boxwright.progress.events import VertexEvent
+from boxwright.progress.stream import ProgressStream
+from boxwright.snapshots.refs import ImmutableRef
+from boxwright.wire.pb import control_pb2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Build:
+    """The state of one running build; it ends when its Solve call does."""
+
+    request: control_pb2.SolveRequest
+    clock: Clock
+    stream: ProgressStream = field(default_factory=ProgressStream)
+    gateway: GatewayBridge | None = None
+    recorder: StatusRecorder | None = None
+    _recording: asyncio.Task[None] | None = None
+
+    @property
+    def ref(self) -> str:
+        """The client's name for this build."""
+        return self.request.Ref
+
+    @property
+    def client_runs_frontend(self) -> bool:
+        """Whether the client itself is the frontend, through the gateway."""
+        return not self.request.Frontend and not self.request.HasField("Definition")
+
+    def start_recording(self, recorder: StatusRecorder) -> None:
+        """Write every event to ``recorder`` until the stream is closed."""
+        self.recorder = recorder
+        self._recording = asyncio.ensure_future(self._record(recorder))
+
+    async def _record(self, recorder: StatusRecorder) -> None:
+        async for batch in self.stream.read():
+            recorder.write(batch)
+
+    async def finish_recording(self) -> None:
+        """Close the stream and wait until everything is written."""
+        self.stream.close()
+        if self._recording is not None:
+            await self._recording
+
+    async def run_frontend(self, bridge: BuildBridge) -> FrontendResult:
+        """Return the result of the definition, the frontend, or the client's own frontend."""
+        if self.gateway is not None:
+            return await self.gateway.outcome()
+        request = self.request
+        return await bridge.solve(
+            SolveSpec(
+                definition=request.Definition if request.HasField("Definition") else None,
+                frontend=request.Frontend,
+                options=dict(request.FrontendAttrs),
+                inputs=dict(request.FrontendInputs),
+            )
+        )
+
+    def step_counts(self) -> tuple[int, int, int]:
+        """Return how many vertices there are, how many ended, how many came from the cache."""
+        vertices: tuple[VertexEvent, ...] = self.stream.vertices
+        ended = [v for v in vertices if v.completed_ns is not None]
+        return len(vertices), len(ended), sum(1 for v in ended if v.cached)
+
+
+async def evaluate(result: FrontendResult) -> None:
+    """Solve all refs of a result at the same time; the first failure ends the others.
+
+    Raises:
+        BoxwrightError: of the first step that failed.
+    """
+    refs = result.all_refs()
+    tasks = [asyncio.ensure_future(ref.result()) for ref in refs]
+    try:
+        for task in asyncio.as_completed(tasks):
+            await task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def snapshots_of(
+    result: FrontendResult,
+) -> tuple[ImmutableRef | None, dict[str, ImmutableRef | None]]:
+    """Return the snapshots behind a result that has been evaluated."""
+    single = await result.ref.snapshot() if result.ref else None
+    many = {
+        key: (await ref.snapshot() if ref else None) for key, ref in (result.refs or {}).items()
+    }
+    return single, many

@@ -1,0 +1,265 @@
+"""The gateway of one build: ``LLBBridge`` in its own messages, for client-side frontends.
+
+``buildx`` and ``buildctl`` drive every build this way: they open a Solve without definition
+and frontend, then solve, read and resolve through this bridge, and end with Return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+from boxwright.core.digest import Digest
+from boxwright.engine import capabilities, reffiles
+from boxwright.engine.bridge import BuildBridge, SolveSpec, with_tree
+from boxwright.engine.results import FrontendResult, LazyRef
+from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
+from boxwright.llb.marshal import platform_from_pb
+from boxwright.progress.events import SourceRange, WarningEvent
+from boxwright.wire.pb import gateway_pb2, ops_pb2, worker_pb2
+from boxwright.wire.status import RpcError, StatusCode
+
+_IMAGE_SCHEMES = ("docker-image://", "oci-layout://")
+
+
+class ReturnedError(RpcError):
+    """The client's frontend ended the build with an error of its own."""
+
+
+class GatewayBridge:
+    """Serves one build's frontend calls. Refs belong to this object until the build ends."""
+
+    def __init__(
+        self,
+        bridge: BuildBridge,
+        workers: list[worker_pb2.WorkerRecord],
+        inputs: dict[str, ops_pb2.Definition],
+    ) -> None:
+        self._bridge = bridge
+        self._workers = workers
+        self._inputs = inputs
+        self._refs: dict[str, LazyRef] = {}
+        self._outcome: asyncio.Future[FrontendResult] = asyncio.get_running_loop().create_future()
+
+    async def outcome(self) -> FrontendResult:
+        """Wait for Return and give its result.
+
+        Raises:
+            ReturnedError: the frontend returned an error.
+        """
+        return await asyncio.shield(self._outcome)
+
+    async def close(self) -> None:
+        """Release every ref that was handed out."""
+        if not self._outcome.done():
+            self._outcome.cancel()
+        elif not self._outcome.cancelled():
+            self._outcome.exception()
+        refs, self._refs = list(self._refs.values()), {}
+        for ref in refs:
+            await ref.release()
+
+    # --- the messages ------------------------------------------------------------------------
+
+    async def ping(self, _request: gateway_pb2.PingRequest) -> gateway_pb2.PongResponse:
+        """Tell what this gateway and its worker can do."""
+        return gateway_pb2.PongResponse(
+            FrontendAPICaps=capabilities.to_pb(capabilities.GATEWAY_CAPS),
+            LLBCaps=capabilities.to_pb(capabilities.LLB_CAPS),
+            Workers=self._workers,
+        )
+
+    async def inputs(self, _request: gateway_pb2.InputsRequest) -> gateway_pb2.InputsResponse:
+        """Return the definitions that the Solve request came with."""
+        return gateway_pb2.InputsResponse(Definitions=self._inputs)
+
+    async def solve(self, request: gateway_pb2.SolveRequest) -> gateway_pb2.SolveResponse:
+        """Solve a definition or run a frontend; refs are returned by id.
+
+        Raises:
+            BoxwrightError: of the frontend, or of a step if ``Evaluate`` is set.
+        """
+        if request.SourcePolicies:
+            raise UnimplementedError("source policies are not supported yet")
+        has_definition = request.HasField("Definition") and request.Definition.ByteSize() > 0
+        result = await self._bridge.solve(
+            SolveSpec(
+                definition=request.Definition if has_definition else None,
+                frontend=request.Frontend,
+                options=dict(request.FrontendOpt),
+                inputs=dict(request.FrontendInputs),
+                evaluate=request.Evaluate,
+            )
+        )
+        if result.refs is not None and not request.allowResultReturn:
+            raise InvalidInputError("solve did not return default result")
+        message = gateway_pb2.Result(metadata=result.metadata)
+        response = gateway_pb2.SolveResponse()
+        self._fill_refs(message, result, as_array=request.allowResultArrayRef)
+        if not request.allowResultReturn and result.ref is not None:
+            response.ref = message.ref.id or message.refDeprecated
+        response.result.CopyFrom(message)
+        return response
+
+    def _fill_refs(
+        self, message: gateway_pb2.Result, result: FrontendResult, *, as_array: bool
+    ) -> None:
+        if result.refs is not None:
+            for key, ref in result.refs.items():
+                ref_id = self._register(ref)
+                if as_array:
+                    message.refs.refs[key].CopyFrom(_ref_message(ref_id, ref))
+                else:
+                    message.refsDeprecated.refs[key] = ref_id
+            if not result.refs:
+                message.refs.SetInParent()
+            return
+        ref_id = self._register(result.ref)
+        if as_array:
+            message.ref.CopyFrom(_ref_message(ref_id, result.ref))
+        else:
+            message.refDeprecated = ref_id
+
+    def _register(self, ref: LazyRef | None) -> str:
+        if ref is None:
+            return ""
+        ref_id = uuid.uuid4().hex
+        self._refs[ref_id] = ref
+        return ref_id
+
+    def _ref(self, ref_id: str) -> LazyRef:
+        ref = self._refs.get(ref_id)
+        if ref is None:
+            raise NotFoundError(f"no such ref: {ref_id}")
+        return ref
+
+    async def read_file(
+        self, request: gateway_pb2.ReadFileRequest
+    ) -> gateway_pb2.ReadFileResponse:
+        """Return bytes of a file of a result."""
+        data = await with_tree(
+            self._ref(request.Ref),
+            reffiles.read_file,
+            request.FilePath,
+            offset=request.Range.Offset,
+            length=request.Range.Length,
+        )
+        return gateway_pb2.ReadFileResponse(Data=data)
+
+    async def read_dir(self, request: gateway_pb2.ReadDirRequest) -> gateway_pb2.ReadDirResponse:
+        """Return the entries of a folder of a result."""
+        entries = await with_tree(
+            self._ref(request.Ref), reffiles.read_dir, request.DirPath, request.IncludePattern
+        )
+        return gateway_pb2.ReadDirResponse(entries=entries)
+
+    async def stat_file(
+        self, request: gateway_pb2.StatFileRequest
+    ) -> gateway_pb2.StatFileResponse:
+        """Return what a path of a result is."""
+        info = await with_tree(self._ref(request.Ref), reffiles.stat_file, request.Path)
+        return gateway_pb2.StatFileResponse(stat=info)
+
+    async def evaluate(self, request: gateway_pb2.EvaluateRequest) -> gateway_pb2.EvaluateResponse:
+        """Solve a ref now."""
+        await self._ref(request.Ref).result()
+        return gateway_pb2.EvaluateResponse()
+
+    async def resolve_image_config(
+        self, request: gateway_pb2.ResolveImageConfigRequest
+    ) -> gateway_pb2.ResolveImageConfigResponse:
+        """Resolve an image to digest and config."""
+        ref, digest, config = await self._bridge.resolve_image_config(
+            request.Ref,
+            platform=platform_from_pb(request.Platform) if request.HasField("Platform") else None,
+            resolve_mode=request.ResolveMode,
+            log_name=request.LogName,
+            store_id=request.StoreID,
+        )
+        return gateway_pb2.ResolveImageConfigResponse(Digest=digest, Config=config, Ref=ref)
+
+    async def resolve_source_meta(
+        self, request: gateway_pb2.ResolveSourceMetaRequest
+    ) -> gateway_pb2.ResolveSourceMetaResponse:
+        """Resolve a source; images and OCI layouts only.
+
+        Raises:
+            UnimplementedError: the source is of another kind.
+        """
+        source = request.Source
+        scheme = next((s for s in _IMAGE_SCHEMES if source.identifier.startswith(s)), None)
+        response = gateway_pb2.ResolveSourceMetaResponse(Source=source)
+        if scheme is None:
+            kind = source.identifier.partition("://")[0]
+            if kind == "local":
+                return response
+            raise UnimplementedError(f"metadata of {kind} sources is not supported yet")
+        _, digest, config = await self._bridge.resolve_image_config(
+            source.identifier.removeprefix(scheme),
+            platform=platform_from_pb(request.Platform) if request.HasField("Platform") else None,
+            resolve_mode=request.ResolveMode,
+            log_name=request.LogName,
+            store_id=source.attrs.get("oci.store", "") if scheme == "oci-layout://" else "",
+        )
+        response.Image.Digest = digest
+        response.Image.Config = config
+        return response
+
+    async def warn(self, request: gateway_pb2.WarnRequest) -> gateway_pb2.WarnResponse:
+        """Show a warning on a vertex."""
+        self._bridge.warn(
+            WarningEvent(
+                vertex=Digest(request.digest),
+                level=request.level,
+                short=bytes(request.short),
+                detail=tuple(bytes(line) for line in request.detail),
+                url=request.url,
+                filename=request.info.filename,
+                source=bytes(request.info.data),
+                ranges=tuple(
+                    SourceRange(r.start.line, r.start.character, r.end.line, r.end.character)
+                    for r in request.ranges
+                ),
+            )
+        )
+        return gateway_pb2.WarnResponse()
+
+    async def return_(self, request: gateway_pb2.ReturnRequest) -> gateway_pb2.ReturnResponse:
+        """End the build with a result or an error.
+
+        Raises:
+            BoxwrightError: it has already ended.
+        """
+        if self._outcome.done():
+            raise BoxwrightError("return was already called on this build")
+        if request.HasField("error"):
+            status = request.error
+            error = ReturnedError(
+                StatusCode(status.code), status.message, details=list(status.details)
+            )
+            self._outcome.set_exception(error)
+            return gateway_pb2.ReturnResponse()
+        result = request.result
+        made = FrontendResult(metadata=dict(result.metadata))
+        match result.WhichOneof("result"):
+            case "refDeprecated":
+                made.ref = self._take(result.refDeprecated)
+            case "refsDeprecated":
+                made.refs = {k: self._take(v) for k, v in result.refsDeprecated.refs.items()}
+            case "ref":
+                made.ref = self._take(result.ref.id)
+            case "refs":
+                made.refs = {k: self._take(v.id) for k, v in result.refs.refs.items()}
+        self._outcome.set_result(made)
+        return gateway_pb2.ReturnResponse()
+
+    def _take(self, ref_id: str) -> LazyRef | None:
+        return self._ref(ref_id).retain() if ref_id else None
+
+
+def _ref_message(ref_id: str, ref: LazyRef | None) -> gateway_pb2.Ref:
+    """Return a ref's message; its ``def`` field has a name that Python reserves."""
+    if ref is None:
+        return gateway_pb2.Ref(id=ref_id)
+    fields: dict[str, ops_pb2.Definition] = {"def": ref.definition}
+    return gateway_pb2.Ref(id=ref_id, **fields)

@@ -1,0 +1,193 @@
+"""Finished and running builds, remembered: ``ListenBuildHistory`` and ``UpdateBuildHistory``.
+
+A record is one row of ``build_history`` (a serialised ``BuildHistoryRecord``) and the blob of
+its log, which the row keeps alive. Rows are written durably: a record that a client was told
+of survives a crash. Old ones are removed by age and count; pinned ones stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from boxwright.core.clock import Clock
+from boxwright.core.workers import to_worker
+from boxwright.engine.errors import UnknownBuildError
+from boxwright.engine.filters import compile_filters
+from boxwright.store import schema
+from boxwright.store.store import Store
+from boxwright.wire.pb import control_pb2
+
+schema.register(
+    "history",
+    [
+        (
+            "CREATE TABLE IF NOT EXISTS build_history ("
+            " ref TEXT PRIMARY KEY, created_ns INTEGER NOT NULL, completed_ns INTEGER NOT NULL,"
+            " pinned INTEGER NOT NULL, creator TEXT NOT NULL DEFAULT '',"
+            " trust_scope TEXT NOT NULL DEFAULT '', log_digest TEXT, record BLOB NOT NULL"
+            ") WITHOUT ROWID"
+        ),
+        "CREATE INDEX IF NOT EXISTS build_history_by_age ON build_history (completed_ns)",
+    ],
+    blob_roots=["SELECT log_digest FROM build_history WHERE log_digest IS NOT NULL"],
+)
+
+Record = control_pb2.BuildHistoryRecord
+Event = control_pb2.BuildHistoryEvent
+
+
+class History:
+    """The build records of one engine. Used from the event loop; owns no task."""
+
+    def __init__(self, store: Store, clock: Clock, *, max_age_ns: int, max_entries: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._max_age_ns = max_age_ns
+        self._max_entries = max_entries
+        self._active: dict[str, Record] = {}
+        self._listeners: set[asyncio.Queue[Event]] = set()
+
+    def started(self, record: Record) -> None:
+        """Announce a build that has begun."""
+        self._active[record.Ref] = record
+        self._publish(Event(type=control_pb2.STARTED, record=record))
+
+    async def completed(self, record: Record) -> None:
+        """Store a build that has ended, announce it, and drop what is too old."""
+        self._active.pop(record.Ref, None)
+        await to_worker(self._save, record)
+        self._publish(Event(type=control_pb2.COMPLETE, record=record))
+        for ref in await to_worker(self._expire):
+            self._publish(Event(type=control_pb2.DELETED, record=Record(Ref=ref)))
+
+    def forget_active(self, ref: str) -> None:
+        """Take back :meth:`started` for a build that never got a record."""
+        self._active.pop(ref, None)
+
+    def get(self, ref: str) -> Record | None:
+        """Return the record of a finished build."""
+        rows = self._store.db.execute("SELECT record FROM build_history WHERE ref = ?", (ref,))
+        return Record.FromString(rows[0][0]) if rows else None
+
+    def _save(self, record: Record) -> None:
+        row = (
+            record.Ref,
+            record.CreatedAt.ToNanoseconds(),
+            record.CompletedAt.ToNanoseconds(),
+            int(record.pinned),
+            record.logs.digest or None,
+            record.SerializeToString(),
+        )
+        with self._store.db.transaction(durable=True) as cursor:
+            cursor.execute(
+                "INSERT OR REPLACE INTO build_history"
+                " (ref, created_ns, completed_ns, pinned, log_digest, record)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                row,
+            )
+
+    def _expire(self) -> list[str]:
+        oldest = self._clock.now_ns() - self._max_age_ns
+        with self._store.db.transaction(durable=True) as cursor:
+            cursor.execute(
+                "SELECT ref FROM build_history WHERE pinned = 0 AND completed_ns < ?"
+                " AND ref NOT IN (SELECT ref FROM build_history WHERE pinned = 0"
+                " ORDER BY completed_ns DESC LIMIT ?)",
+                (oldest, self._max_entries),
+            )
+            gone = [str(row[0]) for row in cursor.fetchall()]
+            cursor.executemany("DELETE FROM build_history WHERE ref = ?", [(r,) for r in gone])
+        return gone
+
+    async def update(self, request: control_pb2.UpdateBuildHistoryRequest) -> None:
+        """Pin, unpin, delete or finalize a record.
+
+        Raises:
+            UnknownBuildError: there is no finished build of this ref.
+        """
+        record = self.get(request.Ref)
+        if record is None:
+            raise UnknownBuildError(request.Ref)
+        if request.Delete:
+            with self._store.db.transaction(durable=True) as cursor:
+                cursor.execute("DELETE FROM build_history WHERE ref = ?", (request.Ref,))
+            self._publish(Event(type=control_pb2.DELETED, record=Record(Ref=request.Ref)))
+            return
+        if request.Finalize:
+            return  # the log blob is complete when the record appears: nothing is pending
+        record.pinned = request.Pinned
+        record.Generation += 1
+        await to_worker(self._save, record)
+        self._publish(Event(type=control_pb2.COMPLETE, record=record))
+
+    async def listen(self, request: control_pb2.BuildHistoryRequest) -> AsyncIterator[Event]:
+        """Yield running and finished builds, then (unless ``EarlyExit``) what happens next."""
+        wanted = self._filter(request)
+        queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._listeners.add(queue)
+        try:
+            count = 0
+            for event in self._snapshot(request):
+                if wanted(event.record):
+                    yield event
+                    count += 1
+                    if request.Limit and count >= request.Limit:
+                        break
+            if request.EarlyExit:
+                return
+            while True:
+                event = await queue.get()
+                if wanted(event.record) or event.type == control_pb2.DELETED:
+                    yield event
+        finally:
+            self._listeners.discard(queue)
+
+    def _snapshot(self, request: control_pb2.BuildHistoryRequest) -> list[Event]:
+        events = [Event(type=control_pb2.STARTED, record=r) for r in self._active.values()]
+        if not request.ActiveOnly:
+            rows = self._store.db.execute(
+                "SELECT record FROM build_history ORDER BY created_ns DESC"
+            )
+            events += [
+                Event(type=control_pb2.COMPLETE, record=Record.FromString(row[0])) for row in rows
+            ]
+        return events
+
+    def _filter(self, request: control_pb2.BuildHistoryRequest) -> Callable[[Record], bool]:
+        matches = compile_filters(list(request.Filter))
+
+        def wanted(record: Record) -> bool:
+            if request.Ref and record.Ref != request.Ref:
+                return False
+            return matches(lambda path: _field(record, path))
+
+        return wanted
+
+    def _publish(self, event: Event) -> None:
+        for queue in self._listeners:
+            queue.put_nowait(event)
+
+
+def _field(record: Record, path: str) -> str | None:
+    """Return a record's field for a filter, under the names that buildx uses."""
+    match path:
+        case "ref":
+            return record.Ref
+        case "status":
+            if not record.HasField("CompletedAt"):
+                return "running"
+            if not record.HasField("error"):
+                return "completed"
+            return "canceled" if record.error.code == 1 else "error"
+        case "repository":
+            return record.FrontendAttrs.get("vcs:source")
+        case "createdAt":
+            return str(record.CreatedAt.ToNanoseconds())
+        case "completedAt":
+            return str(record.CompletedAt.ToNanoseconds())
+        case "duration":
+            if not record.HasField("CompletedAt"):
+                return None
+            return str(record.CompletedAt.ToNanoseconds() - record.CreatedAt.ToNanoseconds())
+    return None

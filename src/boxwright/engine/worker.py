@@ -1,0 +1,76 @@
+"""The one worker of this engine, as ``ListWorkers`` and ``Info`` describe it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+from boxwright._version import __version__
+from boxwright.core.platform import Platform
+from boxwright.engine.filters import compile_filters
+from boxwright.llb.marshal import platform_to_pb
+from boxwright.wire.pb import worker_pb2
+
+# What clients compare against to decide on features; the release whose wire API this speaks.
+BUILDKIT_VERSION = "v0.32.2"
+PACKAGE = "boxwright"
+_LABEL_PREFIX = "org.mobyproject.buildkit.worker."
+
+
+def version_message() -> worker_pb2.BuildkitVersion:
+    """Return the version: package, BuildKit-compatible version, and our own as revision."""
+    return worker_pb2.BuildkitVersion(
+        package=PACKAGE, version=BUILDKIT_VERSION, revision=__version__
+    )
+
+
+def labels(extra: Mapping[str, str], *, snapshotter: str, network: str) -> dict[str, str]:
+    """Return the worker's labels; the configuration's own win."""
+    return {
+        _LABEL_PREFIX + "executor": "oci",
+        _LABEL_PREFIX + "hostname": socket.gethostname(),
+        _LABEL_PREFIX + "network": network,
+        _LABEL_PREFIX + "oci.process-mode": "sandbox",
+        _LABEL_PREFIX + "selinux.enabled": "false",
+        _LABEL_PREFIX + "snapshotter": snapshotter,
+        **extra,
+    }
+
+
+def platforms(configured: tuple[str, ...]) -> list[Platform]:
+    """Return the platforms to build for: the configured ones, or the host's and its subsets."""
+    if configured:
+        return [Platform.parse(text) for text in configured]
+    host = Platform.host()
+    found = [host]
+    if host.architecture == "amd64":
+        found.append(Platform("linux", "386"))
+    return found
+
+
+def record(
+    worker_id: str,
+    worker_labels: Mapping[str, str],
+    worker_platforms: list[Platform],
+    gc_policy: list[worker_pb2.GCPolicy],
+) -> worker_pb2.WorkerRecord:
+    """Return the worker's record."""
+    return worker_pb2.WorkerRecord(
+        ID=worker_id,
+        Labels=dict(worker_labels),
+        platforms=[platform_to_pb(p) for p in worker_platforms],
+        GCPolicy=gc_policy,
+        BuildkitVersion=version_message(),
+    )
+
+
+def matches(message: worker_pb2.WorkerRecord, filters: list[str]) -> bool:
+    """Return whether a worker passes the filters of ListWorkers (``id``, ``labels.…``)."""
+
+    def lookup(path: str) -> str | None:
+        if path == "id":
+            return message.ID
+        name = path.removeprefix("labels.")
+        return message.Labels.get(name.replace('"', "")) if name != path else None
+
+    return compile_filters(filters)(lookup)
