@@ -77,6 +77,8 @@ class ActiveVertex(Owner):
         self._imported: dict[str, CacheManager] = {}
         self._cache: CacheManager = solver.cache
         self._cleanups: list[Callable[[], Awaitable[None]]] = []
+        for source, output in inputs:
+            source.node(output)  # now, so that making a node never reaches deeper than one step
 
     # -- what ops see (JobContext) --------------------------------------------------------
 

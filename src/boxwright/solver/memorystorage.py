@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
 from boxwright.core.cacheinfo import CacheInfoLink, CacheResult, root_key
 from boxwright.errors import NotFoundError
 from boxwright.solver.types import Remote, Result
