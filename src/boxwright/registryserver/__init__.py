@@ -1,1 +1,1 @@
-"""The OCI distribution API over the store."""
+"""The OCI distribution API over the store: no copy between builder and registry."""

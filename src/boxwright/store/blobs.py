@@ -91,6 +91,10 @@ class BlobWriter:
         """Bytes written so far."""
         return self._size
 
+    def expect(self, digest: Digest) -> None:
+        """Announce the digest after the fact: an upload names it only in its last request."""
+        self._expected = digest
+
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append and hash ``data``.
 

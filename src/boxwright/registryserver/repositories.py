@@ -1,0 +1,323 @@
+"""Repositories, tags and manifests of the embedded registry, as rows of the store.
+
+Blobs lie in the store's one blob folder; a repository only says which of them it shows. A blob
+answers in a repository if it was uploaded or mounted there, or if a manifest of that repository
+leads to it. Tags and pushed manifests keep their whole graph from collection. Images that
+builds stored under a name (``boxwright build -t``) are repositories too, read from the image
+store itself: what was just built can be pulled at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.digest import Digest
+from boxwright.core.reference import Reference
+from boxwright.errors import BoxwrightError
+from boxwright.store import schema
+from boxwright.store.store import Store
+
+schema.register(
+    "registry",
+    [
+        """CREATE TABLE IF NOT EXISTS registry_blobs (
+            repository TEXT NOT NULL, digest TEXT NOT NULL,
+            PRIMARY KEY (repository, digest)) WITHOUT ROWID""",
+        """CREATE TABLE IF NOT EXISTS registry_manifests (
+            repository TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,
+            subject TEXT, artifact_type TEXT NOT NULL DEFAULT '',
+            annotations TEXT NOT NULL DEFAULT '{}', creator TEXT NOT NULL DEFAULT '',
+            PRIMARY KEY (repository, digest)) WITHOUT ROWID""",
+        """CREATE INDEX IF NOT EXISTS registry_manifests_by_subject
+            ON registry_manifests (repository, subject)""",
+        """CREATE TABLE IF NOT EXISTS registry_tags (
+            repository TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL,
+            updated_ns INTEGER NOT NULL, creator TEXT NOT NULL DEFAULT '',
+            PRIMARY KEY (repository, tag)) WITHOUT ROWID""",
+    ],
+    blob_roots=["SELECT digest FROM registry_manifests"],
+)
+
+_INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+
+
+class ManifestInvalidError(BoxwrightError):
+    """A pushed manifest that is no manifest, or needs blobs that are not there."""
+
+    def __init__(self, brief: str, *, missing: Digest | None = None, detail: str = "") -> None:
+        super().__init__(brief, detail=detail)
+        self.missing = missing
+
+
+@dataclass(frozen=True, slots=True)
+class StoredManifest:
+    """A manifest that can be served."""
+
+    digest: Digest
+    media_type: str
+    size: int
+
+
+def referenced(body: bytes) -> tuple[dict[str, Any], list[Descriptor], list[Descriptor]]:
+    """Read a manifest or index: the object, the blobs it needs, the manifests it lists.
+
+    Raises:
+        ManifestInvalidError: it is no JSON object or has a malformed descriptor.
+    """
+    try:
+        data = json.loads(body)
+        if not isinstance(data, dict):
+            raise ManifestInvalidError("manifest is not a JSON object")
+        manifests = [Descriptor.from_json(m) for m in data.get("manifests") or ()]
+        entries = [data["config"]] if isinstance(data.get("config"), dict) else []
+        entries += data.get("layers") or []
+        blobs = [Descriptor.from_json(item) for item in entries]
+    except (ValueError, TypeError) as exc:
+        raise ManifestInvalidError("manifest is not valid JSON", detail=str(exc)) from exc
+    except BoxwrightError as exc:
+        raise ManifestInvalidError("manifest has a malformed descriptor", detail=str(exc)) from exc
+    return data, blobs, manifests
+
+
+class Repositories:
+    """The registry's view of one store. Methods block for a row's read or a durable write."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._db = store.db
+
+    # --- names -------------------------------------------------------------------------------
+
+    def _built_images(self) -> Iterable[tuple[str, str, Descriptor]]:
+        """Yield repository, tag and target of the images that builds stored."""
+        for record in self._store.images.list():
+            try:
+                ref = Reference.parse(record.name)
+            except BoxwrightError:
+                continue
+            names = {ref.path, ref.path.removeprefix("library/")}
+            for name in names:
+                yield name, ref.tag or "latest", record.descriptor
+
+    def names(self) -> list[str]:
+        """Return all repositories in order."""
+        rows = self._db.execute(
+            "SELECT DISTINCT repository FROM registry_manifests"
+        ) + self._db.execute("SELECT DISTINCT repository FROM registry_tags")
+        found = {str(row[0]) for row in rows}
+        found |= {name for name, _, _ in self._built_images() if not name.startswith("library/")}
+        return sorted(found)
+
+    def tags(self, repository: str) -> list[str]:
+        """Return a repository's tags in order; empty if there is no such repository."""
+        rows = self._db.execute(
+            "SELECT tag FROM registry_tags WHERE repository = ?", (repository,)
+        )
+        found = {str(row[0]) for row in rows}
+        found |= {tag for name, tag, _ in self._built_images() if name == repository}
+        return sorted(found)
+
+    def exists(self, repository: str) -> bool:
+        """Return whether anything is known under this name."""
+        for table in ("registry_manifests", "registry_blobs", "registry_tags"):
+            if self._db.execute(
+                f"SELECT 1 FROM {table} WHERE repository = ? LIMIT 1",  # noqa: S608
+                (repository,),
+            ):
+                return True
+        return any(name == repository for name, _, _ in self._built_images())
+
+    # --- manifests ---------------------------------------------------------------------------
+
+    def find(self, repository: str, reference: str) -> StoredManifest | None:
+        """Return the manifest of a tag or digest."""
+        if ":" in reference:
+            return self._find_digest(repository, Digest(reference))
+        rows = self._db.execute(
+            "SELECT digest FROM registry_tags WHERE repository = ? AND tag = ?",
+            (repository, reference),
+        )
+        if rows:
+            return self._find_digest(repository, Digest(rows[0][0]))
+        for name, tag, target in self._built_images():
+            if name == repository and tag == reference:
+                return self._stored(target.digest, target.media_type)
+        return None
+
+    def _find_digest(self, repository: str, digest: Digest) -> StoredManifest | None:
+        rows = self._db.execute(
+            "SELECT media_type FROM registry_manifests WHERE repository = ? AND digest = ?",
+            (repository, digest),
+        )
+        if rows:
+            return self._stored(digest, str(rows[0][0]))
+        for name, _, target in self._built_images():
+            if name != repository:
+                continue
+            if target.digest == digest:
+                return self._stored(digest, target.media_type)
+            if target.media_type in _INDEX_TYPES:
+                for child in self._children(target.digest):
+                    if child.digest == digest:
+                        return self._stored(digest, child.media_type)
+        return None
+
+    def _children(self, index: Digest) -> list[Descriptor]:
+        try:
+            return referenced(self._store.blobs.read(index))[2]
+        except BoxwrightError:
+            return []
+
+    def _stored(self, digest: Digest, media_type: str) -> StoredManifest | None:
+        size = self._store.blobs.stat(digest)
+        return None if size is None else StoredManifest(digest, media_type, size)
+
+    def put_manifest(
+        self, repository: str, reference: str, media_type: str, body: bytes, now_ns: int
+    ) -> tuple[Digest, Digest | None]:
+        """Store a manifest under a tag or its digest; return its digest and its subject's.
+
+        Raises:
+            ManifestInvalidError: malformed, or something it needs is not in this repository.
+        """
+        data, blobs, manifests = referenced(body)
+        stated = data.get("mediaType")
+        if stated and media_type and stated != media_type:
+            raise ManifestInvalidError(
+                "manifest media type differs from Content-Type",
+                detail=f"{stated} in the manifest, {media_type} in the header",
+            )
+        for item in blobs:
+            foreign = bool(item.urls)
+            if not foreign and not self.shows_blob(repository, item.digest):
+                raise ManifestInvalidError("blob unknown", missing=item.digest)
+        for item in manifests:
+            if self.find(repository, str(item.digest)) is None:
+                raise ManifestInvalidError("manifest unknown", missing=item.digest)
+        subject = data.get("subject")
+        subject_digest = Descriptor.from_json(subject).digest if subject else None
+        artifact_type = str(data.get("artifactType") or "")
+        if not artifact_type and isinstance(data.get("config"), dict) and subject:
+            artifact_type = str(data["config"].get("mediaType") or "")
+        digest = self._store.blobs.put(body)
+        self._store.blobs.add_refs(digest, [d.digest for d in (*blobs, *manifests) if not d.urls])
+        annotations = json.dumps(data.get("annotations") or {})
+        with self._db.transaction(durable=True) as cursor:
+            cursor.execute(
+                "INSERT OR REPLACE INTO registry_manifests"
+                " (repository, digest, media_type, subject, artifact_type, annotations)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    repository,
+                    digest,
+                    str(stated or media_type),
+                    subject_digest,
+                    artifact_type,
+                    annotations,
+                ),
+            )
+            if ":" not in reference:
+                cursor.execute(
+                    "INSERT OR REPLACE INTO registry_tags (repository, tag, digest, updated_ns)"
+                    " VALUES (?, ?, ?, ?)",
+                    (repository, reference, digest, now_ns),
+                )
+        return digest, subject_digest
+
+    def delete_manifest(self, repository: str, reference: str) -> bool:
+        """Remove a tag, or a manifest with all its tags; return whether it was there."""
+        with self._db.transaction(durable=True) as cursor:
+            if ":" in reference:
+                cursor.execute(
+                    "DELETE FROM registry_manifests WHERE repository = ? AND digest = ?",
+                    (repository, reference),
+                )
+                removed = cursor.rowcount
+                cursor.execute(
+                    "DELETE FROM registry_tags WHERE repository = ? AND digest = ?",
+                    (repository, reference),
+                )
+            else:
+                cursor.execute(
+                    "DELETE FROM registry_tags WHERE repository = ? AND tag = ?",
+                    (repository, reference),
+                )
+                removed = cursor.rowcount
+        return removed > 0
+
+    def referrers(self, repository: str, subject: str, artifact_type: str) -> list[dict[str, Any]]:
+        """Return descriptors of the manifests that name ``subject`` (distribution-spec 1.1)."""
+        rows = self._db.execute(
+            "SELECT digest, media_type, artifact_type, annotations FROM registry_manifests"
+            " WHERE repository = ? AND subject = ? ORDER BY digest",
+            (repository, subject),
+        )
+        found = []
+        for digest, media_type, kind, noted in rows:
+            if artifact_type and kind != artifact_type:
+                continue
+            size = self._store.blobs.stat(Digest(digest)) or 0
+            entry: dict[str, Any] = {"mediaType": media_type, "digest": digest, "size": size}
+            if kind:
+                entry["artifactType"] = kind
+            if noted != "{}":
+                entry["annotations"] = json.loads(noted)
+            found.append(entry)
+        return found
+
+    # --- blobs -------------------------------------------------------------------------------
+
+    def shows_blob(self, repository: str, digest: Digest) -> bool:
+        """Return whether a blob may be seen in a repository, and is there."""
+        if self._store.blobs.stat(digest) is None:
+            return False
+        if self._db.execute(
+            "SELECT 1 FROM registry_blobs WHERE repository = ? AND digest = ?",
+            (repository, digest),
+        ):
+            return True
+        if self._db.execute(
+            "WITH RECURSIVE graph (digest) AS ("
+            " SELECT digest FROM registry_manifests WHERE repository = ?"
+            " UNION SELECT child FROM blob_refs JOIN graph ON parent = graph.digest)"
+            " SELECT 1 FROM graph WHERE digest = ? LIMIT 1",
+            (repository, digest),
+        ):
+            return True
+        return any(
+            name == repository and self._leads_to(target.digest, digest)
+            for name, _, target in self._built_images()
+        )
+
+    def _leads_to(self, root: Digest, digest: Digest) -> bool:
+        return bool(
+            self._db.execute(
+                "WITH RECURSIVE graph (digest) AS (VALUES (?)"
+                " UNION SELECT child FROM blob_refs JOIN graph ON parent = graph.digest)"
+                " SELECT 1 FROM graph WHERE digest = ? LIMIT 1",
+                (root, digest),
+            )
+        )
+
+    def add_blob(self, repository: str, digest: Digest) -> None:
+        """Show an uploaded or mounted blob in a repository."""
+        with self._db.transaction(durable=True) as cursor:
+            cursor.execute(
+                "INSERT OR IGNORE INTO registry_blobs VALUES (?, ?)", (repository, digest)
+            )
+
+    def remove_blob(self, repository: str, digest: Digest) -> bool:
+        """Stop showing a blob; return whether it was shown by itself."""
+        with self._db.transaction(durable=True) as cursor:
+            cursor.execute(
+                "DELETE FROM registry_blobs WHERE repository = ? AND digest = ?",
+                (repository, digest),
+            )
+            return cursor.rowcount > 0
