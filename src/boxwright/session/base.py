@@ -128,14 +128,14 @@ class TokenRequest:
 class MessagePipe(Protocol):
     """A stream of messages in both directions; wire streams have this form."""
 
-    async def send_bytes(self, raw: bytes, /) -> None:
-        """Send one encoded message."""
+    async def send_bytes(self, payload: bytes) -> None:
+        """Send one encoded message; waits while the other side does not keep up."""
 
     async def recv_bytes(self) -> bytes | None:
         """Return the next message, or None when the other side is done."""
 
-    async def close_send(self) -> None:
-        """Say that no message follows."""
+    async def recv_batch(self) -> list[bytes]:
+        """Return all messages that have arrived, at least one; empty at the end."""
 
 
 class BytePipe(Protocol):
@@ -182,10 +182,13 @@ class TreeReceiver(Protocol):
         """All entries have been named."""
 
     async def prepare(self) -> None:
-        """Get ready for ``write``; called before it, and once more after the last entry."""
+        """Get ready for ``write``; called before each of its calls."""
 
     def write(self, batch: Sequence[tuple[int, bytes]]) -> None:
         """Take pieces of wanted files, in order; empty bytes end a file."""
+
+    async def finish(self) -> None:
+        """All is here: write what remains; afterwards the sender is told of success."""
 
 
 class Session(Protocol):

@@ -1,0 +1,329 @@
+"""Write a received tree into a folder, confined to it.
+
+Names come from the other side and are hostile until checked: :class:`TreeNames` lets through
+only relative, clean paths whose folder was named before as a folder, so no path can lead over
+a symlink of the same transfer; :class:`TreeWriter` makes sure that such folders are real
+folders on disk and opens files without following links.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import stat as stat_module
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from boxwright.errors import BoxwrightError, Code
+from boxwright.session import packets
+from boxwright.session.base import HostileTreeError
+from boxwright.session.packets import Stat
+from boxwright.session.treewalk import permissions
+
+_ZEROS = bytes(256 << 10)
+_SPARSE_BLOCK = 4096
+_NAME_MAX = 255
+_OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_BAD_PARTS = frozenset((b"", b".", b".."))
+
+
+class TreeWriteError(BoxwrightError):
+    """A file of a transfer that could not be written."""
+
+    code = Code.ENVIRONMENT
+
+    def __init__(self, path: bytes, cause: OSError) -> None:
+        super().__init__(f"cannot write {os.fsdecode(path)}", detail=cause.strerror or str(cause))
+        if cause.errno in {errno.ENOSPC, errno.EDQUOT}:
+            self.__dict__["code"] = Code.DISK_FULL
+            self.hint = "free some space, or choose another folder"
+        elif cause.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            self.__dict__["code"] = Code.PERMISSION
+
+
+class TreeNames:
+    """The names of a transfer so far, each checked when it is added."""
+
+    def __init__(self) -> None:
+        self.folders: set[bytes] = set()
+        self._files: set[bytes] = set()
+        self._names: set[bytes] = set()
+
+    def __contains__(self, path: object) -> bool:
+        """Return whether the path was named."""
+        return path in self._names
+
+    def add(self, stat: Stat, *, known_clean: bool = False) -> None:
+        """Check an entry against those before it.
+
+        Args:
+            stat: The entry.
+            known_clean: The spelling of the path was checked in an earlier transfer.
+
+        Raises:
+            HostileTreeError: absolute, unclean, outside, twice, below something that is no
+                folder, or a hard link to something that was not named.
+        """
+        path = stat.path
+        if not known_clean:
+            check_spelling(path)
+        parent = path.rpartition(b"/")[0]
+        if parent and parent not in self.folders:
+            raise HostileTreeError(path, "its folder was not named before it")
+        if path in self._names:
+            raise HostileTreeError(path, "it is named twice")
+        if stat.is_dir:
+            self.folders.add(path)
+        elif stat.is_hardlink:
+            if stat.linkname not in self._files:
+                raise HostileTreeError(path, "it is a hard link to an unknown file")
+        elif not stat.is_symlink:
+            self._files.add(path)
+        self._names.add(path)
+
+
+def check_spelling(path: bytes) -> None:
+    """Refuse a path that is not relative and clean, or that no file system can hold.
+
+    Raises:
+        HostileTreeError: it is so.
+    """
+    if b"\0" in path:
+        raise HostileTreeError(path, "it holds a zero byte")
+    for part in path.split(b"/"):
+        if part in _BAD_PARTS:
+            raise HostileTreeError(path, "it is absolute, unclean or leads outside")
+        if len(part) > _NAME_MAX:
+            raise HostileTreeError(path, f"a name is longer than {_NAME_MAX} bytes")
+
+
+class _OpenFile:
+    __slots__ = ("descriptor", "hasher", "holes", "stat")
+
+    def __init__(self, descriptor: int, stat: Stat, header: bytes | None) -> None:
+        self.descriptor = descriptor
+        self.stat = stat
+        self.hasher = None if header is None else hashlib.sha256(header)
+        self.holes = False
+
+    def write(self, data: bytes) -> None:
+        if self.hasher is not None:
+            self.hasher.update(data)
+        if not data[0] and len(data) >= _SPARSE_BLOCK and data == _ZEROS[: len(data)]:
+            os.lseek(self.descriptor, len(data), os.SEEK_CUR)
+            self.holes = True
+            return
+        written = os.write(self.descriptor, data)
+        if written < len(data):
+            view = memoryview(data)
+            while written < len(data):
+                written += os.write(self.descriptor, view[written:])
+
+
+class TreeWriter:
+    """Writes entries below ``root``; everything but ``expect`` and ``plan`` runs in a worker.
+
+    Args:
+        root: An existing folder that only we write to meanwhile.
+        keep_owner: Set owner and group as named (needs privileges), instead of our own.
+        header: Makes the bytes that a file's content digest begins with; None: no digests.
+
+    Attributes:
+        digests: sha256 of header and content of every finished file, by path.
+    """
+
+    def __init__(
+        self,
+        root: bytes,
+        *,
+        keep_owner: bool,
+        header: Callable[[Stat], bytes] | None = None,
+    ) -> None:
+        self._root = root
+        self._keep_owner = keep_owner
+        self._header = header
+        self._planned: deque[Stat] = deque()
+        self._expected: dict[int, Stat] = {}
+        self._open: dict[int, _OpenFile] = {}
+        self._folders: list[Stat] = []
+        self._links: list[Stat] = []
+        self.digests: dict[bytes, bytes] = {}
+        self.written_files: set[bytes] = set()
+
+    def expect(self, file_id: int, stat: Stat) -> None:
+        """Announce a file whose data will follow under this number."""
+        self._expected[file_id] = stat
+
+    def plan(self, stat: Stat) -> None:
+        """Announce an entry without data; it is made before any data that is written later."""
+        self._planned.append(stat)
+
+    def write(self, batch: Sequence[tuple[int, bytes]]) -> None:
+        """Make what is planned, then write pieces of files; empty bytes end a file.
+
+        Raises:
+            TreeWriteError: the file system refused.
+        """
+        self.make_planned()
+        for file_id, data in batch:
+            opened = self._open.get(file_id)
+            if opened is None:
+                opened = self.open(self._expected.pop(file_id))
+                self._open[file_id] = opened
+            if data:
+                try:
+                    opened.write(data)
+                except OSError as exc:
+                    raise TreeWriteError(self.absolute(opened.stat.path), exc) from exc
+            else:
+                del self._open[file_id]
+                self.finish_file(opened)
+
+    def absolute(self, path: bytes) -> bytes:
+        """Return the path on disk."""
+        return self._root + b"/" + path
+
+    def open(self, stat: Stat) -> _OpenFile:
+        """Create the file of an entry in place of whatever is there."""
+        path = self.absolute(stat.path)
+        header = self._header(stat) if self._header is not None else None
+        try:
+            try:
+                descriptor = os.open(path, _OPEN_FLAGS, 0o600)
+            except FileExistsError:
+                remove(path)
+                descriptor = os.open(path, _OPEN_FLAGS, 0o600)
+        except OSError as exc:
+            raise TreeWriteError(path, exc) from exc
+        self.written_files.add(stat.path)
+        return _OpenFile(descriptor, stat, header)
+
+    def finish_file(self, opened: _OpenFile) -> None:
+        """Set a file's metadata and close it."""
+        stat, descriptor = opened.stat, opened.descriptor
+        try:
+            if opened.holes:
+                os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
+            if self._keep_owner and (stat.uid or stat.gid):
+                os.fchown(descriptor, stat.uid, stat.gid)
+            if stat.xattrs:
+                _set_xattrs(descriptor, stat)
+            os.fchmod(descriptor, permissions(stat.mode))
+            os.utime(descriptor, ns=(stat.mtime_ns, stat.mtime_ns))
+        except OSError as exc:
+            raise TreeWriteError(self.absolute(stat.path), exc) from exc
+        finally:
+            os.close(descriptor)
+        if opened.hasher is not None:
+            self.digests[stat.path] = opened.hasher.digest()
+
+    def make_planned(self) -> None:
+        """Make the planned entries in order; hard links and folder times wait for the end."""
+        while self._planned:
+            stat = self._planned.popleft()
+            try:
+                self._make(stat)
+            except OSError as exc:
+                raise TreeWriteError(self.absolute(stat.path), exc) from exc
+
+    def _make(self, stat: Stat) -> None:
+        path = self.absolute(stat.path)
+        if stat.is_dir:
+            self._folders.append(stat)
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                if not stat_module.S_ISDIR(os.lstat(path).st_mode):
+                    remove(path)
+                    os.mkdir(path, 0o700)
+        elif stat.is_hardlink:
+            self._links.append(stat)
+        else:
+            remove(path)
+            self._make_special(path, stat)
+            self._set_metadata(path, stat)
+
+    def _make_special(self, path: bytes, stat: Stat) -> None:
+        if stat.is_symlink:
+            os.symlink(stat.linkname, path)
+        elif stat.mode & packets.MODE_FIFO:
+            os.mkfifo(path, 0o600)
+        elif stat.mode & packets.MODE_DEVICE:
+            kind = (
+                stat_module.S_IFCHR
+                if stat.mode & packets.MODE_CHAR_DEVICE
+                else stat_module.S_IFBLK
+            )
+            os.mknod(path, kind | 0o600, os.makedev(stat.devmajor, stat.devminor))
+        else:
+            raise OSError(errno.EINVAL, f"unknown type in mode {stat.mode:#o}")
+
+    def _set_metadata(self, path: bytes, stat: Stat) -> None:
+        if self._keep_owner:
+            os.chown(path, stat.uid, stat.gid, follow_symlinks=False)
+        if stat.xattrs:
+            _set_xattrs(path, stat)
+        if not stat.is_symlink:
+            os.chmod(path, permissions(stat.mode))
+        os.utime(path, ns=(stat.mtime_ns, stat.mtime_ns), follow_symlinks=False)
+
+    def close(self, touched_folders: Sequence[Stat] = ()) -> None:
+        """Make hard links, then set the metadata of folders, innermost first.
+
+        Args:
+            touched_folders: Folders that were not planned but were written into.
+
+        Raises:
+            TreeWriteError: the file system refused.
+        """
+        self.make_planned()
+        for stat in self._links:
+            path = self.absolute(stat.path)
+            try:
+                remove(path)
+                os.link(self.absolute(stat.linkname), path, follow_symlinks=False)
+            except OSError as exc:
+                raise TreeWriteError(path, exc) from exc
+        for stat in sorted((*self._folders, *touched_folders), key=_path, reverse=True):
+            path = self.absolute(stat.path)
+            try:
+                self._set_metadata(path, stat)
+            except OSError as exc:
+                raise TreeWriteError(path, exc) from exc
+
+    def abort(self) -> None:
+        """Close what is open; what was written stays."""
+        for opened in self._open.values():
+            os.close(opened.descriptor)
+        self._open.clear()
+
+
+def _path(stat: Stat) -> bytes:
+    return stat.path
+
+
+def _set_xattrs(target: int | bytes, stat: Stat) -> None:
+    """Set what can be set: not every file system has, and not every user may, all of them."""
+    follow = isinstance(target, int)
+    for name, value in stat.xattrs.items():
+        try:
+            os.setxattr(target, os.fsdecode(name), value, follow_symlinks=follow)
+        except OSError:
+            continue
+
+
+def remove(path: bytes) -> None:
+    """Remove whatever is at ``path``, a whole folder too; nothing there is fine.
+
+    Symlinks are removed, never followed.
+    """
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError):
+        if not stat_module.S_ISDIR(os.lstat(path).st_mode):
+            raise
+        shutil.rmtree(path)
