@@ -1,1 +1,1 @@
-"""Run a process in a root file system."""
+"""Running a process of a build step in a sandbox."""

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the processes of steps: root file system in, exit status and complete output out.
+
+The :class:`Executor` owns one sandbox supervisor, starts it in the background when opened and
+again when it was killed. Any number of runs go on at once. Nothing of a run lies on a disk: its
+configuration, name-resolution files and secrets travel to the supervisor's private tmpfs.
+
+A crash leaves at most empty control groups, which :meth:`Executor.open` removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from boxwright.core.workers import to_worker
+from boxwright.errors import InvalidInputError
+from boxwright.executor import bpf, capabilities, hosts, rootfs, runtime, seccomp
+from boxwright.executor.errors import RuntimeFailedError
+from boxwright.executor.host import locked_flags, read_host_facts
+from boxwright.executor.link import Outcome, RunRequest, SandboxFile, SupervisorLink
+from boxwright.executor.outcome import interpret
+from boxwright.executor.process import BindMount, DataMount, ExitStatus, ProcessSpec
+from boxwright.executor.spec import HostFacts, Json, PlannedMount, SpecInputs, plan_spec
+from boxwright.executor.streams import InputPipe, OutputPipe, Sink, TerminalPipe
+from boxwright.executor.users import User
+from boxwright.sandbox import cgroups, protocol
+
+_log = logging.getLogger(__name__)
+
+_HOSTS = "hosts"
+_RESOLV_CONF = "resolv.conf"
+_PROBE_ROOT = "probe"
+_PROBE_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/gnu/store")
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorConfig:
+    """Where the executor works and what it may use.
+
+    Attributes:
+        run_dir: An existing folder of this engine alone; a tmpfs is mounted on ``run_dir/sandbox``
+            in the supervisor's mount namespace.
+        runtimes: Names or paths of OCI runtimes, best first.
+        cgroups: Whether control groups may be made at all.
+        cgroup_parent: Where they go for steps that name no parent; empty is the hierarchy's root.
+    """
+
+    run_dir: Path
+    runtimes: Sequence[str] = runtime.CANDIDATES
+    cgroups: bool = True
+    cgroup_parent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What a live supervisor and a probed runtime give."""
+
+    link: SupervisorLink
+    runtime: runtime.Runtime
+    host: HostFacts
+
+
+class Executor:
+    """Starts processes in sandboxes; used from one event loop, closed by who opened it."""
+
+    def __init__(self, config: ExecutorConfig) -> None:
+        self._config = config
+        key = hashlib.sha256(os.fsencode(config.run_dir.absolute())).hexdigest()[:12]
+        self._cgroup_name = f"boxwright-{key}"
+        self._base = config.run_dir / "sandbox"
+        self._seccomp = seccomp.plan_seccomp(capabilities.DEFAULT)
+        self._annotations: dict[str, str] = {}
+        self._runtime: runtime.Runtime | None = None
+        self._host = HostFacts()
+        self._link: SupervisorLink | None = None
+        self._starting: asyncio.Task[_Ready] | None = None
+        self._closed = False
+
+    @classmethod
+    def open(cls, config: ExecutorConfig) -> Executor:
+        """Return an executor that gets ready in the background; :meth:`ready` waits for it."""
+        executor = cls(config)
+        executor._starting = asyncio.create_task(executor._start(), name="sandbox start")
+        return executor
+
+    async def ready(self) -> runtime.Runtime:
+        """Wait until steps can run and return the runtime that runs them.
+
+        Raises:
+            RuntimeFailedError: no sandbox or no runtime works here; says why.
+        """
+        return (await self._get_ready()).runtime
+
+    async def close(self) -> None:
+        """Kill everything that runs and release the supervisor."""
+        self._closed = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+            if not self._starting.cancelled():
+                self._starting.exception()
+        if self._link is not None:
+            await self._link.close()
+            await to_worker(self._remove_cgroups)
+
+    async def run(
+        self,
+        run_id: str,
+        root: Path,
+        process: ProcessSpec,
+        *,
+        stdout: Sink,
+        stderr: Sink,
+        stdin: InputPipe | None = None,
+        on_started: Callable[[], None] | None = None,
+    ) -> ExitStatus:
+        """Run ``process`` in the root file system ``root`` and wait for its end.
+
+        Cancelling kills the process and everything it started before this returns.
+
+        Args:
+            run_id: Unique among running ones: letters, digits, ``-`` and ``_``.
+            root: A writable folder that nobody else changes meanwhile.
+            process: What to run.
+            stdout: Called with every piece of output, in order, from the loop.
+            stderr: The same for standard error; with a tty everything goes to ``stdout``.
+            stdin: A pipe whose other end the caller feeds; nothing by default.
+            on_started: Called once when the runtime was started.
+
+        Raises:
+            ExecFailedError: its exit code is not one of the accepted ones.
+            OutOfMemoryError: it was killed for memory.
+            UserLookupError: its user does not exist.
+            RuntimeFailedError: the sandbox failed.
+        """
+        ready = await self._get_ready()
+        prepared = await to_worker(rootfs.prepare, os.fspath(root), process)
+        try:
+            outcome = await self._run_prepared(
+                ready, run_id, root, process, prepared.user, stdout, stderr, stdin, on_started
+            )
+        finally:
+            await to_worker(rootfs.clean_stubs, os.fspath(root), prepared.stubs)
+        return interpret(process, outcome)
+
+    async def exec_in(
+        self,
+        run_id: str,
+        process: ProcessSpec,
+        *,
+        exec_id: str,
+        user: User,
+        stdout: Sink,
+        stderr: Sink,
+        stdin: InputPipe | None = None,
+        on_started: Callable[[], None] | None = None,
+    ) -> ExitStatus:
+        """Run another process inside the running container ``run_id``.
+
+        Raises:
+            ExecFailedError: as :meth:`run`.
+            RuntimeFailedError: the container does not run (any more).
+        """
+        ready = await self._get_ready()
+        planned = {
+            "terminal": process.tty,
+            "user": {"uid": user.uid, "gid": user.gid, "additionalGids": [user.gid]},
+            "args": list(process.args),
+            "env": list(process.env),
+            "cwd": process.cwd or "/",
+            "capabilities": {
+                name: list(capabilities.DEFAULT) for name in ("bounding", "effective", "permitted")
+            },
+            "noNewPrivileges": False,
+        }
+        file = SandboxFile("process.json", json.dumps(planned).encode())
+        argv = ready.runtime.exec_argv(self._base, exec_id, run_id)
+        outcome = await self._spawn(
+            ready, exec_id, argv, [file], process, "", stdout, stderr, stdin, on_started
+        )
+        return interpret(process, outcome)
+
+    async def signal(self, run_id: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to the first process of a running container."""
+        if self._link is not None:
+            await self._link.kill(run_id, number)
+
+    async def _get_ready(self) -> _Ready:
+        while True:
+            if self._closed:
+                raise RuntimeFailedError("the executor is closed")
+            task = self._starting
+            if task is None or (task.done() and not _is_good(task)):
+                task = asyncio.create_task(self._start(), name="sandbox start")
+                self._starting = task
+            ready = await asyncio.shield(task)
+            if ready.link.is_alive:
+                return ready
+
+    async def _start(self) -> _Ready:
+        self._base.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if self._link is not None:
+            _log.warning("the sandbox supervisor ended unexpectedly; starting another")
+            await self._link.close()
+        async with asyncio.TaskGroup() as group:
+            starting = group.create_task(SupervisorLink.start(self._base))
+            facts = group.create_task(to_worker(self._read_host))
+        self._link = link = starting.result()
+        self._host = facts.result()
+        if self._runtime is None:
+            self._runtime = await runtime.probe(
+                self._config.runtimes,
+                cgroups_allowed=self._host.has_cgroups,
+                try_one=self._probe_one,
+            )
+        host = self._host_for(self._runtime)
+        return _Ready(link, self._runtime, host)
+
+    def _read_host(self) -> HostFacts:
+        host = read_host_facts(cgroups_allowed=self._config.cgroups)
+        self._remove_cgroups()
+        if self._seccomp is not None and not self._annotations:
+            compiled = bpf.compile_filter(self._seccomp)
+            if compiled is not None:
+                self._annotations = {bpf.ANNOTATION: compiled}
+        return host
+
+    def _remove_cgroups(self) -> None:
+        cgroups.remove(self._cgroup_base(""))
+
+    def _host_for(self, chosen: runtime.Runtime) -> HostFacts:
+        host = self._host
+        return HostFacts(
+            has_cgroups=chosen.uses_cgroups,
+            cgroup_namespace=host.cgroup_namespace and chosen.uses_cgroups,
+            user_namespace=host.user_namespace,
+            maps_tty_group=host.maps_tty_group,
+            capabilities=host.capabilities,
+        )
+
+    async def _probe_one(self, candidate: runtime.Runtime) -> Outcome:
+        """Run the runtime's own ``--version`` in a sandbox, with this machine's programs."""
+        assert self._link is not None
+        ready = _Ready(self._link, candidate, self._host_for(candidate))
+        root = self._config.run_dir / _PROBE_ROOT
+        mounts = await to_worker(_probe_mounts, root, candidate.path)
+        process = ProcessSpec((candidate.path, "--version"), mounts=mounts)
+        said: list[bytes] = []
+        outcome = await self._run_prepared(
+            ready, "probe", root, process, User(), said.append, said.append, None, None
+        )
+        if outcome.code and not outcome.log:
+            text = b"".join(said).decode("utf-8", "replace").strip()[-300:]
+            entry = json.dumps({"level": "error", "msg": text})
+            return Outcome(outcome.code, outcome.signal, outcome.asked, entry, {})
+        return outcome
+
+    def _cgroup_base(self, parent: str) -> str:
+        parts = [part for part in (parent or self._config.cgroup_parent).split("/") if part]
+        if ".." in parts or "." in parts or any(":" in part for part in parts):
+            raise InvalidInputError(
+                f"invalid cgroup parent {parent!r}",
+                hint="give a path below the cgroup root, without '..' and without 'slice:'",
+            )
+        return "/" + "/".join((*parts, self._cgroup_name))
+
+    async def _run_prepared(
+        self,
+        ready: _Ready,
+        run_id: str,
+        root: Path,
+        process: ProcessSpec,
+        user: User,
+        stdout: Sink,
+        stderr: Sink,
+        stdin: InputPipe | None,
+        on_started: Callable[[], None] | None,
+    ) -> Outcome:
+        group = f"{self._cgroup_base(process.cgroup_parent)}/{run_id}"
+        files, binds = self._plan_files(run_id, process, ready.host)
+        bundle = self._base / run_id
+        spec = plan_spec(
+            SpecInputs(
+                process=process,
+                rootfs=root,
+                user=user,
+                binds=binds,
+                resolv_conf=str(bundle / _RESOLV_CONF),
+                hosts=str(bundle / _HOSTS),
+                cgroup_path=f"{group}/{cgroups.RUNTIME_CHILD}",
+                seccomp=self._seccomp,
+                annotations=self._annotations if ready.runtime.takes_bpf else {},
+                host=ready.host,
+            )
+        )
+        files.insert(0, SandboxFile(protocol.CONFIG, _encode(spec)))
+        argv = ready.runtime.run_argv(self._base, run_id)
+        cgroup = group if ready.host.has_cgroups else ""
+        return await self._spawn(
+            ready, run_id, argv, files, process, cgroup, stdout, stderr, stdin, on_started
+        )
+
+    def _plan_files(
+        self, run_id: str, process: ProcessSpec, host: HostFacts
+    ) -> tuple[list[SandboxFile], dict[int, PlannedMount]]:
+        files = [
+            SandboxFile(_HOSTS, hosts.hosts(process.hostname, process.extra_hosts), 0o644),
+            SandboxFile(_RESOLV_CONF, hosts.resolv_conf(), 0o644),
+        ]
+        binds: dict[int, PlannedMount] = {}
+        for position, mount in enumerate(process.mounts):
+            if isinstance(mount, BindMount):
+                flags = locked_flags(mount.source) if host.user_namespace else ()
+                binds[position] = PlannedMount(
+                    mount.dest, str(mount.source), mount.read_only, flags
+                )
+            elif isinstance(mount, DataMount):
+                name = f"data-{position}"
+                files.append(SandboxFile(name, mount.data, mount.mode, mount.uid, mount.gid))
+                strict = ("nodev", "nosuid", *(() if mount.mode & 0o111 else ("noexec",)))
+                source = str(self._base / run_id / name)
+                binds[position] = PlannedMount(mount.dest, source, read_only=True, flags=strict)
+        return files, binds
+
+    async def _spawn(
+        self,
+        ready: _Ready,
+        run_id: str,
+        argv: list[str],
+        files: list[SandboxFile],
+        process: ProcessSpec,
+        cgroup: str,
+        stdout: Sink,
+        stderr: Sink,
+        stdin: InputPipe | None,
+        on_started: Callable[[], None] | None,
+    ) -> Outcome:
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        out: OutputPipe = TerminalPipe(stdout) if process.tty else OutputPipe(stdout)
+        err = out if process.tty else OutputPipe(stderr)
+
+        def started() -> None:
+            out.close_write_end()
+            err.close_write_end()
+            if stdin is not None:
+                stdin.close_read_end()
+            if on_started is not None:
+                on_started()
+
+        source = null
+        if process.tty:
+            source = out.write_fd
+        elif stdin is not None:
+            source = stdin.read_fd
+        try:
+            request = RunRequest(
+                id=run_id,
+                argv=argv,
+                files=files,
+                stdin=source,
+                stdout=out.write_fd,
+                stderr=err.write_fd,
+                cgroup=cgroup,
+                memory_bytes=process.resources.memory_bytes,
+            )
+            outcome = await ready.link.run(request, started)
+            await out.finish()
+            await err.finish()
+            return outcome
+        finally:
+            os.close(null)
+            out.close()
+            err.close()
+
+
+def _is_good(task: asyncio.Task[_Ready]) -> bool:
+    return not task.cancelled() and task.exception() is None and task.result().link.is_alive
+
+
+def _encode(spec: Json) -> bytes:
+    return json.dumps(spec, separators=(",", ":")).encode("utf-8", "surrogateescape")
+
+
+def _probe_mounts(root: Path, program: str) -> tuple[BindMount, ...]:
+    """Make the probe's empty root and return mounts that let ``program`` run in it."""
+    root.mkdir(mode=0o711, exist_ok=True)
+    folders = sorted({*_PROBE_FOLDERS, os.path.dirname(program)})
+    return tuple(
+        BindMount(folder, Path(folder).resolve(), read_only=True)
+        for folder in folders
+        if os.path.isdir(folder)
+    )

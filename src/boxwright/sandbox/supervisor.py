@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The small process between the engine and its containers.
+
+The engine is threaded and may die at any moment; containers must neither outlive it nor be forked
+from it. So it execs this program once. The program enters a PID and a mount namespace of its own,
+becomes process 1 there, starts the OCI runtime on request and reports how each ended. When the
+engine's end of the socket closes, for whatever reason, process 1 ends and the kernel kills every
+process of the namespace: no process, no mount and no secret is left behind.
+
+Two processes: the outer one only waits (it is what the engine reaps), the inner one is process 1.
+Configuration, secrets and the runtime's state lie on a tmpfs that only this mount namespace sees.
+
+Run as ``python -SI -c "…; from boxwright.sandbox.supervisor import main; main()" FD DIR``.
+Single-threaded; imports nothing outside the standard library, `boxwright.linux` and this package.
+"""
+
+import array
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+
+from boxwright.linux import namespaces, process
+from boxwright.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REC, MS_SLAVE, mount
+from boxwright.sandbox import cgroups, protocol
+
+_KILL_RETRY_MS = 5
+_COPY_CHUNK = 1 << 20
+_FDS_PER_PACKET = protocol.FD_COUNT
+
+
+class _Child:
+    """One runtime process that we started."""
+
+    __slots__ = ("asked", "cgroup", "has_pidfile", "id", "kill_signal", "pid")
+
+    def __init__(self, run_id: str, pid: int, cgroup: str, *, has_pidfile: bool) -> None:
+        self.id = run_id
+        self.pid = pid
+        self.cgroup = cgroup
+        self.has_pidfile = has_pidfile
+        self.kill_signal = 0
+        self.asked = False
+
+
+class Supervisor:
+    """Process 1 of the sandbox: starts, kills and reaps; owned by :func:`main`."""
+
+    def __init__(self, sock: socket.socket, base: str) -> None:
+        self._sock = sock
+        self._base = base
+        self._children: dict[int, _Child] = {}
+
+    def serve(self) -> None:
+        """Answer requests until the engine's end of the socket is gone."""
+        read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(read_fd, select.POLLIN)
+        self._send({"ev": "ready"})
+        while True:
+            waiting = any(child.kill_signal for child in self._children.values())
+            events = poll.poll(_KILL_RETRY_MS if waiting else None)
+            for fd, _ in events:
+                if fd == read_fd:
+                    os.read(read_fd, 4096)
+                    self._reap()
+                elif not self._receive():
+                    return
+            for child in list(self._children.values()):
+                if child.kill_signal:
+                    self._kill_now(child)
+
+    def _send(self, message: dict[str, object]) -> None:
+        self._sock.send(protocol.encode(message))
+
+    def _receive(self) -> bool:
+        data, ancillary, flags, _ = self._sock.recvmsg(
+            protocol.MAX_PACKET_BYTES + 1, socket.CMSG_SPACE(_FDS_PER_PACKET * 4)
+        )
+        fds = array.array("i")
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        try:
+            if not data or flags & socket.MSG_TRUNC:
+                return False
+            message = protocol.decode(data)
+            if message["op"] == "run":
+                self._run(message, list(fds))
+            elif message["op"] == "kill":
+                self._kill(str(message["id"]), _integer(message["signal"]))
+            return True
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _run(self, message: dict[str, object], fds: list[int]) -> None:
+        run_id = str(message["id"])
+        cgroup = str(message["cgroup"] or "")
+        stage = "bundle"
+        try:
+            payload, stdin, stdout, stderr = fds
+            self._write_files(run_id, payload, message["files"])
+            if cgroup:
+                stage = "cgroup"
+                cgroups.create(cgroup, _integer(message["memory"]))
+            stage = "exec"
+            argv = [str(arg) for arg in _items(message["argv"])]
+            pid = os.posix_spawn(
+                argv[0],
+                argv,
+                {"PATH": os.defpath + ":/usr/sbin:/sbin", "LANG": "C.UTF-8"},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, stdin, 0),
+                    (os.POSIX_SPAWN_DUP2, stdout, 1),
+                    (os.POSIX_SPAWN_DUP2, stderr, 2),
+                ],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=(signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD),
+            )
+        except (OSError, TypeError, ValueError) as exc:
+            self._forget(run_id, cgroup)
+            number = exc.errno if isinstance(exc, OSError) else errno.EINVAL
+            self._send(
+                {
+                    "ev": "failed",
+                    "id": run_id,
+                    "stage": stage,
+                    "errno": number,
+                    "path": str(getattr(exc, "filename", "") or ""),
+                }
+            )
+            return
+        has_pidfile = bool(message["pidfile"])
+        self._children[pid] = _Child(run_id, pid, cgroup, has_pidfile=has_pidfile)
+        self._send({"ev": "started", "id": run_id})
+
+    def _write_files(self, run_id: str, payload: int, files: object) -> None:
+        """Write the payload's parts below the bundle folder, with owner and mode."""
+        bundle = f"{self._base}/{run_id}"
+        os.mkdir(bundle, 0o711)
+        offset = 0
+        for item in _items(files):
+            name, mode, uid, gid, size = _items(item)
+            if os.path.basename(str(name)) != name:
+                raise OSError(errno.EINVAL, "not a plain name", str(name))
+            target = os.open(
+                f"{bundle}/{name}",
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+                0o600,
+            )
+            try:
+                end = offset + _integer(size)
+                while offset < end:
+                    sent = os.sendfile(target, payload, offset, min(end - offset, _COPY_CHUNK))
+                    if not sent:
+                        raise OSError(errno.EIO, "payload is too short", str(name))
+                    offset += sent
+                if uid or gid:
+                    os.fchown(target, _integer(uid), _integer(gid))
+                os.fchmod(target, _integer(mode))
+            finally:
+                os.close(target)
+
+    def _kill(self, run_id: str, number: int) -> None:
+        for child in self._children.values():
+            if child.id == run_id:
+                child.asked = True
+                child.kill_signal = number
+                self._kill_now(child)
+
+    def _kill_now(self, child: _Child) -> None:
+        """Signal the container's first process, or wait until the runtime has written its id."""
+        if not child.has_pidfile:
+            child.kill_signal = 0
+            _signal(child.pid, signal.SIGKILL)
+            return
+        pid = self._container_pid(child.id)
+        if pid:
+            number, child.kill_signal = child.kill_signal, 0
+            _signal(pid, number)
+
+    def _container_pid(self, run_id: str) -> int:
+        text = _read_small(f"{self._base}/{run_id}/{protocol.PIDFILE}", 32).strip()
+        return int(text) if text.isdigit() else 0
+
+    def _reap(self) -> None:
+        """Collect every process that has ended, ours and the orphans that process 1 inherits."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self._children.pop(pid, None)
+            if child is not None:
+                self._ended(child, status)
+
+    def _ended(self, child: _Child, status: int) -> None:
+        if os.WIFSIGNALED(status):
+            # The runtime itself was killed: nobody else watches its container any more.
+            pid = self._container_pid(child.id)
+            if pid:
+                _signal(pid, signal.SIGKILL)
+            self._kill_orphans()
+        usage: dict[str, int] = {}
+        if child.cgroup:
+            usage = cgroups.usage(child.cgroup)
+        log = _read_small(f"{self._base}/{child.id}/{protocol.LOG}", protocol.MAX_LOG_BYTES)
+        self._forget(child.id, child.cgroup)
+        self._send(
+            {
+                "ev": "exited",
+                "id": child.id,
+                "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1,
+                "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+                "asked": child.asked,
+                "log": log,
+                "usage": usage,
+            }
+        )
+
+    def _kill_orphans(self) -> None:
+        """Kill children that we did not start: containers whose runtime is gone."""
+        own = os.getpid()
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) not in self._children and int(name) != own:
+                fields = _read_small(f"/proc/{name}/stat", 4096).rpartition(")")[2].split()
+                if len(fields) > 1 and fields[1] == str(own):
+                    _signal(int(name), signal.SIGKILL)
+
+    def _forget(self, run_id: str, cgroup: str) -> None:
+        _remove_tree(f"{self._base}/{run_id}")
+        state = f"{self._base}/{protocol.RUNTIME_ROOT}/{run_id}"
+        if os.path.isdir(state):
+            _remove_tree(state)
+        if cgroup:
+            cgroups.remove(cgroup)
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"not a number: {value!r}")
+    return value
+
+
+def _items(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError(f"not a list: {value!r}")
+    return value
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _read_small(path: str, limit: int) -> str:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return ""
+    try:
+        return os.read(fd, limit).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+
+
+def _remove_tree(path: str) -> None:
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    _remove_tree(entry.path)
+                else:
+                    os.unlink(entry.path)
+        os.rmdir(path)
+    except OSError:
+        pass  # a tmpfs of our own: it goes with us at the latest
+
+
+def _enter_namespaces(base: str) -> None:
+    """Set up what process 1 sees: mounts of the engine as they come, a /proc of its own.
+
+    A hybrid cgroup host is shown to the runtime as a v1 host: crun before 1.9 refuses to run on
+    hybrid ones, and nothing that we ask for needs the second hierarchy.
+    """
+    mount(None, "/", None, MS_REC | MS_SLAVE)
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    mount("tmpfs", base, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0711")
+    if cgroups.mode() == "hybrid":
+        mount("tmpfs", f"{cgroups.ROOT}/unified", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    os.mkdir(f"{base}/{protocol.RUNTIME_ROOT}", 0o700)
+
+
+def _serve_as_first_process(sock: socket.socket, base: str) -> None:
+    process.set_pdeathsig(signal.SIGKILL)
+    stage = "namespace"
+    try:
+        _enter_namespaces(base)
+        stage = "serve"
+        Supervisor(sock, base).serve()
+    except BrokenPipeError:
+        return
+    except OSError as exc:
+        message = {"ev": "failed", "id": "", "stage": stage, "errno": exc.errno or 0}
+        sock.send(protocol.encode({**message, "path": str(exc.filename or "")}))
+        raise
+
+
+def main() -> None:
+    """Start the supervisor; arguments: descriptor of the socket, folder for the tmpfs."""
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    base = sys.argv[2]
+    sock.set_inheritable(False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's to handle
+    try:
+        namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS)
+    except OSError as exc:
+        failure = {"ev": "failed", "id": "", "stage": "unshare", "errno": exc.errno or 0}
+        sock.send(protocol.encode({**failure, "path": ""}))
+        sys.exit(1)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            _serve_as_first_process(sock, base)
+            code = 0
+        finally:
+            os._exit(code)
+    sock.close()
+    os.closerange(3, 64)
+    _, status = os.waitpid(pid, 0)
+    sys.exit(os.waitstatus_to_exitcode(status) & 0xFF)
