@@ -19,7 +19,7 @@ from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
 from boxwright.dockerfile import bridge as frontend_api
 from boxwright.dockerfile import frontend as dockerfile_frontend
-from boxwright.engine import entitlements, reffiles
+from boxwright.engine import capabilities, entitlements, reffiles
 from boxwright.engine.results import FrontendResult, LazyRef
 from boxwright.errors import InvalidInputError, NotFoundError, UnimplementedError
 from boxwright.llb.definition import load
@@ -60,8 +60,8 @@ class ImageResolver(Protocol):
         platform: Platform | None,
         resolve_mode: str,
         sessions: Sequence[str],
-        store_id: str = "",
-    ) -> tuple[str, Digest, bytes]:
+        store: frontend_api.OciStore | None = None,
+    ) -> tuple[str, Digest | None, bytes]:
         """Return the name, the digest of manifest or index, and the config's bytes."""
         ...
 
@@ -78,6 +78,7 @@ class BuildBridge:
         *,
         session_id: str,
         granted: frozenset[str],
+        worker_platforms: Sequence[Platform],
     ) -> None:
         self._job = job
         self._stream = stream
@@ -85,6 +86,7 @@ class BuildBridge:
         self._images = images
         self._granted = granted
         self.session_id = session_id
+        self.worker_platforms = worker_platforms
 
     async def solve(self, spec: SolveSpec) -> FrontendResult:
         """Return what a definition or a frontend makes; refs are solved when needed.
@@ -130,17 +132,13 @@ class BuildBridge:
         if name == GATEWAY_FRONTEND:
             source = options.get("source", "")
             if not dockerfile_frontend.is_builtin_image(source):
-                raise UnimplementedError(
-                    "frontend images are not supported yet",
-                    detail=f"gateway.v0 with source {source!r}",
-                    hint="images of docker/dockerfile are served by the built-in frontend",
-                )
+                raise _no_frontend_images(source)
             name = DOCKERFILE_FRONTEND
             options.pop("source")
         if name != DOCKERFILE_FRONTEND:
             raise InvalidInputError(f"invalid frontend: {name}", hint="use dockerfile.v0")
         run = _FrontendRun(self, options, dict(spec.inputs or {}))
-        made = await dockerfile_frontend.build(run, options, run.build_inputs)
+        made = await dockerfile_frontend.build(run, options)
         return run.finish(made)
 
     # --- what frontends call -----------------------------------------------------------------
@@ -152,8 +150,8 @@ class BuildBridge:
         platform: Platform | None,
         resolve_mode: str,
         log_name: str,
-        store_id: str = "",
-    ) -> tuple[str, Digest, bytes]:
+        store: frontend_api.OciStore | None = None,
+    ) -> tuple[str, Digest | None, bytes]:
         """Resolve an image, shown as a step of the build."""
         name = log_name or f"resolve image config for {ref}"
         identity = f"{ref}{platform or Platform.host()}"
@@ -163,7 +161,7 @@ class BuildBridge:
                 platform=platform,
                 resolve_mode=resolve_mode,
                 sessions=(self.session_id,),
-                store_id=store_id,
+                store=store,
             )
 
     def warn(self, warning: WarningEvent) -> None:
@@ -181,75 +179,102 @@ class _FrontendRun:
         inputs: dict[str, ops_pb2.Definition],
     ) -> None:
         self._bridge = bridge
-        self._made: list[LazyRef] = []
-        self.opts = options
-        self.build_inputs = inputs
+        self._inputs = inputs
+        self.opts: Mapping[str, str] = options
         self.session_id = bridge.session_id
+        self.worker_platforms: Sequence[Platform] = bridge.worker_platforms
+        self.llb_caps = frozenset(capabilities.LLB_CAPS)
 
     async def solve(
-        self, definition: ops_pb2.Definition, *, evaluate: bool = False
+        self,
+        definition: ops_pb2.Definition,
+        *,
+        evaluate: bool = False,
+        cache_imports: Sequence[frontend_api.CacheImport] = (),
     ) -> frontend_api.FrontendRef | None:
+        if cache_imports:
+            _log.warning("cache imports are not supported yet; building without them")
         result = await self._bridge.solve(SolveSpec(definition=definition, evaluate=evaluate))
-        if result.ref is None:
-            return None
-        self._made.append(result.ref)
-        return EngineRef(result.ref)
+        return EngineRef(result.ref) if result.ref else None
 
     async def resolve_image_config(
         self,
         ref: str,
         *,
         platform: Platform | None,
-        resolve_mode: str = "",
-        log_name: str = "",
-        store_id: str = "",
+        resolve_mode: str,
+        log_name: str,
+        store: frontend_api.OciStore | None = None,
     ) -> frontend_api.ResolvedImage:
         name, digest, config = await self._bridge.resolve_image_config(
-            ref,
-            platform=platform,
-            resolve_mode=resolve_mode,
-            log_name=log_name,
-            store_id=store_id,
+            ref, platform=platform, resolve_mode=resolve_mode, log_name=log_name, store=store
         )
         return frontend_api.ResolvedImage(name, digest, config)
 
+    async def forward(self, source: str, opts: Mapping[str, str]) -> frontend_api.FrontendResult:
+        raise _no_frontend_images(source)
+
+    async def resolve_source_metadata(
+        self,
+        op: ops_pb2.SourceOp,
+        *,
+        log_name: str,
+        return_object: bool = False,
+    ) -> frontend_api.SourceMetadata:
+        return frontend_api.SourceMetadata()
+
+    async def inputs(self) -> Mapping[str, ops_pb2.Definition]:
+        return self._inputs
+
     async def warn(
         self,
-        vertex: Digest,
+        vertex: str,
         message: str,
         *,
         level: int = 1,
-        detail: Sequence[str] = (),
+        detail: Sequence[bytes] = (),
         url: str = "",
-        filename: str = "",
-        source: bytes = b"",
-        ranges: Sequence[SourceRange] = (),
+        source: ops_pb2.SourceInfo | None = None,
+        ranges: Sequence[ops_pb2.Range] = (),
     ) -> None:
         self._bridge.warn(
             WarningEvent(
-                vertex,
+                Digest(vertex),
                 level,
                 message.encode(),
-                tuple(line.encode() for line in detail),
+                tuple(detail),
                 url,
-                filename,
-                source,
-                tuple(ranges),
+                source.filename if source else "",
+                source.data if source else b"",
+                tuple(source_range(r) for r in ranges),
             )
         )
 
-    async def inputs(self) -> Mapping[str, ops_pb2.Definition]:
-        return self.build_inputs
-
     def finish(self, made: frontend_api.FrontendResult) -> FrontendResult:
-        """Take the frontend's refs over; those it does not return are released by the job."""
+        """Take the frontend's refs over."""
 
         def unwrap(ref: frontend_api.FrontendRef | None) -> LazyRef | None:
             assert ref is None or isinstance(ref, EngineRef)
             return ref.lazy if ref else None
 
         refs = {key: unwrap(ref) for key, ref in made.refs.items()} if made.refs else None
-        return FrontendResult(unwrap(made.ref), refs, dict(made.metadata))
+        single = None if refs is not None else unwrap(made.ref)
+        return FrontendResult(single, refs, dict(made.metadata))
+
+
+def source_range(message: ops_pb2.Range) -> SourceRange:
+    """Return a range of a source file as progress carries it."""
+    return SourceRange(
+        message.start.line, message.start.character, message.end.line, message.end.character
+    )
+
+
+def _no_frontend_images(source: str) -> UnimplementedError:
+    return UnimplementedError(
+        "frontend images are not supported yet",
+        detail=f"gateway.v0 with source {source!r}",
+        hint="images of docker/dockerfile are served by the built-in frontend",
+    )
 
 
 class EngineRef:

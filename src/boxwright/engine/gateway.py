@@ -10,12 +10,13 @@ import asyncio
 import uuid
 
 from boxwright.core.digest import Digest
+from boxwright.dockerfile.bridge import OciStore
 from boxwright.engine import capabilities, reffiles
-from boxwright.engine.bridge import BuildBridge, SolveSpec, with_tree
+from boxwright.engine.bridge import BuildBridge, SolveSpec, source_range, with_tree
 from boxwright.engine.results import FrontendResult, LazyRef
 from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
 from boxwright.llb.marshal import platform_from_pb
-from boxwright.progress.events import SourceRange, WarningEvent
+from boxwright.progress.events import WarningEvent
 from boxwright.wire.pb import gateway_pb2, ops_pb2, worker_pb2
 from boxwright.wire.status import RpcError, StatusCode
 
@@ -174,9 +175,9 @@ class GatewayBridge:
             platform=platform_from_pb(request.Platform) if request.HasField("Platform") else None,
             resolve_mode=request.ResolveMode,
             log_name=request.LogName,
-            store_id=request.StoreID,
+            store=_oci_store(request.SessionID, request.StoreID),
         )
-        return gateway_pb2.ResolveImageConfigResponse(Digest=digest, Config=config, Ref=ref)
+        return gateway_pb2.ResolveImageConfigResponse(Digest=digest or "", Config=config, Ref=ref)
 
     async def resolve_source_meta(
         self, request: gateway_pb2.ResolveSourceMetaRequest
@@ -199,9 +200,11 @@ class GatewayBridge:
             platform=platform_from_pb(request.Platform) if request.HasField("Platform") else None,
             resolve_mode=request.ResolveMode,
             log_name=request.LogName,
-            store_id=source.attrs.get("oci.store", "") if scheme == "oci-layout://" else "",
+            store=_oci_store(
+                source.attrs.get("oci.session", ""), source.attrs.get("oci.store", "")
+            ),
         )
-        response.Image.Digest = digest
+        response.Image.Digest = digest or ""
         response.Image.Config = config
         return response
 
@@ -216,10 +219,7 @@ class GatewayBridge:
                 url=request.url,
                 filename=request.info.filename,
                 source=bytes(request.info.data),
-                ranges=tuple(
-                    SourceRange(r.start.line, r.start.character, r.end.line, r.end.character)
-                    for r in request.ranges
-                ),
+                ranges=tuple(source_range(r) for r in request.ranges),
             )
         )
         return gateway_pb2.WarnResponse()
@@ -263,3 +263,7 @@ def _ref_message(ref_id: str, ref: LazyRef | None) -> gateway_pb2.Ref:
         return gateway_pb2.Ref(id=ref_id)
     fields: dict[str, ops_pb2.Definition] = {"def": ref.definition}
     return gateway_pb2.Ref(id=ref_id, **fields)
+
+
+def _oci_store(session_id: str, store_id: str) -> OciStore | None:
+    return OciStore(session_id, store_id) if store_id else None

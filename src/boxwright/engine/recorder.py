@@ -68,7 +68,7 @@ class StatusRecorder:
             for response in to_responses(events):
                 data = response.SerializeToString()
                 self._writer.write(_LENGTH.pack(len(data)) + data)
-        self._writer.close()
+        self._writer.flush(zstandard.FLUSH_FRAME)
         self._file.seek(0)
         with self._file, blobs.writer() as writer:
             while chunk := self._file.read(_COPY_BYTES):

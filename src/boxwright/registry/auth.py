@@ -53,16 +53,16 @@ class AuthSource(Protocol):
 class AnonymousAuth:
     """No credentials for anyone."""
 
-    async def credentials(self, host: str) -> Credentials | None:  # noqa: ARG002
+    async def credentials(self, host: str) -> Credentials | None:
         """Return None."""
         return None
 
     async def fetch_token(
         self,
-        host: str,  # noqa: ARG002
-        realm: str,  # noqa: ARG002
-        service: str,  # noqa: ARG002
-        scopes: Sequence[str],  # noqa: ARG002
+        host: str,
+        realm: str,
+        service: str,
+        scopes: Sequence[str],
     ) -> Token | None:
         """Return None: the caller fetches an anonymous token."""
         return None

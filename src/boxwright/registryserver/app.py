@@ -268,7 +268,7 @@ class RegistryApp:
         if "mount" in request.query:
             digest = Digest(str(wanted))
             source = request.query.get("from", "")
-            if source and await to_worker(self._repositories.shows_blob, source, digest):
+            if source != "" and await to_worker(self._repositories.shows_blob, source, digest):
                 await to_worker(self._repositories.add_blob, name, digest)
                 return _created(name, digest)
         upload = self._uploads.start(name)
