@@ -1,0 +1,88 @@
+"""Start and stop the daemons under measurement, and ask the kernel what they used."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Daemon:
+    """A running daemon: its address, state folder and process."""
+
+    name: str
+    address: str
+    root: Path
+    process: subprocess.Popen[bytes] | None = None
+    start_s: float = 0.0
+
+    def memory_mib(self) -> float:
+        """Return the resident memory of the daemon's own process in MiB."""
+        if self.process is None:
+            return float("nan")
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        for line in status.splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+        return float("nan")
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds that the daemon and its reaped children have used."""
+        if self.process is None:
+            return float("nan")
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(int(fields[i]) for i in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until_it_answers(buildctl: str, address: str, deadline_s: float = 60) -> float:
+    """Poll ListWorkers; return how long the first answer took."""
+    began = time.perf_counter()
+    while time.perf_counter() - began < deadline_s:
+        done = subprocess.run(
+            [buildctl, "--addr", address, "debug", "workers"], capture_output=True, check=False
+        )
+        if done.returncode == 0:
+            return time.perf_counter() - began
+        time.sleep(0.01)
+    raise SystemExit(f"error: {address} does not answer within {deadline_s} s")
+
+
+@contextlib.contextmanager
+def running(
+    name: str, argv: list[str], root: Path, address: str, buildctl: str
+) -> Iterator[Daemon]:
+    """Run a daemon while the block runs; it is asked to stop, then killed."""
+    log = (root / "daemon.log").open("wb")
+    process = subprocess.Popen(argv, stdout=log, stderr=log)
+    daemon = Daemon(name, address, root, process)
+    try:
+        daemon.start_s = wait_until_it_answers(buildctl, address)
+        yield daemon
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.close()
+
+
+def our_argv(root: Path, address: str, runtime: str) -> list[str]:
+    """Return the command line of our daemon."""
+    program = Path(sys.executable).with_name("boxwright")
+    argv = [str(program), "daemon", "--root", str(root), "--addr", address]
+    return argv + (["--oci-worker-binary", runtime] if runtime else [])
+
+
+def their_argv(buildkitd: str, root: Path, address: str, runtime: str) -> list[str]:
+    """Return the command line of a stock daemon with the same network mode."""
+    argv = [buildkitd, "--root", str(root), "--addr", address, "--oci-worker-net", "host"]
+    return argv + (["--oci-worker-binary", runtime] if runtime else [])

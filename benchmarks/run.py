@@ -1,0 +1,209 @@
+"""Ratios ours / theirs, in one run, with one stock client.
+
+    python benchmarks/run.py --buildctl /path/buildctl --buildkitd /path/buildkitd
+    python benchmarks/run.py --buildctl /path/buildctl --against unix:///run/buildkit/buildkitd.sock
+
+Runs are interleaved (ours, theirs, ours, …) and medians are compared: the machines this runs
+on drift. Wall time is the client's, from start to exit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from daemons import Daemon, our_argv, running, their_argv, wait_until_it_answers
+from scenarios import SCENARIOS, Scenario
+
+
+def build(buildctl: str, daemon: Daemon, context: Path, scenario: Scenario, dest: Path) -> float:
+    """Run one build; return its wall time in seconds."""
+    argv = [buildctl, "--addr", daemon.address, "build", "--progress", "plain"]
+    argv += ["--frontend", "dockerfile.v0"]
+    argv += ["--local", f"context={context}", "--local", f"dockerfile={context}"]
+    if scenario.fresh:
+        argv += ["--opt", f"build-arg:NONCE={uuid.uuid4().hex}"]
+    if scenario.output:
+        argv += ["--output", scenario.output.format(dest=dest)]
+    return run(argv)
+
+
+def run(argv: list[str]) -> float:
+    """Run a command that must succeed; return its wall time in seconds."""
+    began = time.perf_counter()
+    done = subprocess.run(argv, capture_output=True, check=False)
+    took = time.perf_counter() - began
+    if done.returncode:
+        sys.stderr.write(done.stderr.decode(errors="replace")[-3000:])
+        raise SystemExit(f"error: {' '.join(argv)} ended with status {done.returncode}")
+    return took
+
+
+def measure(options: argparse.Namespace, daemons: list[Daemon], scenario: Scenario) -> dict:
+    """Measure one scenario on all daemons, interleaved."""
+    times: dict[str, list[float]] = {d.name: [] for d in daemons}
+    cpu: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        context, dest = Path(folder) / "context", Path(folder) / "out.tar"
+        context.mkdir()
+        scenario.make(context)
+        if not scenario.new_context:
+            for daemon in daemons:
+                build(options.buildctl, daemon, context, scenario, dest)
+        for number in range(options.runs):
+            for daemon in daemons if number % 2 == 0 else daemons[::-1]:
+                used = context
+                if scenario.new_context:
+                    used = Path(folder) / f"context-{uuid.uuid4().hex[:8]}"
+                    shutil.copytree(context, used, symlinks=True)
+                    for path in sorted(used.rglob("f0*"))[:1]:
+                        path.write_bytes(uuid.uuid4().bytes)
+                before = daemon.cpu_s()
+                times[daemon.name].append(build(options.buildctl, daemon, used, scenario, dest))
+                cpu[daemon.name] = daemon.cpu_s() - before
+                if dest.exists():
+                    sizes[daemon.name] = dest.stat().st_size
+                    dest.unlink()
+                if used is not context:
+                    shutil.rmtree(used)
+    return {"times": times, "cpu": cpu, "sizes": sizes}
+
+
+def embedded(options: argparse.Namespace, daemons: list[Daemon]) -> None:
+    """Compare ``boxwright build`` without a daemon with buildctl + daemon."""
+    program = str(Path(sys.executable).with_name("boxwright"))
+    scenario = SCENARIOS[1]
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        context = Path(folder) / "context"
+        context.mkdir()
+        scenario.make(context)
+        argv = [program, "--root", f"{folder}/state", "build", "--progress", "plain"]
+        argv += ["-o", f"type=oci,dest={folder}/o.tar", str(context)]
+        run(argv)
+        ours = statistics.median(run(argv) for _ in range(options.runs))
+        for daemon in daemons:
+            theirs = statistics.median(
+                build(options.buildctl, daemon, context, scenario, Path(folder) / "x")
+                for _ in range(options.runs)
+            )
+            print(
+                f"{'embedded, unchanged, vs ' + daemon.name:<34}"
+                f"{ours:>9.3f}{theirs:>9.3f}{ours / theirs:>8.2f}"
+            )
+
+
+def report(scenario: Scenario, result: dict) -> None:
+    """Print one line."""
+    medians = {name: statistics.median(values) for name, values in result["times"].items()}
+    ours = medians["ours"]
+    theirs = medians.get("theirs")
+    ratio = ours / theirs if theirs else float("nan")
+    mark = "" if scenario.mark is None else f"  mark {scenario.mark:.2f}"
+    verdict = (
+        ""
+        if scenario.mark is None or not theirs
+        else ("  ok" if ratio <= scenario.mark else "  over")
+    )
+    size = ""
+    if len(result["sizes"]) == 2:
+        size = f"  size {result['sizes']['ours'] / result['sizes']['theirs']:.3f}"
+    cpu = "  cpu " + "/".join(f"{value:.2f}" for value in result["cpu"].values())
+    print(
+        f"{scenario.name:<34}{ours:>9.3f}{theirs or float('nan'):>9.3f}{ratio:>8.2f}"
+        f"{mark}{verdict}{size}{cpu}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Parse the command line, start what must run, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--buildctl", default=shutil.which("buildctl"), help="stock client")
+    parser.add_argument("--buildkitd", help="stock daemon to start and compare with")
+    parser.add_argument("--against", help="address of a daemon that runs already")
+    parser.add_argument("--runtime", default="", help="the same OCI runtime on both sides")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", default="", help="scenarios whose name holds this text")
+    parser.add_argument("--work", default=None, help="where contexts and state go")
+    parser.add_argument("--json", help="write all figures to this file")
+    options = parser.parse_args()
+    if not options.buildctl:
+        parser.error("no buildctl on PATH: name one with --buildctl")
+    options.work = tempfile.mkdtemp(prefix="boxwright-bench-", dir=options.work)
+    everything: dict[str, dict] = {}
+    try:
+        with contextlib.ExitStack() as stack:
+            daemons = [start(stack, options, "ours")]
+            if options.buildkitd:
+                daemons.append(start(stack, options, "theirs"))
+            elif options.against:
+                wait_until_it_answers(options.buildctl, options.against)
+                daemons.append(Daemon("theirs", options.against, Path("/")))
+            print(
+                f"# runtime {options.runtime or 'default'}; state on {filesystem(options.work)};"
+                f" {options.runs} runs, medians; {os.cpu_count()} cores"
+            )
+            print(f"{'seconds':<34}{'ours':>9}{'theirs':>9}{'ratio':>8}")
+            for figure, value in (("start to first answer", "start_s"),):
+                line = [getattr(d, value) for d in daemons]
+                print(
+                    f"{figure:<34}{line[0]:>9.3f}"
+                    + (
+                        f"{line[1]:>9.3f}{line[0] / max(line[1], 1e-9):>8.2f}"
+                        if len(line) > 1
+                        else ""
+                    )
+                )
+            print(
+                f"{'idle memory, MiB':<34}" + "".join(f"{d.memory_mib():>9.1f}" for d in daemons)
+            )
+            for scenario in SCENARIOS:
+                if options.only in scenario.name:
+                    result = measure(options, daemons, scenario)
+                    everything[scenario.name] = result
+                    report(scenario, result)
+            if options.only in "embedded":
+                embedded(options, daemons)
+            print(
+                f"{'memory after, MiB':<34}" + "".join(f"{d.memory_mib():>9.1f}" for d in daemons)
+            )
+    finally:
+        shutil.rmtree(options.work, ignore_errors=True)
+    if options.json:
+        Path(options.json).write_text(json.dumps(everything, indent=1))
+
+
+def start(stack: contextlib.ExitStack, options: argparse.Namespace, name: str) -> Daemon:
+    """Start one daemon on an empty state folder."""
+    root = Path(options.work) / name
+    root.mkdir()
+    address = f"unix://{root}/d.sock"
+    argv = (
+        our_argv(root, address, options.runtime)
+        if name == "ours"
+        else their_argv(options.buildkitd, root, address, options.runtime)
+    )
+    return stack.enter_context(running(name, argv, root, address, options.buildctl))
+
+
+def filesystem(path: str) -> str:
+    """Return the type of the file system that holds ``path``."""
+    done = subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, check=True)
+    return done.stdout.decode().strip()
+
+
+if __name__ == "__main__":
+    main()
