@@ -10,6 +10,7 @@ from boxwright.store.errors import (
     StoreCorruptError,
     StoreLockedError,
     StoreVersionError,
+    disk_errors,
 )
 from boxwright.store.images import ImageRecord, ImageStore
 from boxwright.store.leases import Lease, LeaseInfo, Leases
@@ -36,4 +37,5 @@ __all__ = [
     "StoreVersionError",
     "Usage",
     "VerifyReport",
+    "disk_errors",
 ]

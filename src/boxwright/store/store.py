@@ -164,13 +164,9 @@ class Store:
         """
         self.leases.expire()
         before = self.clock.now_ns() - grace_ns
-        dead = self.db.execute(
-            _live_blobs() + " SELECT digest FROM blobs"
-            " WHERE created_ns <= ? AND used_ns <= ? AND digest NOT IN live",
-            (before, before),
-        )
+        dead = self.db.execute(_DEAD_BLOBS.format(live=_live_blobs()), (before, before))
         trace.point("gc-marked")
-        still_live = _live_blobs() + " SELECT 1 FROM live WHERE digest = ?"
+        still_live = _IS_LIVE.format(live=_live_blobs())
         count = size = 0
         for (text,) in dead:
             freed = self.blobs.delete_unless(Digest(text), still_live)
@@ -261,6 +257,12 @@ class Store:
         self.db.close()
         os.close(self._lock_fd)
         self._lock_fd = -1
+
+
+_DEAD_BLOBS = (
+    "{live} SELECT digest FROM blobs WHERE created_ns <= ? AND used_ns <= ? AND digest NOT IN live"
+)
+_IS_LIVE = "{live} SELECT 1 FROM live WHERE digest = ?"
 
 
 def _live_blobs() -> str:

@@ -1,0 +1,619 @@
+"""All snapshots of one store: making, finding, mounting, merging, deleting.
+
+On disk::
+
+    <root>/snapshots/<id>/fs      one layer in overlayfs's form
+    <root>/snapshots/<id>/view    a rewritten stack of a merge or diff (see records)
+    <root>/snapshots/<id>/work    overlayfs's own, only while mounted for writing
+    <root>/run/mnt/<n>            mount points
+
+Invariants: a folder without a row is garbage; a committed folder never changes; a row is written
+after its folder is whole. Trees are not synced file by file: a row carries the id of the boot
+that made it until :meth:`SnapshotManager.sync` has covered it, and after another boot such a
+row is forgotten (an image layer is merely unpacked again).
+
+Public methods that are not coroutines touch only memory, SQLite rows and single folders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+from boxwright.core.clock import Clock
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.digest import Digest
+from boxwright.core.workers import to_worker
+from boxwright.linux import files
+from boxwright.snapshots import chains, materialise
+from boxwright.snapshots.backend import Backend, BackendName, open_backend
+from boxwright.snapshots.errors import SnapshotInUseError, SnapshotNotFoundError
+from boxwright.snapshots.node import LayerBlob, Node
+from boxwright.snapshots.preparation import Preparation
+from boxwright.snapshots.records import Records, Row
+from boxwright.snapshots.refs import ImmutableRef, Layer, LayerTree, MutableRef
+from boxwright.snapshots.usage import SnapshotRecord, tree_size
+from boxwright.store import Store, trace
+from boxwright.store.trash import remove_tree
+
+logger = logging.getLogger(__name__)
+
+_ID_BYTES = 8
+SOURCE_VARIANT = "source"
+
+
+class SnapshotManager:
+    """Owner of all snapshots of a store; belongs to one event loop, closed before the store."""
+
+    def __init__(self, store: Store, backend: Backend) -> None:
+        self.store = store
+        self.clock: Clock = store.clock
+        self.backend = backend
+        self.table = Records(store.db)
+        self._folder = store.root / "snapshots"
+        self._nodes: dict[str, Node] = {}
+        self._mutable: dict[str, MutableRef] = {}
+        self._mutable_locks: dict[str, asyncio.Lock] = {}
+        self._mount_numbers = itertools.count(1)
+        self._preparation = Preparation(self)
+
+    @classmethod
+    def open(
+        cls,
+        store: Store,
+        *,
+        userxattr: bool | None = None,
+        backend: BackendName = "overlay",
+    ) -> Self:
+        """Recover the snapshots of ``store``.
+
+        Args:
+            store: An open store.
+            userxattr: Mark layers by ``user.`` attributes, as needed in a user namespace;
+                the store's ``rootless`` if not given.
+            backend: How stacks of layers are mounted; it is tried.
+
+        Raises:
+            MountError: the backend does not work here.
+        """
+        folder = store.root / "snapshots"
+        folder.mkdir(exist_ok=True, mode=0o700)
+        wants_userxattr = store.rootless if userxattr is None else userxattr
+        manager = cls(store, open_backend(backend, folder, userxattr=wants_userxattr))
+        manager._recover()
+        return manager
+
+    def _recover(self) -> None:
+        lost = 0
+        for row in reversed(self.table.unsynced()):  # children before parents
+            if row.boot != self.store.boot_id:
+                lost += self._forget_lost(row)
+        known = {row.id: row for row in self.table.all()}
+        for entry in os.scandir(self._folder):
+            found = known.get(entry.name)
+            if found is None:
+                self.store.discard(Path(entry.path))
+                lost += 1
+                continue
+            for inner in os.scandir(entry.path):
+                if not self._belongs(found, inner.name):
+                    self.store.discard(Path(inner.path))
+        if lost:
+            logger.info("%d unfinished or unsynced snapshots removed", lost)
+
+    @staticmethod
+    def _belongs(row: Row, name: str) -> bool:
+        return (name == "fs" and row.present) or (name == "view" and row.plain)
+
+    def _forget_lost(self, row: Row) -> int:
+        """Forget a tree that a power cut may have torn, and all that is built on it."""
+        if row.blob is not None or row.kind != "layer":
+            # An image layer is unpacked again, a rewritten stack is rewritten again.
+            self.table.update(row.id, present=0, plain=0, boot=None)
+            return 1
+        lost = 0
+        for child in self.table.children(row.id):
+            found = self.table.get(child)
+            lost += self._forget_lost(found) if found else 0
+            if self.table.get(child):
+                self.table.delete(child)
+        if self.table.get(row.id):
+            self.table.delete(row.id)
+        return lost + 1
+
+    def folder(self, snapshot_id: str) -> Path:
+        """Return the folder of a record."""
+        return self._folder / snapshot_id
+
+    # -- handles ------------------------------------------------------------------------
+
+    def node(self, snapshot_id: str) -> Node:
+        """Return the record in memory.
+
+        Raises:
+            SnapshotNotFoundError: there is no such record.
+        """
+        found = self._nodes.get(snapshot_id)
+        if found is None:
+            row = self.table.get(snapshot_id)
+            if row is None:
+                raise SnapshotNotFoundError(snapshot_id)
+            found = self._nodes[snapshot_id] = Node(row)
+        return found
+
+    def hold(self, node: Node) -> ImmutableRef:
+        """Return a counted handle on a record."""
+        node.refs += 1
+        return ImmutableRef(self, node)
+
+    def drop(self, node: Node) -> None:
+        """Take back one handle.
+
+        The record stays in memory: others may be about to use its locks without a handle.
+        """
+        node.refs -= 1
+
+    def borrow_parent(self, node: Node) -> ImmutableRef | None:
+        """Return an uncounted handle on what a layer is built on."""
+        row = node.row
+        if row.kind == "diff" or not row.parents:
+            return None
+        return ImmutableRef(self, self.node(row.parents[0]), counted=False)
+
+    def get(self, snapshot_id: str) -> ImmutableRef | None:
+        """Return a handle on a committed snapshot, or ``None`` if it is gone."""
+        try:
+            node = self.node(snapshot_id)
+        except SnapshotNotFoundError:
+            return None
+        self._touch(node.row)
+        return self.hold(node)
+
+    def _touch(self, row: Row) -> None:
+        row.used_ns = self.clock.now_ns()
+        row.usage_count += 1
+        self.table.touch(row.id, row.used_ns)
+
+    # -- making -------------------------------------------------------------------------
+
+    def new(
+        self, parent: ImmutableRef | None, *, description: str, record_type: str = "regular"
+    ) -> MutableRef:
+        """Begin a tree on top of ``parent``, which is held until the tree ends.
+
+        Args:
+            parent: A committed snapshot, ``None`` for an empty tree.
+            description: What makes it, for listings.
+            record_type: As in the wire's UsageRecord.
+        """
+        snapshot_id = secrets.token_hex(_ID_BYTES)
+        held = parent.clone() if parent is not None else None
+        ref = MutableRef(self, snapshot_id, held, description, record_type)
+        self._mutable[snapshot_id] = ref
+        return ref
+
+    def mutable_lock(self, snapshot_id: str) -> asyncio.Lock:
+        """Return the lock that serialises mounting of one unfinished tree."""
+        return self._mutable_locks.setdefault(snapshot_id, asyncio.Lock())
+
+    async def ensure_upper(self, ref: MutableRef) -> list[Path]:
+        """Make the folder of an unfinished tree and return the layers below, base first.
+
+        Raises:
+            LayerMissingError: a layer of the parent can no longer be fetched.
+            DiskFullError: no space left.
+        """
+        layers = await ref.parent.stack() if ref.parent is not None else []
+        if not ref.upper.exists():
+            await to_worker(materialise.make_root, ref.upper, layers[-1] if layers else None)
+        return layers
+
+    async def mount_writable(self, ref: MutableRef) -> Path:
+        """Mount an unfinished tree (its handle counts the users)."""
+        layers = await self.ensure_upper(ref)
+        if not layers:
+            return ref.upper
+        target, work = self._mount_point(), self.folder(ref.id) / "work"
+
+        def mount() -> None:
+            remove_tree(work)  # volatile mounts leave a mark that forbids the next one
+            work.mkdir(mode=0o700)
+            self.backend.mount_writable(layers, ref.upper, work, target)
+
+        try:
+            await to_worker(mount)
+        except BaseException:
+            self.backend.unmount(target)
+            raise
+        return target
+
+    async def unmount_writable(self, ref: MutableRef, root: Path) -> None:
+        """Undo :meth:`mount_writable`, even when cancelled."""
+        if root != ref.upper:
+            await self._unmount(root)
+
+    async def _unmount(self, target: Path) -> None:
+        try:
+            await to_worker(self.backend.unmount, target)
+        except asyncio.CancelledError:
+            self.backend.unmount(target)  # harmless if the worker got there first
+            raise
+
+    def _mount_point(self) -> Path:
+        return self.store.mounts / str(next(self._mount_numbers))
+
+    async def commit(self, ref: MutableRef) -> ImmutableRef:
+        """Write the row of a finished tree (its handle has made sure that nobody mounts it)."""
+        await self.ensure_upper(ref)
+        work = self.folder(ref.id) / "work"
+        if work.exists():
+            await to_worker(remove_tree, work)
+        trace.point("snapshot-unmounted")
+        row = Row(
+            id=ref.id,
+            kind="layer",
+            parents=(ref.parent.id,) if ref.parent is not None else (),
+            description=ref.description,
+            record_type=ref.record_type,
+            created_ns=ref.created_ns,
+            used_ns=self.clock.now_ns(),
+            usage_count=1,
+            boot=self.store.boot_id,
+        )
+        self.table.insert(row)
+        trace.point("snapshot-recorded")
+        await self._forget_mutable(ref)
+        node = self._nodes[row.id] = Node(row)
+        return self.hold(node)
+
+    async def discard(self, ref: MutableRef) -> None:
+        """Throw an unfinished tree away."""
+        self.store.discard(self.folder(ref.id))
+        await self._forget_mutable(ref)
+
+    async def _forget_mutable(self, ref: MutableRef) -> None:
+        self._mutable.pop(ref.id, None)
+        self._mutable_locks.pop(ref.id, None)
+        if ref.parent is not None:
+            await ref.parent.release()
+
+    def from_blobs(
+        self, layers: Sequence[LayerBlob], *, description: str = "", record_type: str = "regular"
+    ) -> ImmutableRef:
+        """Return the snapshot of an image's layers; nothing is fetched or unpacked yet.
+
+        The same diff ids in the same order are the same snapshot, whatever their compression.
+
+        Args:
+            layers: From the base up, at least one.
+            description: For listings, where a layer has none of its own.
+            record_type: As in the wire's UsageRecord.
+
+        Raises:
+            ValueError: there are no layers.
+        """
+        if not layers:
+            raise ValueError("an image without layers has no snapshot")
+        chain: str | None = None
+        parent: Row | None = None
+        with self.store.db.transaction():
+            for layer in layers:
+                chain = chains.extend_chain(chain, layer.diff_id)
+                parent = self._chain_row(chain, layer, parent, description, record_type)
+                node = self.node(parent.id)
+                if layer.fetch is not None and not node.row.present:
+                    node.fetches.append(layer.fetch)
+        if parent is None:
+            raise ValueError("an image without layers has no snapshot")
+        top = self.node(parent.id)
+        self._touch(top.row)
+        return self.hold(top)
+
+    def _chain_row(
+        self,
+        chain: str,
+        layer: LayerBlob,
+        parent: Row | None,
+        description: str,
+        record_type: str,
+    ) -> Row:
+        row = self.table.by_chain(chain)
+        if row is None:
+            now = self.clock.now_ns()
+            row = Row(
+                id=secrets.token_hex(_ID_BYTES),
+                kind="layer",
+                parents=(parent.id,) if parent is not None else (),
+                description=layer.description or description,
+                record_type=record_type,
+                created_ns=now,
+                used_ns=now,
+                present=False,
+                chain_id=chain,
+                diff_id=layer.diff_id,
+                blob=layer.descriptor.digest,
+            )
+            self.table.insert(row)
+            self.table.add_blob(row.id, SOURCE_VARIANT, layer.descriptor)
+        elif not row.present and row.blob != layer.descriptor.digest:
+            # The same content in another compression: take the one that can be had now.
+            row.blob = layer.descriptor.digest
+            self.table.update(row.id, blob=row.blob)
+            self.table.add_blob(row.id, SOURCE_VARIANT, layer.descriptor)
+            if row.id in self._nodes:
+                self._nodes[row.id].row.blob = row.blob
+        return row
+
+    def merge(self, refs: Sequence[ImmutableRef], *, description: str = "merge") -> ImmutableRef:
+        """Return the tree of all ``refs`` laid over each other, the last on top.
+
+        Nothing is copied unless deletions or repeated layers forbid a plain stack.
+
+        Raises:
+            ValueError: there are no refs.
+        """
+        if not refs:
+            raise ValueError("merge of nothing")
+        if len(refs) == 1:
+            return refs[0].clone()
+        return self._derived("merge", tuple(ref.id for ref in refs), description)
+
+    def diff(
+        self,
+        lower: ImmutableRef | None,
+        upper: ImmutableRef | None,
+        *,
+        description: str = "diff",
+    ) -> ImmutableRef:
+        """Return what ``upper`` has over ``lower``; ``None`` is the empty tree.
+
+        Raises:
+            ValueError: both are empty.
+        """
+        if upper is None and lower is None:
+            raise ValueError("diff of nothing")
+        if lower is None and upper is not None:
+            return upper.clone()
+        parents = (lower.id if lower else "", upper.id if upper else "")
+        return self._derived("diff", parents, description)
+
+    def _derived(
+        self, kind: chains.DerivedKind, parents: tuple[str, ...], description: str
+    ) -> ImmutableRef:
+        now = self.clock.now_ns()
+        row = Row(
+            id=secrets.token_hex(_ID_BYTES),
+            kind=kind,
+            parents=parents,
+            description=description,
+            record_type="regular",
+            created_ns=now,
+            used_ns=now,
+            usage_count=1,
+            present=False,
+        )
+        self.table.insert(row)
+        node = self._nodes[row.id] = Node(row)
+        return self.hold(node)
+
+    # -- reading ------------------------------------------------------------------------
+
+    async def prepare(self, node: Node) -> None:
+        """Have everything on the disk that a mount of ``node`` needs."""
+        await self._preparation.prepare(node)
+
+    def stack_of(self, node: Node) -> list[Path]:
+        """Return the folders that make up a prepared tree, base first."""
+        return self._preparation.stack(node)
+
+    def layer_nodes(self, node: Node) -> list[Node]:
+        """Return the records of the layers that an image of ``node`` consists of, base first."""
+        return self._preparation.layers(node)
+
+    @asynccontextmanager
+    async def mount_view(self, node: Node) -> AsyncIterator[Path]:
+        """Give the read-only root of a tree; shared and counted."""
+        holder = self.hold(node)
+        try:
+            await self.prepare(node)
+            layers = self.stack_of(node)
+            if len(layers) == 1:
+                yield layers[0]
+                return
+            async with node.mount_lock:
+                if node.view is None:
+                    node.view = await self._mount_layers(layers)
+                node.readers += 1
+                view = node.view
+            try:
+                yield view
+            finally:
+                node.readers -= 1
+                if node.readers == 0:
+                    node.view = None
+                    await self._unmount(view)
+        finally:
+            await holder.release()
+
+    @asynccontextmanager
+    async def stack_view(self, layers: Sequence[Path]) -> AsyncIterator[Path]:
+        """Give the read-only root of any layers, base first, not shared."""
+        if len(layers) == 1:
+            yield layers[0]
+            return
+        view = await self._mount_layers(layers)
+        try:
+            yield view
+        finally:
+            await self._unmount(view)
+
+    async def _mount_layers(self, layers: Sequence[Path]) -> Path:
+        target = self._mount_point()
+        try:
+            await to_worker(self.backend.mount_view, layers, target)
+        except BaseException:
+            self.backend.unmount(target)
+            raise
+        return target
+
+    async def layers(self, node: Node) -> list[Layer]:
+        """Return the layers of a tree from the base up."""
+        found = []
+        for layer in self.layer_nodes(node):
+            blobs = {
+                variant: descriptor
+                for variant, descriptor in self.table.blobs(layer.row.id).items()
+                if variant == SOURCE_VARIANT or self.store.blobs.stat(descriptor.digest)
+            }
+            found.append(
+                Layer(
+                    snapshot_id=layer.row.id,
+                    diff_id=layer.row.diff_id,
+                    blob=blobs.get(SOURCE_VARIANT) or next(iter(blobs.values()), None),
+                    blobs=blobs,
+                    description=layer.row.description,
+                    created_ns=layer.row.created_ns,
+                )
+            )
+        return found
+
+    @asynccontextmanager
+    async def layer_tree(self, snapshot_id: str) -> AsyncIterator[LayerTree]:
+        """Give a layer's own folder, what is below it, and both together."""
+        node = self.node(snapshot_id)
+        holder = self.hold(node)
+        try:
+            await self._preparation.prepare_layer(node)
+            upper = self.folder(snapshot_id) / "fs"
+            parent = node.row.parents[0] if node.row.parents else ""
+            if not parent:
+                yield LayerTree(upper, None, upper)
+                return
+            async with self.mount_view(self.node(parent)) as lower:
+                if node.row.kind == "diff":
+                    yield LayerTree(upper, lower, upper)
+                    return
+                async with self.mount_view(node) as view:
+                    yield LayerTree(upper, lower, view)
+        finally:
+            await holder.release()
+
+    async def fetch_layer(self, snapshot_id: str) -> None:
+        """Bring the source blob of an image layer into the store, without unpacking it.
+
+        Raises:
+            LayerMissingError: it can no longer be fetched.
+        """
+        await self._preparation.fetch(self.node(snapshot_id))
+
+    async def set_blob(
+        self, snapshot_id: str, descriptor: Descriptor, diff_id: Digest, variant: str
+    ) -> None:
+        """Note a blob of a layer; see :meth:`ImmutableRef.set_blob`."""
+        node = self.node(snapshot_id)
+        with self.store.db.transaction():
+            self.table.add_blob(snapshot_id, variant or descriptor.media_type, descriptor)
+            if node.row.diff_id is None:
+                node.row.diff_id = diff_id
+                self.table.update(snapshot_id, diff_id=diff_id)
+
+    async def get_blob(self, snapshot_id: str, variant: str) -> Descriptor | None:
+        """Return a blob of a layer; see :meth:`ImmutableRef.get_blob`."""
+        found = self.table.blobs(snapshot_id).get(variant)
+        if found is None or self.store.blobs.stat(found.digest) is None:
+            return None
+        return found
+
+    # -- listing, deleting --------------------------------------------------------------
+
+    def records(self) -> list[SnapshotRecord]:
+        """Return all snapshots with what is known about them, the oldest first."""
+        leased = self.store.leases.snapshots()
+        used = self.table.parents_in_use()
+        found = [
+            SnapshotRecord.of_row(
+                row,
+                in_use=(node := self._nodes.get(row.id)) is not None and node.refs > 0,
+                leased=row.id in leased,
+                shared=row.id in used,
+            )
+            for row in self.table.all()
+        ]
+        return found + [SnapshotRecord.of_mutable(ref) for ref in self._mutable.values()]
+
+    async def size_bytes(self, snapshot_id: str) -> int:
+        """Return what a record's own folder takes on the disk; counted once, then stored."""
+        node = self.node(snapshot_id)
+        if node.row.size is None:
+            size = await to_worker(tree_size, self.folder(snapshot_id))
+            if node.row.present or node.row.plain:
+                node.row.size = size
+                self.table.update(snapshot_id, size=size)
+            return size
+        return node.row.size
+
+    async def usage(self) -> list[SnapshotRecord]:
+        """Return :meth:`records` with all sizes counted."""
+        for record in self.records():
+            if record.size_bytes is None and not record.mutable:
+                try:
+                    await self.size_bytes(record.id)
+                except SnapshotNotFoundError:
+                    continue
+        return self.records()
+
+    async def delete(self, snapshot_id: str) -> int:
+        """Delete a snapshot that nothing needs; return the bytes that its folder took.
+
+        Raises:
+            SnapshotNotFoundError: there is no such snapshot.
+            SnapshotInUseError: a handle, a lease or another snapshot needs it.
+        """
+        node = self.node(snapshot_id)
+        size = await self.size_bytes(snapshot_id)
+        if node.refs or node.readers or node.lock.locked():
+            raise SnapshotInUseError(snapshot_id, "a build uses it")
+        if self.table.children(snapshot_id):
+            raise SnapshotInUseError(snapshot_id, "another snapshot is built on it")
+        if snapshot_id in self.store.leases.snapshots():
+            raise SnapshotInUseError(snapshot_id, "a lease holds it")
+        self.table.delete(snapshot_id)
+        trace.point("snapshot-row-deleted")
+        self._nodes.pop(snapshot_id, None)
+        self.store.discard(self.folder(snapshot_id))
+        trace.point("snapshot-trashed")
+        return size
+
+    async def sync(self) -> int:
+        """Write all trees to the disk and note it; return how many were not covered before."""
+        waiting = [row.id for row in self.table.unsynced()]
+        if waiting:
+            await to_worker(_sync_folder, self._folder)
+            self.table.mark_synced(waiting)
+            for snapshot_id in waiting:
+                if snapshot_id in self._nodes:
+                    self._nodes[snapshot_id].row.boot = None
+        return len(waiting)
+
+    async def close(self, *, sync: bool = False) -> None:
+        """Throw unfinished trees away and, with ``sync``, have the others survive a power cut."""
+        for ref in list(self._mutable.values()):
+            if not ref.is_mounted:
+                await ref.release()
+        if sync:
+            await self.sync()
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        files.syncfs(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,99 @@
+"""What snapshots take on the disk, and the record that listings and pruning see."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from boxwright.snapshots.records import Row
+    from boxwright.snapshots.refs import MutableRef
+
+_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """One line of ``du`` (the wire's UsageRecord); times in nanoseconds since the epoch.
+
+    Attributes:
+        in_use: A build holds it now.
+        leased: A lease holds it.
+        shared: Another snapshot is built on it.
+        mutable: It is being made.
+        size_bytes: ``None`` until it was counted.
+    """
+
+    id: str
+    parents: tuple[str, ...]
+    description: str
+    record_type: str
+    created_ns: int
+    last_used_ns: int
+    usage_count: int
+    size_bytes: int | None
+    in_use: bool
+    leased: bool = False
+    shared: bool = False
+    mutable: bool = False
+
+    @classmethod
+    def of_row(cls, row: Row, *, in_use: bool, leased: bool, shared: bool) -> SnapshotRecord:
+        """Build it from a stored row."""
+        return cls(
+            id=row.id,
+            parents=tuple(parent for parent in row.parents if parent),
+            description=row.description,
+            record_type=row.record_type,
+            created_ns=row.created_ns,
+            last_used_ns=row.used_ns,
+            usage_count=row.usage_count,
+            size_bytes=row.size,
+            in_use=in_use,
+            leased=leased,
+            shared=shared,
+        )
+
+    @classmethod
+    def of_mutable(cls, ref: MutableRef) -> SnapshotRecord:
+        """Build it from an unfinished tree."""
+        return cls(
+            id=ref.id,
+            parents=(ref.parent.id,) if ref.parent is not None else (),
+            description=ref.description,
+            record_type=ref.record_type,
+            created_ns=ref.created_ns,
+            last_used_ns=ref.created_ns,
+            usage_count=1,
+            size_bytes=None,
+            in_use=True,
+            mutable=True,
+        )
+
+
+def tree_size(root: Path) -> int:
+    """Return the bytes that a tree takes on the disk, each inode once; 0 if it is missing.
+
+    A file that is hard-linked into several snapshots counts in each: deleting one of them
+    frees it only with the last.
+    """
+    total = 0
+    seen: set[int] = set()
+    pending = [str(root)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    info = entry.stat(follow_symlinks=False)
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    elif info.st_nlink > 1:
+                        if info.st_ino in seen:
+                            continue
+                        seen.add(info.st_ino)
+                    total += info.st_blocks * _BLOCK
+        except FileNotFoundError:
+            continue
+    return total
