@@ -1,0 +1,123 @@
+"""Where an image name leads: this store's tags, a registry, or a client's OCI layout.
+
+Resolve modes are BuildKit's: ``pull`` asks the registry, ``local`` prefers the store's tags,
+``default`` asks the registry and falls back to the tags when it can't be asked. A name with
+a digest whose manifest is already in the store needs no registry at all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.digest import Digest
+from boxwright.core.platform import Platform
+from boxwright.core.reference import Reference
+from boxwright.core.workers import to_worker
+from boxwright.dockerfile.bridge import OciStore
+from boxwright.errors import BoxwrightError, Code, InvalidInputError
+from boxwright.sources.image import (
+    ImageRemote,
+    ResolvedManifest,
+    StoredImage,
+    resolve_manifest,
+)
+from boxwright.sources.registry import Clients, RegistryImage
+from boxwright.store.store import Store
+
+_log = logging.getLogger(__name__)
+
+_MODES = frozenset({"", "default", "pull", "local"})
+_FALLBACK_CODES = frozenset({Code.REGISTRY_UNREACHABLE, Code.NOT_FOUND, Code.REGISTRY_AUTH})
+
+
+class Images:
+    """Resolves image names for one engine."""
+
+    def __init__(self, store: Store, clients: Clients) -> None:
+        self._store = store
+        self._clients = clients
+
+    async def resolve_config(
+        self,
+        ref: str,
+        *,
+        platform: Platform | None,
+        resolve_mode: str,
+        sessions: Sequence[str],
+        store: OciStore | None = None,
+    ) -> tuple[str, Digest | None, bytes]:
+        """Return the name, the digest of manifest or index, and the config for a platform.
+
+        Raises:
+            BoxwrightError: not found, unreachable, or malformed.
+        """
+        wanted = platform or Platform.host()
+        if store is not None:
+            remote: ImageRemote = self.layout(ref, store)
+            resolved = await self._resolve(remote, ref, wanted)
+            return ref, resolved.root.digest, resolved.config
+        name = Reference.parse(ref).with_default_tag()
+        remote, root, body = await self.open(name, resolve_mode, sessions)
+        resolved = await resolve_manifest(remote, name.familiar, root, body, wanted)
+        await self._keep(resolved, body)
+        return str(name), resolved.root.digest, resolved.config
+
+    async def open(
+        self, name: Reference, resolve_mode: str, sessions: Sequence[str]
+    ) -> tuple[ImageRemote, Descriptor, bytes]:
+        """Return a place that has the image, and its root manifest.
+
+        Raises:
+            InvalidInputError: no such resolve mode.
+            BoxwrightError: no place has it; the registry's own error.
+        """
+        if resolve_mode not in _MODES:
+            raise InvalidInputError(
+                "invalid image resolve mode", detail=resolve_mode, hint="default, pull or local"
+            )
+        tag = self._tag(name)
+        if tag is not None and (resolve_mode == "local" or name.digest):
+            root, body = await tag.manifest(None)
+            return tag, root, body
+        remote = RegistryImage(name, self._clients, sessions)
+        if name.digest and self._store.blobs.stat(name.digest) is not None:
+            root, body = await self._stored_manifest(name.digest)
+            return remote, root, body
+        try:
+            root, body = await remote.manifest(None)
+        except BoxwrightError as exc:
+            if tag is None or resolve_mode == "pull" or exc.code not in _FALLBACK_CODES:
+                raise
+            _log.info("using the stored image %s: %s", name.familiar, exc)
+            root, body = await tag.manifest(None)
+            return tag, root, body
+        return remote, root, body
+
+    def _tag(self, name: Reference) -> StoredImage | None:
+        for text in (str(name), name.familiar):
+            found = self._store.images.get(text)
+            if found is not None and (name.digest is None or found.digest == name.digest):
+                return StoredImage(self._store, found)
+        return None
+
+    async def _stored_manifest(self, digest: Digest) -> tuple[Descriptor, bytes]:
+        body = await to_worker(self._store.blobs.read, digest)
+        media_type = str(json.loads(body).get("mediaType") or "")
+        return Descriptor(media_type, digest, len(body)), body
+
+    async def _resolve(
+        self, remote: ImageRemote, name: str, platform: Platform
+    ) -> ResolvedManifest:
+        root, body = await remote.manifest(None)
+        return await resolve_manifest(remote, name, root, body, platform)
+
+    async def _keep(self, resolved: ResolvedManifest, body: bytes) -> None:
+        """Store the root manifest: the same name by digest then needs no registry."""
+        await to_worker(self._store.blobs.put, body)
+
+    def layout(self, ref: str, store: OciStore) -> ImageRemote:
+        """Return an image in a client's OCI layout."""
+        raise InvalidInputError("OCI layouts are not connected", detail=f"{ref} in {store}")

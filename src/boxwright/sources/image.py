@@ -1,0 +1,391 @@
+"""Images as build sources: resolve, key, and snapshot; layers are fetched only when read.
+
+Where an image's bytes come from is an :class:`ImageRemote` (a registry, an OCI layout, the
+store's own tags); what is made of them is the same for all. Cache keys are BuildKit's
+(source/containerimage): first a key of the manifest and platform, then the chain id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.digest import Digest
+from boxwright.core.platform import Platform
+from boxwright.core.workers import to_worker
+from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError
+from boxwright.snapshots.manager import SnapshotManager
+from boxwright.snapshots.node import LayerBlob
+from boxwright.snapshots.refs import ImmutableRef
+from boxwright.store.blobs import BlobStore, BlobWriter
+from boxwright.store.store import Store
+
+INDEX_TYPES = frozenset(
+    {
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    }
+)
+_ATTESTATION = "vnd.docker.reference.type"
+_CONFIG_LIMIT_BYTES = 8 << 20
+_MAX_LAYERS = 500
+_PARALLEL_FETCHES = 4
+
+
+class PlatformNotFoundError(NotFoundError):
+    """An index has no image for the wanted platform."""
+
+    def __init__(self, name: str, wanted: Platform, offered: Sequence[str]) -> None:
+        super().__init__(
+            f"{name}: no match for platform in manifest: not found",
+            detail=f"wanted {wanted}; the index has {', '.join(offered) or 'none'}",
+            hint="choose one of them with --platform",
+        )
+
+
+class MalformedImageError(BoxwrightError):
+    """A manifest or config that contradicts the image specification."""
+
+    code = Code.INVALID
+
+
+class AsyncSink(Protocol):
+    """Takes a blob's bytes as they arrive."""
+
+    async def write(self, data: bytes) -> None:
+        """Take the next bytes."""
+        ...
+
+
+class ImageRemote(Protocol):
+    """A place that serves one image's manifests and blobs."""
+
+    async def manifest(self, digest: Digest | None) -> tuple[Descriptor, bytes]:
+        """Return a verified manifest or index: the named one, or what ``digest`` says.
+
+        Raises:
+            BoxwrightError: it is not there, or the place can't be reached.
+        """
+        ...
+
+    async def blob(self, descriptor: Descriptor, sink: AsyncSink) -> None:
+        """Stream a blob into ``sink``; its caller verifies the digest."""
+        ...
+
+    @property
+    def source_labels(self) -> Mapping[str, str]:
+        """Labels for blobs that come from here (which registry and repository)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ResolvedManifest:
+    """An image for one platform: the root it was named by, its manifest, config and layers."""
+
+    root: Descriptor
+    manifest: Descriptor
+    config: bytes
+    layers: tuple[Descriptor, ...]
+    diff_ids: tuple[Digest, ...]
+
+
+def platform_choices(wanted: Platform) -> list[Platform]:
+    """Return the platforms whose images run on ``wanted``, best first (containerd's Only)."""
+    wanted = wanted.normalized()
+    choices = [wanted]
+    if wanted.architecture == "amd64":
+        if wanted.variant:
+            top = int(wanted.variant.removeprefix("v") or 1)
+            choices += [Platform(wanted.os, "amd64", f"v{n}") for n in range(top - 1, 1, -1)]
+            choices.append(Platform(wanted.os, "amd64"))
+        choices.append(Platform(wanted.os, "386"))
+    elif wanted.architecture in {"arm", "arm64"}:
+        top = 8 if wanted.architecture == "arm64" else int(wanted.variant[1:] or 7)
+        first = top if wanted.architecture == "arm64" else top - 1
+        choices += [Platform(wanted.os, "arm", f"v{n}") for n in range(first, 4, -1)]
+    return choices
+
+
+def choose_manifest(index: Mapping[str, Any], wanted: Platform, name: str) -> Descriptor:
+    """Return the manifest of an index for a platform.
+
+    Raises:
+        PlatformNotFoundError: there is none.
+    """
+    candidates = [Descriptor.from_json(entry) for entry in index.get("manifests") or ()]
+    images = [c for c in candidates if _ATTESTATION not in c.annotations]
+    for choice in platform_choices(wanted):
+        for candidate in images:
+            if candidate.platform is not None and choice.matches(candidate.platform):
+                return candidate
+    unnamed = [c for c in images if c.platform is None]
+    if len(unnamed) == 1 and len(images) == 1:
+        return unnamed[0]
+    raise PlatformNotFoundError(name, wanted, [str(c.platform) for c in images if c.platform])
+
+
+class WriterSink:
+    """Feeds a blob writer in worker threads, in large pieces."""
+
+    def __init__(self, writer: BlobWriter) -> None:
+        self._writer = writer
+        self._pending = bytearray()
+
+    async def write(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self._pending += data
+        if len(self._pending) >= 1 << 20:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what is pending."""
+        if self._pending:
+            data, self._pending = bytes(self._pending), bytearray()
+            await to_worker(self._writer.write, data)
+
+
+class BlobFetcher:
+    """Brings blobs into the store, each once however many want it at the same time."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        self._running: dict[Digest, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(_PARALLEL_FETCHES)
+
+    async def fetch(self, remote: ImageRemote, descriptor: Descriptor) -> None:
+        """Make sure that the store has the blob.
+
+        Raises:
+            DigestMismatchError: the remote sent something else.
+            BoxwrightError: of the remote or the store.
+        """
+        if self._blobs.stat(descriptor.digest) == descriptor.size:
+            self._blobs.touch(descriptor.digest)
+            return
+        task = self._running.get(descriptor.digest)
+        if task is None:
+            task = asyncio.ensure_future(self._fetch(remote, descriptor))
+            self._running[descriptor.digest] = task
+            task.add_done_callback(lambda _: self._running.pop(descriptor.digest, None))
+        await asyncio.shield(task)
+
+    async def _fetch(self, remote: ImageRemote, descriptor: Descriptor) -> None:
+        async with self._slots:
+            writer = self._blobs.writer(expected=descriptor.digest, expected_size=descriptor.size)
+            with writer:
+                sink = WriterSink(writer)
+                await remote.blob(descriptor, sink)
+                await sink.flush()
+                await to_worker(writer.commit, dict(remote.source_labels))
+
+
+class ImageSource:
+    """One image for one platform, as a source of a build (``Source``)."""
+
+    def __init__(
+        self,
+        name: str,
+        remote: ImageRemote,
+        platform: Platform,
+        snapshots: SnapshotManager,
+        fetcher: BlobFetcher,
+        *,
+        checksum: Digest | None = None,
+        layer_limit: int | None = None,
+        record_type: str = "regular",
+    ) -> None:
+        self._name = name
+        self._remote = remote
+        self._platform = platform
+        self._snapshots = snapshots
+        self._fetcher = fetcher
+        self._checksum = checksum
+        self._layer_limit = layer_limit
+        self._record_type = record_type
+        self._resolved: ResolvedManifest | None = None
+
+    async def resolve(self) -> ResolvedManifest:
+        """Read manifest and config; only once for one source.
+
+        Raises:
+            BoxwrightError: not found, unreachable, malformed, or another digest than asked for.
+        """
+        if self._resolved is not None:
+            return self._resolved
+        root, body = await self._remote.manifest(None)
+        if self._checksum and root.digest != self._checksum:
+            raise InvalidInputError(
+                f"image digest {root.digest} for {self._name} does not match expected checksum "
+                f"{self._checksum}"
+            )
+        self._resolved = await resolve_manifest(
+            self._remote, self._name, root, body, self._platform
+        )
+        return self._resolved
+
+    async def cache_key(self, index: int) -> tuple[str, str, bool]:
+        """Return the ``index``-th key, the digest to pin to, and whether it is the last."""
+        resolved = await self.resolve()
+        pin = str(resolved.root.digest)
+        if index > 0 and resolved.diff_ids:
+            return str(chain_id(self._limited(resolved.diff_ids))), pin, True
+        return str(self._manifest_key(resolved.root.digest)), pin, index > 0
+
+    def _manifest_key(self, digest: Digest) -> Digest:
+        platform = self._platform
+        fields: dict[str, Any] = {
+            "Digest": str(digest),
+            "OS": platform.os,
+            "Arch": platform.architecture,
+        }
+        if platform.variant:
+            fields["Variant"] = platform.variant
+        if platform.os_version:
+            fields["OSVersion"] = platform.os_version
+        if platform.os_features:
+            fields["OSFeatures"] = list(platform.os_features)
+        if self._layer_limit is not None:
+            fields["Limit"] = self._layer_limit
+        return Digest.of(json.dumps(fields, separators=(",", ":")).encode())
+
+    def _limited(self, items: Sequence[Any]) -> Sequence[Any]:
+        return items if self._layer_limit is None else items[: self._layer_limit]
+
+    async def snapshot(
+        self, on_fetch: Callable[[Descriptor], Awaitable[None]] | None = None
+    ) -> ImmutableRef | None:
+        """Return the snapshot of all layers, owned by the caller; None for an empty image."""
+        resolved = await self.resolve()
+        layers = [
+            LayerBlob(descriptor, diff_id, self._fetch_function(descriptor, on_fetch))
+            for descriptor, diff_id in zip(
+                self._limited(resolved.layers), self._limited(resolved.diff_ids), strict=True
+            )
+        ]
+        if not layers:
+            return None
+        return self._snapshots.from_blobs(
+            layers, description=f"pulled from {self._name}", record_type=self._record_type
+        )
+
+    def _fetch_function(
+        self,
+        descriptor: Descriptor,
+        on_fetch: Callable[[Descriptor], Awaitable[None]] | None,
+    ) -> Callable[[], Awaitable[None]]:
+        async def fetch() -> None:
+            await self._fetcher.fetch(self._remote, descriptor)
+            if on_fetch:
+                await on_fetch(descriptor)
+
+        return fetch
+
+
+async def resolve_manifest(
+    remote: ImageRemote, name: str, root: Descriptor, body: bytes, platform: Platform
+) -> ResolvedManifest:
+    """Go from a named root to the manifest, config and layers for a platform.
+
+    Raises:
+        PlatformNotFoundError: the index has nothing for it.
+        MalformedImageError: what is served is not an image.
+    """
+    manifest = root
+    data = _object(body, name)
+    depth = 0
+    while root.media_type in INDEX_TYPES and (
+        manifest.media_type in INDEX_TYPES or "manifests" in data
+    ):
+        depth += 1
+        if depth > 4:
+            raise MalformedImageError(f"{name}: indexes are nested too deeply")
+        chosen = choose_manifest(data, platform, name)
+        manifest, body = await remote.manifest(chosen.digest)
+        data = _object(body, name)
+    if not isinstance(data.get("config"), dict):
+        raise MalformedImageError(
+            f"{name} is not an image", detail=f"media type {manifest.media_type}"
+        )
+    config_descriptor = Descriptor.from_json(data["config"])
+    layers = tuple(Descriptor.from_json(layer) for layer in data.get("layers") or ())
+    if len(layers) > _MAX_LAYERS:
+        raise MalformedImageError(f"{name} has {len(layers)} layers")
+    config = await _small_blob(remote, config_descriptor, name)
+    rootfs = _object(config, name).get("rootfs") or {}
+    diff_ids = tuple(Digest(str(d)) for d in rootfs.get("diff_ids") or ())
+    if len(diff_ids) != len(layers):
+        raise MalformedImageError(
+            f"{name}: manifest and config disagree",
+            detail=f"{len(layers)} layers, {len(diff_ids)} diff ids",
+        )
+    return ResolvedManifest(root, manifest, config, layers, diff_ids)
+
+
+async def _small_blob(remote: ImageRemote, descriptor: Descriptor, name: str) -> bytes:
+    if descriptor.size > _CONFIG_LIMIT_BYTES:
+        raise MalformedImageError(f"{name}: config of {descriptor.size} bytes is too large")
+
+    class Memory:
+        def __init__(self) -> None:
+            self.data = bytearray()
+
+        async def write(self, data: bytes) -> None:
+            self.data += data
+
+    sink = Memory()
+    await remote.blob(descriptor, sink)
+    if Digest.of(sink.data) != descriptor.digest:
+        raise MalformedImageError(
+            f"{name}: config does not have its digest", detail=str(descriptor.digest)
+        )
+    return bytes(sink.data)
+
+
+def _object(body: bytes, name: str) -> dict[str, Any]:
+    try:
+        data = json.loads(body)
+    except ValueError as exc:
+        raise MalformedImageError(f"{name}: not valid JSON", detail=str(exc)) from exc
+    if not isinstance(data, dict):
+        raise MalformedImageError(f"{name}: not a JSON object")
+    return data
+
+
+def chain_id(diff_ids: Sequence[Digest]) -> Digest:
+    """Return the chain id of a stack of layers (image-spec, config.md, "Layer ChainID")."""
+    current = diff_ids[0]
+    for diff_id in diff_ids[1:]:
+        current = Digest.of(f"{current} {diff_id}".encode())
+    return current
+
+
+class StoredImage:
+    """An image that lies in this store under a tag (:class:`ImageRemote`)."""
+
+    def __init__(self, store: Store, descriptor: Descriptor) -> None:
+        self._store = store
+        self._descriptor = descriptor
+
+    @property
+    def source_labels(self) -> Mapping[str, str]:
+        """Nothing: the blobs are here."""
+        return {}
+
+    async def manifest(self, digest: Digest | None) -> tuple[Descriptor, bytes]:
+        """Return the tag's root, or another manifest by digest."""
+        wanted = digest or self._descriptor.digest
+        body = await to_worker(self._store.blobs.read, wanted)
+        media_type = str(_object(body, str(wanted)).get("mediaType") or "")
+        if digest is None:
+            return self._descriptor, body
+        return Descriptor(media_type, wanted, len(body)), body
+
+    async def blob(self, descriptor: Descriptor, sink: AsyncSink) -> None:
+        """Read a blob from the store."""
+        with self._store.blobs.open(descriptor.digest) as file:
+            while data := await to_worker(file.read, 1 << 20):
+                await sink.write(data)

@@ -1,0 +1,101 @@
+"""Images in registries: the remote over the distribution client, with the sessions' logins."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.digest import Digest
+from boxwright.core.reference import Reference
+from boxwright.errors import BoxwrightError, NotFoundError, UnimplementedError
+from boxwright.registry.auth import Credentials, Token
+from boxwright.registry.client import RegistryClient
+from boxwright.registry.hosts import Hosts, wire_host
+from boxwright.session.base import Session, TokenRequest
+from boxwright.session.manager import SessionManager
+from boxwright.sources.image import AsyncSink
+
+SOURCE_LABEL = "boxwright.source."
+Clients = Callable[[Sequence[str]], AbstractAsyncContextManager[RegistryClient]]
+
+
+class SessionAuth:
+    """Logins from the clients that want the work, asked one after the other (AuthSource)."""
+
+    def __init__(self, sessions: SessionManager, session_ids: Sequence[str]) -> None:
+        self._sessions = sessions
+        self._ids = tuple(session_ids)
+
+    async def _live(self) -> AsyncIterator[Session]:
+        for session_id in self._ids:
+            try:
+                yield await self._sessions.get(session_id)
+            except BoxwrightError:
+                continue
+
+    async def credentials(self, host: str) -> Credentials | None:
+        """Return the first login that a client has for the host."""
+        async for session in self._live():
+            with contextlib.suppress(UnimplementedError, NotFoundError):
+                found = await session.credentials(wire_host(host))
+                if found is not None and (found.username or found.secret):
+                    return Credentials(found.username, found.secret)
+        return None
+
+    async def fetch_token(
+        self, host: str, realm: str, service: str, scopes: Sequence[str]
+    ) -> Token | None:
+        """Let a client fetch the token, so that its password stays there."""
+        request = TokenRequest(wire_host(host), realm, service, tuple(scopes), "boxwright")
+        async for session in self._live():
+            with contextlib.suppress(UnimplementedError, NotFoundError):
+                found = await session.fetch_token(request)
+                if found.token:
+                    return Token(found.token, float(found.expires_in_s or 60))
+        return None
+
+
+class RegistryClients:
+    """Makes a distribution client for the sessions that want some work."""
+
+    def __init__(self, hosts: Hosts, sessions: SessionManager) -> None:
+        self._hosts = hosts
+        self._sessions = sessions
+
+    @contextlib.asynccontextmanager
+    async def __call__(self, session_ids: Sequence[str]) -> AsyncIterator[RegistryClient]:
+        """Yield a client; its connections are closed with the block."""
+        client = RegistryClient(self._hosts, SessionAuth(self._sessions, session_ids))
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
+class RegistryImage:
+    """One image in a registry (:class:`~boxwright.sources.image.ImageRemote`)."""
+
+    def __init__(self, ref: Reference, clients: Clients, session_ids: Sequence[str]) -> None:
+        self._ref = ref
+        self._clients = clients
+        self._session_ids = tuple(session_ids)
+
+    @property
+    def source_labels(self) -> Mapping[str, str]:
+        """Where blobs came from: a push to the same registry can mount them from there."""
+        return {SOURCE_LABEL + self._ref.host: self._ref.path}
+
+    async def manifest(self, digest: Digest | None) -> tuple[Descriptor, bytes]:
+        """Fetch the named manifest, or one by digest from the same repository."""
+        ref = self._ref
+        if digest is not None:
+            ref = Reference(ref.host, ref.path, digest=digest)
+        async with self._clients(self._session_ids) as client:
+            return await client.fetch_manifest(ref)
+
+    async def blob(self, descriptor: Descriptor, sink: AsyncSink) -> None:
+        """Fetch a blob."""
+        async with self._clients(self._session_ids) as client:
+            await client.fetch_blob(self._ref, descriptor, sink)
