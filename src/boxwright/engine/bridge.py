@@ -113,9 +113,9 @@ class BuildBridge:
         return result
 
     def _lazy(self, definition: ops_pb2.Definition) -> LazyRef | None:
-        edge = load(definition)
-        if edge is None:
-            return None
+        if len(getattr(definition, "def")) == 0:
+            return None  # an empty file system
+        edge = load(definition, capabilities=frozenset(capabilities.LLB_CAPS))
         entitlements.check_graph(edge, self._granted)
 
         async def run() -> CachedResult:

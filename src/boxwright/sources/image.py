@@ -18,18 +18,13 @@ from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError
+from boxwright.oci.mediatypes import is_index
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.node import LayerBlob
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.store.blobs import BlobStore, BlobWriter
 from boxwright.store.store import Store
 
-INDEX_TYPES = frozenset(
-    {
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-    }
-)
 _ATTESTATION = "vnd.docker.reference.type"
 _CONFIG_LIMIT_BYTES = 8 << 20
 _MAX_LAYERS = 500
@@ -297,9 +292,7 @@ async def resolve_manifest(
     manifest = root
     data = _object(body, name)
     depth = 0
-    while root.media_type in INDEX_TYPES and (
-        manifest.media_type in INDEX_TYPES or "manifests" in data
-    ):
+    while is_index(manifest.media_type):
         depth += 1
         if depth > 4:
             raise MalformedImageError(f"{name}: indexes are nested too deeply")

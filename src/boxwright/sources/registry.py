@@ -13,7 +13,7 @@ from boxwright.errors import BoxwrightError, NotFoundError, UnimplementedError
 from boxwright.registry.auth import Credentials, Token
 from boxwright.registry.client import RegistryClient
 from boxwright.registry.hosts import Hosts, wire_host
-from boxwright.session.base import Session, TokenRequest
+from boxwright.session.base import Session
 from boxwright.session.manager import SessionManager
 from boxwright.sources.image import AsyncSink
 
@@ -41,19 +41,18 @@ class SessionAuth:
             with contextlib.suppress(UnimplementedError, NotFoundError):
                 found = await session.credentials(wire_host(host))
                 if found is not None and (found.username or found.secret):
-                    return Credentials(found.username, found.secret)
+                    return found
         return None
 
     async def fetch_token(
         self, host: str, realm: str, service: str, scopes: Sequence[str]
     ) -> Token | None:
         """Let a client fetch the token, so that its password stays there."""
-        request = TokenRequest(wire_host(host), realm, service, tuple(scopes), "boxwright")
         async for session in self._live():
             with contextlib.suppress(UnimplementedError, NotFoundError):
-                found = await session.fetch_token(request)
-                if found.token:
-                    return Token(found.token, float(found.expires_in_s or 60))
+                found = await session.fetch_token(wire_host(host), realm, service, scopes)
+                if found is not None and found.value:
+                    return found
         return None
 
 

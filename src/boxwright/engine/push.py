@@ -1,0 +1,198 @@
+"""Push an image with everything it refers to, then prove that it can be pulled.
+
+Order: blobs (several at a time, mounted from another repository of the same registry where the
+store knows one), then manifests, then the root under its tag, so that a tag never points at
+something incomplete. Afterwards every manifest is fetched back by digest and every blob asked
+for through the endpoint that pullers use; only then is the push a success.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass, field
+
+from boxwright.core.clock import Clock
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.digest import Digest
+from boxwright.core.reference import Reference
+from boxwright.core.workers import to_worker
+from boxwright.errors import BoxwrightError, Code
+from boxwright.oci.manifest import Index, Manifest
+from boxwright.oci.mediatypes import is_index
+from boxwright.progress.step import StepProgress
+from boxwright.registry.client import RegistryClient
+from boxwright.sources.registry import SOURCE_LABEL, Clients
+from boxwright.store.store import Store
+
+_PARALLEL_BLOBS = 4
+_CHUNK_BYTES = 1 << 20
+
+
+class PushVerificationError(BoxwrightError):
+    """The registry took the push, and can't deliver what was pushed."""
+
+    code = Code.REGISTRY_FAILED
+
+
+@dataclass
+class _Graph:
+    """An image taken apart: blobs, manifests with children first, and the root."""
+
+    blobs: dict[Digest, Descriptor] = field(default_factory=dict)
+    manifests: list[Descriptor] = field(default_factory=list)
+
+
+class Pusher:
+    """Pushes from the store on behalf of the sessions of one build (``PushTarget``)."""
+
+    def __init__(
+        self, store: Store, clients: Clients, session_ids: Sequence[str], clock: Clock
+    ) -> None:
+        self._store = store
+        self._clients = clients
+        self._session_ids = tuple(session_ids)
+        self._clock = clock
+
+    async def push(
+        self,
+        name: str,
+        descriptor: Descriptor,
+        *,
+        insecure: bool,
+        by_digest: bool,
+        step: StepProgress,
+    ) -> None:
+        """Push and verify ``descriptor`` under ``name``.
+
+        Raises:
+            RegistryError: by cause.
+            PushVerificationError: what was pushed can't be pulled.
+        """
+        ref = Reference.parse(name).with_default_tag()
+        allow_insecure = True if insecure else None
+        graph = await to_worker(self._read_graph, descriptor)
+        async with self._clients(self._session_ids) as client:
+            with step.part("pushing layers"):
+                await self._push_blobs(client, ref, graph, allow_insecure, step)
+            label = f"pushing manifest for {ref.familiar}@{descriptor.digest}"
+            with step.part(label):
+                for manifest in graph.manifests:
+                    body = await to_worker(self._store.blobs.read, manifest.digest)
+                    is_root = manifest.digest == descriptor.digest
+                    await client.push_manifest(
+                        ref,
+                        manifest.media_type,
+                        body,
+                        insecure=allow_insecure,
+                        by_digest=by_digest or not is_root,
+                    )
+            with step.part("verifying that it can be pulled"):
+                await self._verify(client, ref, descriptor, graph, allow_insecure, by_digest)
+
+    def _read_graph(self, root: Descriptor) -> _Graph:
+        graph = _Graph()
+        self._visit(root, graph)
+        return graph
+
+    def _visit(self, descriptor: Descriptor, graph: _Graph) -> None:
+        body = self._store.blobs.read(descriptor.digest)
+        if is_index(descriptor.media_type):
+            for child in Index.decode(body).manifests:
+                self._visit(child, graph)
+        else:
+            manifest = Manifest.decode(body)
+            for blob in (manifest.config, *manifest.layers):
+                if not blob.urls:
+                    graph.blobs[blob.digest] = blob
+        if all(known.digest != descriptor.digest for known in graph.manifests):
+            graph.manifests.append(descriptor)
+
+    async def _push_blobs(
+        self,
+        client: RegistryClient,
+        ref: Reference,
+        graph: _Graph,
+        insecure: bool | None,  # noqa: FBT001
+        step: StepProgress,
+    ) -> None:
+        slots = asyncio.Semaphore(_PARALLEL_BLOBS)
+
+        async def push_one(blob: Descriptor) -> None:
+            async with slots:
+                started = self._clock.now_ns()
+                shown = f"pushing layer {blob.digest}"
+
+                def on_progress(sent: int) -> None:
+                    step.status(shown, current=sent, total=blob.size, started_ns=started)
+
+                labels = self._store.blobs.labels(blob.digest)
+                mount_from = labels.get(SOURCE_LABEL + ref.host, "")
+                await client.push_blob(
+                    ref,
+                    blob,
+                    lambda: self._read(blob.digest),
+                    insecure=insecure,
+                    mount_from="" if mount_from == ref.path else mount_from,
+                    on_progress=on_progress,
+                )
+                step.status(
+                    shown,
+                    current=blob.size,
+                    total=blob.size,
+                    started_ns=started,
+                    completed_ns=self._clock.now_ns(),
+                )
+
+        await gather_or_cancel([push_one(blob) for blob in graph.blobs.values()])
+
+    async def _read(self, digest: Digest) -> AsyncIterator[bytes]:
+        with self._store.blobs.open(digest) as file:
+            while data := await to_worker(file.read, _CHUNK_BYTES):
+                yield data
+
+    async def _verify(
+        self,
+        client: RegistryClient,
+        ref: Reference,
+        root: Descriptor,
+        graph: _Graph,
+        insecure: bool | None,  # noqa: FBT001
+        by_digest: bool,  # noqa: FBT001
+    ) -> None:
+        async def manifest(item: Descriptor) -> None:
+            await client.fetch_manifest(
+                Reference(ref.host, ref.path, digest=item.digest), insecure=insecure
+            )
+
+        async def blob(item: Descriptor) -> None:
+            if not await client.has_blob(ref, item.digest, insecure=insecure):
+                raise PushVerificationError(
+                    f"registry {ref.host} lost a blob that was pushed",
+                    detail=f"{item.digest} ({item.size} bytes) in {ref.path}",
+                    hint="push again; if it happens twice, check the registry's storage",
+                )
+
+        checks = [manifest(item) for item in graph.manifests]
+        checks += [blob(item) for item in graph.blobs.values()]
+        await gather_or_cancel(checks)
+        if not by_digest:
+            found = await client.resolve(Reference(ref.host, ref.path, ref.tag), insecure=insecure)
+            if found.digest != root.digest:
+                raise PushVerificationError(
+                    f"{ref.familiar} no longer points at what was pushed",
+                    detail=f"pushed {root.digest}, the registry has {found.digest}",
+                    hint="somebody else pushed the same tag; use a tag of your own or the digest",
+                )
+
+
+async def gather_or_cancel(work: Sequence[Coroutine[None, None, None]]) -> None:
+    """Run all at the same time; the first failure cancels the others and is raised alone."""
+    tasks = [asyncio.ensure_future(item) for item in work]
+    try:
+        for task in asyncio.as_completed(tasks):
+            await task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
