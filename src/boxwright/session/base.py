@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from boxwright.errors import BoxwrightError, Code, NotFoundError
+from boxwright.registry.auth import Credentials, Token
 
 
 class SessionLostError(BoxwrightError):
@@ -87,42 +88,6 @@ class SyncRequest:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     follow: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """A registry login; ``username`` is empty where ``secret`` is an identity token."""
-
-    username: str = ""
-    secret: str = ""
-
-    def __repr__(self) -> str:
-        """Never show the secret."""
-        return f"Credentials(username={self.username!r})"
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A bearer token that the client fetched for us."""
-
-    token: str
-    expires_in_s: int = 60
-    issued_at_s: int = 0
-
-    def __repr__(self) -> str:
-        """Never show the token."""
-        return f"Token(expires_in_s={self.expires_in_s})"
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRequest:
-    """What a registry's token server wants to know (auth.proto FetchTokenRequest)."""
-
-    host: str
-    realm: str
-    service: str = ""
-    scopes: tuple[str, ...] = ()
-    client_id: str = ""
 
 
 class MessagePipe(Protocol):
@@ -211,8 +176,10 @@ class Session(Protocol):
     async def credentials(self, host: str) -> Credentials | None:
         """Return the client's login for a registry host; None if it has none."""
 
-    async def fetch_token(self, request: TokenRequest) -> Token:
-        """Let the client log in, so that its password never leaves it."""
+    async def fetch_token(
+        self, host: str, realm: str, service: str, scopes: Sequence[str]
+    ) -> Token | None:
+        """Let the client log in, so that its password never leaves it; None: it does not."""
 
     async def token_authority(self, host: str, salt: bytes) -> bytes | None:
         """Return the client's 32-byte ed25519 key for tokens; None if it makes no tokens."""
