@@ -37,7 +37,7 @@ WINDOW: Final = 32 << 10
 # no name, no time, "unknown" system: nothing of the machine gets into the digest
 GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 
-ALGORITHMS: Final = ("uncompressed", "gzip", "zstd", "estargz")
+ALGORITHMS: Final = ("uncompressed", "gzip", "zstd")
 
 _MAGIC_GZIP = b"\x1f\x8b\x08"
 _MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"

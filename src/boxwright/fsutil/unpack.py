@@ -162,7 +162,7 @@ class _Unpacker:
         self._retired: list[int] = []  # folders whose cached path no longer leads to them
         self._late_modes: dict[bytes, int] = {}
         # bits that open(2) alone sets as wanted; 0 also means: don't trust inherited owners
-        fresh = whiteouts == "overlay"
+        fresh = not os.listdir(self._root)
         self._exact_mode = _mode_bits_that_stick(self._root) if fresh else 0
 
     def __enter__(self) -> Self:

@@ -1,0 +1,186 @@
+"""The ``oci`` and ``docker`` outputs: an image as one tar archive, sent to the client.
+
+Both are an OCI image layout; ``docker`` adds the ``manifest.json`` that ``docker load`` of
+all versions reads. Entries are in order of their names with zero times, so that an equal
+image is an equal archive.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.digest import Digest
+from boxwright.core.reference import Reference
+from boxwright.core.workers import to_worker
+from boxwright.errors import InvalidInputError, UnimplementedError
+from boxwright.exporters.base import (
+    NAME_KEY,
+    ExportContext,
+    ExportResult,
+    ExportSource,
+    parse_bool,
+    source_epoch,
+)
+from boxwright.exporters.image import image_names, image_response, with_attributes
+from boxwright.exporters.options import ImageOptions
+from boxwright.exporters.writer import CommittedImage, commit_image
+from boxwright.fsutil.tar import Entry, EntryType, TarWriter
+from boxwright.oci import layout
+from boxwright.oci.patch import format_time
+from boxwright.session.base import FileSink
+from boxwright.store import Store
+
+_CHUNK = 1 << 20
+_MODES = {layout.INDEX_FILE: 0o644, layout.DOCKER_MANIFEST_FILE: 0o644}
+
+
+@dataclass(slots=True)
+class ArchiveExporter:
+    """One ``oci`` or ``docker`` output.
+
+    Attributes:
+        type: ``oci`` or ``docker``.
+        options: what all image outputs share.
+        tar: one archive; otherwise blobs go one by one into the client's content store.
+        metadata: attributes that are not ours; added to the frontend's metadata.
+    """
+
+    type: str
+    options: ImageOptions
+    tar: bool = True
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the progress calls this output."""
+        return f"exporting to {self.type} image format"
+
+    @classmethod
+    def from_attributes(cls, kind: str, attributes: Mapping[str, str]) -> ArchiveExporter:
+        """Read the attributes of an ``oci`` or ``docker`` output.
+
+        Raises:
+            InvalidInputError: a value is malformed.
+        """
+        options, rest = ImageOptions.take(attributes)
+        tar = parse_bool("tar", rest.pop("tar"), empty=True) if "tar" in rest else True
+        return cls(kind, options, tar, rest)
+
+    async def export(self, source: ExportSource, context: ExportContext) -> ExportResult:
+        """Make the image and send it.
+
+        Raises:
+            InvalidInputError: ``docker`` can't hold several platforms.
+            SessionLostError: the client that wanted the archive is gone.
+        """
+        if self.type == "docker" and source.is_map:
+            raise InvalidInputError(
+                "docker exporter does not currently support exporting manifest lists",
+                hint="use type=oci or push the image",
+            )
+        if not self.tar:
+            raise UnimplementedError(
+                f"output type={self.type} with tar=false is not served yet",
+                hint="leave tar=false out and unpack the archive",
+            )
+        source, options = with_attributes(source, self.options, self.metadata)
+        image = await commit_image(source, options, context)
+        image = replace(image, descriptor=self._dated(image.descriptor, source, context))
+        names = [_full_name(name) for name in image_names(source, options)]
+        result = ExportResult(image_response(image), image.descriptor)
+        if names:
+            result.response[NAME_KEY] = ",".join(names)
+        session = await context.sessions.get(context.session_id)
+        files = await to_worker(self._files, image, names, context.store)
+        with context.step.part("sending tarball"):
+            sink = await session.send_file(result.response, exporter_id=context.exporter_id)
+            await send_pieces(sink, _archive(context.store, files))
+        return result
+
+    def _dated(
+        self, descriptor: Descriptor, source: ExportSource, context: ExportContext
+    ) -> Descriptor:
+        if layout.CREATED in descriptor.annotations:
+            return descriptor
+        epoch_s = self.options.epoch_s
+        if not self.options.epoch_set:
+            epoch_s = source_epoch(source, None)
+        seconds = epoch_s if epoch_s is not None else context.clock.now_ns() // 1_000_000_000
+        created = format_time(seconds * 1_000_000_000)
+        return replace(descriptor, annotations={**descriptor.annotations, layout.CREATED: created})
+
+    def _files(
+        self, image: CommittedImage, names: Sequence[str], store: Store
+    ) -> dict[str, bytes | Digest | None]:
+        """Return the members of the archive: content, blob to copy, or None for a folder."""
+        files: dict[str, bytes | Digest | None] = {
+            layout.LAYOUT_FILE: layout.LAYOUT_BYTES,
+            layout.INDEX_FILE: layout.encode_index(
+                layout.named_descriptors(image.descriptor, names)
+            ),
+            "blobs/": None,
+        }
+        if self.type == "docker":
+            manifests = [(manifest, names) for manifest in image.manifests.values()]
+            files[layout.DOCKER_MANIFEST_FILE] = layout.encode_docker_manifest(manifests)
+        pending = [image.descriptor.digest]
+        while pending:
+            digest = pending.pop()
+            path = layout.blob_path(digest)
+            if path not in files:
+                files[path] = digest
+                files[f"blobs/{digest.algorithm}/"] = None
+                pending += store.blobs.refs(digest)
+        return dict(sorted(files.items()))
+
+
+def _full_name(name: str) -> str:
+    return str(Reference.parse(name).with_default_tag())
+
+
+async def send_pieces(sink: FileSink, pieces: Iterator[bytes]) -> None:
+    """Send what ``pieces`` yields (it runs in a worker); the sink is closed or aborted.
+
+    Raises:
+        SessionLostError: the client is gone.
+    """
+    try:
+        while piece := await to_worker(next, pieces, b""):
+            await sink.write(piece)
+    except BaseException:
+        await sink.abort()
+        raise
+    await sink.close()
+
+
+def _archive(store: Store, files: Mapping[str, bytes | Digest | None]) -> Iterator[bytes]:
+    """Yield the bytes of the archive."""
+    pieces: list[bytes] = []
+    tar = TarWriter(pieces.append)
+    for name, content in files.items():
+        entry = Entry(name.encode(), mode=_MODES.get(name, 0o444))
+        if content is None:
+            entry.type, entry.mode = EntryType.DIRECTORY, 0o755
+            tar.add(entry)
+        elif isinstance(content, bytes):
+            tar.add(entry, content)
+        else:
+            yield from _blob(store, tar, entry, content, pieces)
+    tar.close()
+    yield from pieces
+
+
+def _blob(
+    store: Store, tar: TarWriter, entry: Entry, digest: Digest, pieces: list[bytes]
+) -> Iterator[bytes]:
+    with store.blobs.open(digest) as file:
+        entry.size = os.fstat(file.fileno()).st_size
+        tar.add_header(entry)
+        while data := file.read(_CHUNK):
+            tar.write(data)
+            yield from pieces
+            pieces.clear()
+        tar.end_content(entry.size)

@@ -1,0 +1,299 @@
+"""The ``local`` and ``tar`` outputs: the files of a result, without an image around them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from boxwright.core.workers import to_worker
+from boxwright.errors import InvalidInputError
+from boxwright.exporters.archive import send_pieces
+from boxwright.exporters.base import (
+    ExportContext,
+    ExportResult,
+    ExportSource,
+    parse_bool,
+    parse_epoch,
+    source_epoch,
+)
+from boxwright.fsutil.tar import Entry, EntryType, TarWriter
+from boxwright.linux import mount
+from boxwright.oci.platforms import ResultPlatform
+from boxwright.snapshots.refs import ImmutableRef
+
+_log = logging.getLogger(__name__)
+
+_TYPES = {
+    stat.S_IFREG: EntryType.FILE,
+    stat.S_IFDIR: EntryType.DIRECTORY,
+    stat.S_IFLNK: EntryType.SYMLINK,
+    stat.S_IFCHR: EntryType.CHARACTER,
+    stat.S_IFBLK: EntryType.BLOCK,
+    stat.S_IFIFO: EntryType.FIFO,
+}
+
+
+@dataclass(slots=True)
+class TreeOptions:
+    """What ``local`` and ``tar`` outputs share.
+
+    Attributes:
+        epoch_set: ``source-date-epoch`` was given, even if empty.
+        epoch_s: modification time of all files, seconds since the epoch.
+        platform_split: a folder for each platform; None means if there are several.
+        delete: (``local``) files of the destination that the result lacks are removed.
+        attestation_prefix: prefix of the names of attestation files.
+    """
+
+    epoch_set: bool = False
+    epoch_s: int | None = None
+    platform_split: bool | None = None
+    delete: bool = False
+    attestation_prefix: str = ""
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, str]) -> TreeOptions:
+        """Read the attributes; those that are not ours are ignored, as upstream does.
+
+        Raises:
+            InvalidInputError: a value is malformed.
+        """
+        options = cls(attestation_prefix=attributes.get("attestation-prefix", ""))
+        if "source-date-epoch" in attributes:
+            options.epoch_set = True
+            options.epoch_s = parse_epoch("source-date-epoch", attributes["source-date-epoch"])
+        if "platform-split" in attributes:
+            options.platform_split = parse_bool("platform-split", attributes["platform-split"])
+        mode = attributes.get("mode", "")
+        if mode not in {"", "copy", "delete"}:
+            raise InvalidInputError(
+                f"invalid local exporter mode {mode!r}", hint="use copy or delete"
+            )
+        options.delete = mode == "delete"
+        return options
+
+    def splits(self, source: ExportSource) -> bool:
+        """Return whether each platform gets a folder of its own."""
+        return source.is_map if self.platform_split is None else self.platform_split
+
+    def epoch(self, source: ExportSource, platform: ResultPlatform) -> int | None:
+        """Return the modification time that all files get, if any."""
+        return self.epoch_s if self.epoch_set else source_epoch(source, platform)
+
+
+@asynccontextmanager
+async def _root(ref: ImmutableRef | None) -> AsyncIterator[Path]:
+    if ref is not None:
+        async with ref.mounted() as root:
+            yield root
+        return
+    with tempfile.TemporaryDirectory(prefix="boxwright-empty-") as empty:
+        yield Path(empty)
+
+
+def _folder_name(platform: ResultPlatform) -> str:
+    return platform.id.replace("/", "_")
+
+
+@dataclass(slots=True)
+class LocalExporter:
+    """One ``local`` output: a folder on the client."""
+
+    options: TreeOptions
+    type: str = "local"
+    name: str = "exporting to client directory"
+
+    async def export(self, source: ExportSource, context: ExportContext) -> ExportResult:
+        """Send the files, all platforms in one transfer.
+
+        Raises:
+            InvalidInputError: two platforms have the same file and are not kept apart.
+            SessionLostError: the client is gone.
+        """
+        platforms = source.platforms()
+        split = self.options.splits(source)
+        session = await context.sessions.get(context.session_id)
+        async with AsyncExitStack() as stack:
+            roots = {
+                _folder_name(platform): await stack.enter_async_context(
+                    _root(source.find(platform))
+                )
+                for platform in platforms
+            }
+            if any(self.options.epoch(source, platform) is not None for platform in platforms):
+                _log.warning("a local output keeps file times: SOURCE_DATE_EPOCH has no effect")
+            if split:
+                root = await stack.enter_async_context(_side_by_side(roots, context))
+            elif len(roots) > 1:
+                await to_worker(_check_apart, roots)
+                root = await stack.enter_async_context(_merged(roots, context))
+            else:
+                root = next(iter(roots.values()))
+            label = f"copying files {', '.join(roots)}" if split else "copying files"
+            with context.step.part(label):
+                await session.send_tree(root, exporter_id=context.exporter_id)
+        return ExportResult()
+
+
+@asynccontextmanager
+async def _staging(context: ExportContext) -> AsyncIterator[Path]:
+    """Give a folder for mounts; they are gone when it is."""
+    folder = Path(await to_worker(tempfile.mkdtemp, prefix="export-", dir=context.store.mounts))
+    await to_worker(os.chmod, folder, 0o755)
+    try:
+        yield folder
+    finally:
+        mount.unmount_below(folder)
+        shutil.rmtree(folder)
+
+
+@asynccontextmanager
+async def _side_by_side(roots: Mapping[str, Path], context: ExportContext) -> AsyncIterator[Path]:
+    """Give a folder with one folder for each platform."""
+    async with _staging(context) as folder:
+        for name, root in roots.items():
+            (folder / name).mkdir(0o755)
+            await to_worker(mount.bind, root, folder / name, read_only=True)
+        yield folder
+
+
+@asynccontextmanager
+async def _merged(roots: Mapping[str, Path], context: ExportContext) -> AsyncIterator[Path]:
+    """Give the files of all platforms in one folder."""
+    async with _staging(context) as folder:
+        target = folder / "merged"
+        target.mkdir()
+        await to_worker(
+            mount.overlay,
+            target,
+            lower=list(roots.values()),
+            upper=None,
+            work=None,
+            userxattr=context.store.rootless,
+        )
+        yield target
+
+
+def _check_apart(roots: Mapping[str, Path]) -> None:
+    """Refuse two platforms that would write the same file."""
+    seen: dict[str, str] = {}
+    for name, root in roots.items():
+        for folder, _, files in os.walk(root):
+            for file in files:
+                path = os.path.relpath(os.path.join(folder, file), root)
+                if path in seen:
+                    raise InvalidInputError(
+                        f"cannot overwrite {path} from {seen[path]} with {name} when split"
+                        " option is disabled"
+                    )
+                seen[path] = name
+
+
+@dataclass(slots=True)
+class TarExporter:
+    """One ``tar`` output: an archive of the files, sent to the client."""
+
+    options: TreeOptions
+    type: str = "tar"
+    name: str = "exporting to client tarball"
+
+    async def export(self, source: ExportSource, context: ExportContext) -> ExportResult:
+        """Send the archive.
+
+        Raises:
+            SessionLostError: the client is gone.
+        """
+        platforms = source.platforms()
+        session = await context.sessions.get(context.session_id)
+        async with AsyncExitStack() as stack:
+            parts = []
+            for platform in platforms:
+                root = await stack.enter_async_context(_root(source.find(platform)))
+                folder = _folder_name(platform) if source.is_map else ""
+                parts.append((folder, root, self.options.epoch(source, platform)))
+            with context.step.part("sending tarball"):
+                sink = await session.send_file({}, exporter_id=context.exporter_id)
+                await send_pieces(sink, _archive(sorted(parts)))
+        return ExportResult()
+
+
+def _archive(parts: list[tuple[str, Path, int | None]]) -> Iterator[bytes]:
+    pieces: list[bytes] = []
+    tar = TarWriter(pieces.append)
+    for folder, root, epoch_s in parts:
+        prefix = b""
+        if folder:
+            prefix = os.fsencode(folder) + b"/"
+            tar.add(Entry(prefix, EntryType.DIRECTORY, 0o755, mtime=epoch_s or 0))
+        links: dict[int, bytes] = {}
+        for path, info in _walk(os.fsencode(root)):
+            entry = _entry(path, prefix, info, epoch_s)
+            if entry is None:
+                continue
+            if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+                first = links.setdefault(info.st_ino, entry.name)
+                if first is not entry.name:
+                    entry.type, entry.linkname, entry.size = EntryType.HARD_LINK, first, 0
+            yield from _member(tar, entry, path, pieces)
+    tar.close()
+    yield from pieces
+
+
+def _walk(root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Yield full paths (with ``//`` between root and the rest) in byte order of names."""
+    stack = [root + b"/"]
+    while stack:
+        path = stack.pop()
+        if path != root + b"/":
+            info = os.lstat(path)
+            yield path, info
+            if not stat.S_ISDIR(info.st_mode):
+                continue
+        names = sorted(os.listdir(path), reverse=True)
+        stack += [path + b"/" + name for name in names]
+
+
+def _entry(path: bytes, prefix: bytes, info: os.stat_result, epoch_s: int | None) -> Entry | None:
+    kind = _TYPES.get(stat.S_IFMT(info.st_mode))
+    if kind is None:
+        return None
+    name = prefix + path.partition(b"//")[2].replace(b"//", b"/")
+    # Go rounds a time when no PAX header is asked for
+    mtime = (info.st_mtime_ns + 500_000_000) // 1_000_000_000
+    entry = Entry(
+        name + (b"/" if kind == EntryType.DIRECTORY else b""),
+        kind,
+        stat.S_IMODE(info.st_mode),
+        info.st_uid,
+        info.st_gid,
+        info.st_size if kind == EntryType.FILE else 0,
+        mtime if epoch_s is None else epoch_s,
+    )
+    if kind == EntryType.SYMLINK:
+        entry.linkname = os.readlink(path)
+    elif kind in {EntryType.CHARACTER, EntryType.BLOCK}:
+        entry.dev_major, entry.dev_minor = os.major(info.st_rdev), os.minor(info.st_rdev)
+    if kind != EntryType.SYMLINK:
+        for attribute in os.listxattr(path, follow_symlinks=False):
+            entry.xattrs[attribute] = os.getxattr(path, attribute, follow_symlinks=False)
+    return entry
+
+
+def _member(tar: TarWriter, entry: Entry, path: bytes, pieces: list[bytes]) -> Iterator[bytes]:
+    if entry.type == EntryType.FILE:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            tar.add_file(entry, fd)
+        finally:
+            os.close(fd)
+    else:
+        tar.add_header(entry)
+    yield from pieces
+    pieces.clear()

@@ -1,0 +1,245 @@
+"""Make an image of a build result: layers, config, manifest and, for several platforms, index.
+
+Invariant: the bytes of config, manifest and index depend on the result and the options only,
+and equal upstream's for equal layers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.digest import Digest
+from boxwright.core.platform import Platform
+from boxwright.core.workers import to_worker
+from boxwright.errors import InvalidInputError
+from boxwright.exporters.annotations import Annotations
+from boxwright.exporters.base import ExportContext, ExportSource, source_epoch
+from boxwright.exporters.options import ImageOptions
+from boxwright.oci import mediatypes
+from boxwright.oci.image import Image
+from boxwright.oci.manifest import Index, Manifest
+from boxwright.oci.patch import (
+    LayerMeta,
+    default_config,
+    format_time,
+    normalize_history,
+    parse_history,
+    patch_config,
+)
+from boxwright.oci.platforms import BASE_CONFIG_KEY, CONFIG_KEY, ResultPlatform, metadata_value
+from boxwright.snapshots.layers import ExportedLayer, ensure_blobs
+
+_log = logging.getLogger(__name__)
+
+_INTERNAL_ANNOTATIONS = ("containerd.io/uncompressed", "buildkit/createdat")
+_SOURCE_PREFIX = "containerd.io/distribution.source."
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedImage:
+    """An image whose blobs are all in the store.
+
+    Attributes:
+        descriptor: its manifest or index, with what exporters report of it.
+        config: digest of the config; None for an index.
+        manifests: the image manifests in it by platform id, in order.
+    """
+
+    descriptor: Descriptor
+    config: Digest | None
+    manifests: dict[str, Manifest]
+
+
+async def commit_image(
+    source: ExportSource, options: ImageOptions, context: ExportContext
+) -> CommittedImage:
+    """Store everything that the image consists of.
+
+    Raises:
+        InvalidInputError: result and options contradict each other.
+        BoxwrightError: a layer could not be made or fetched.
+    """
+    platforms = source.platforms()
+    options.annotations.check((item.id for item in platforms), oci_types=options.uses_oci_types)
+    caches = await context.inline_cache() if context.inline_cache is not None else {}
+    with context.step.part("exporting layers"):
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(_layers(source, platform, options, context))
+                for platform in platforms
+            ]
+    writer = _Writer(source, options, context)
+    if not source.is_map:
+        return await writer.single(platforms[0], tasks[0].result(), caches.get(""))
+    images = [
+        await writer.manifest(
+            platform,
+            task.result(),
+            options.annotations.for_platform(platform.platform),
+            caches.get(platform.id),
+        )
+        for platform, task in zip(platforms, tasks, strict=True)
+    ]
+    return await writer.index(platforms, images)
+
+
+async def _layers(
+    source: ExportSource,
+    platform: ResultPlatform,
+    options: ImageOptions,
+    context: ExportContext,
+) -> list[ExportedLayer]:
+    ref = source.find(platform)
+    if ref is None:
+        return []
+    epoch_s: int | None = None
+    keep: Sequence[str] = ()
+    if options.rewrite_timestamp:
+        epoch_s = _epoch(source, platform, options)
+        if epoch_s is None:
+            _log.warning("rewrite-timestamp is specified, but no source-date-epoch was found")
+        base = _base_image(source, platform)
+        keep = base.diff_ids or () if base is not None else ()
+    return await ensure_blobs(
+        ref,
+        store=context.store,
+        lease=context.lease,
+        compression=options.compression,
+        epoch_s=epoch_s,
+        keep_diff_ids=keep,
+    )
+
+
+def _epoch(
+    source: ExportSource, platform: ResultPlatform | None, options: ImageOptions
+) -> int | None:
+    return options.epoch_s if options.epoch_set else source_epoch(source, platform)
+
+
+def _base_image(source: ExportSource, platform: ResultPlatform) -> Image | None:
+    raw = metadata_value(source.metadata, BASE_CONFIG_KEY, platform)
+    return Image.decode(raw) if raw else None
+
+
+class _Writer:
+    """Writes the documents of one export."""
+
+    def __init__(
+        self, source: ExportSource, options: ImageOptions, context: ExportContext
+    ) -> None:
+        self._source = source
+        self._options = options
+        self._context = context
+        self._oci = options.uses_oci_types
+
+    async def single(
+        self, platform: ResultPlatform, layers: list[ExportedLayer], cache: bytes | None
+    ) -> CommittedImage:
+        annotations = self._options.annotations.for_platform(None)
+        if annotations.index or annotations.index_descriptor:
+            raise InvalidInputError("index annotations not supported for single platform export")
+        descriptor, manifest = await self.manifest(platform, layers, annotations, cache)
+        return CommittedImage(descriptor, manifest.config.digest, {platform.id: manifest})
+
+    async def manifest(
+        self,
+        platform: ResultPlatform,
+        layers: list[ExportedLayer],
+        annotations: Annotations,
+        cache: bytes | None,
+    ) -> tuple[Descriptor, Manifest]:
+        config = self._config(platform, layers, cache)
+        config_type = mediatypes.OCI_CONFIG if self._oci else mediatypes.DOCKER_CONFIG
+        manifest = Manifest(
+            config=Descriptor(config_type, Digest.of(config), len(config)),
+            layers=tuple(self._layer(layer.descriptor) for layer in layers),
+            media_type=mediatypes.OCI_MANIFEST if self._oci else mediatypes.DOCKER_MANIFEST,
+            annotations=annotations.manifest,
+        )
+        data = manifest.encode()
+        digest = Digest.of(data)
+        children = [item.digest for item in manifest.children()]
+        with self._context.step.part(f"exporting manifest {digest}"):
+            await self._put(data, children)
+        with self._context.step.part(f"exporting config {manifest.config.digest}"):
+            await self._put(config, ())
+        descriptor = Descriptor(
+            manifest.media_type,
+            digest,
+            len(data),
+            annotations=annotations.manifest_descriptor,
+            platform=platform.platform,
+        )
+        return descriptor, manifest
+
+    async def index(
+        self,
+        platforms: Sequence[ResultPlatform],
+        images: Sequence[tuple[Descriptor, Manifest]],
+    ) -> CommittedImage:
+        annotations = self._options.annotations.for_platform(None)
+        index = Index(
+            manifests=tuple(descriptor for descriptor, _ in images),
+            media_type=mediatypes.OCI_INDEX if self._oci else mediatypes.DOCKER_LIST,
+            annotations=annotations.index,
+        )
+        data = index.encode()
+        digest = Digest.of(data)
+        with self._context.step.part(f"exporting manifest list {digest}"):
+            await self._put(data, [item.digest for item in index.manifests])
+        descriptor = Descriptor(
+            index.media_type, digest, len(data), annotations=annotations.index_descriptor
+        )
+        manifests = {
+            platform.id: manifest
+            for platform, (_, manifest) in zip(platforms, images, strict=True)
+        }
+        return CommittedImage(descriptor, None, manifests)
+
+    def _config(
+        self, platform: ResultPlatform, layers: list[ExportedLayer], cache: bytes | None
+    ) -> bytes:
+        config = metadata_value(self._source.metadata, CONFIG_KEY, platform)
+        if not config:
+            config = default_config(Platform.host())
+        base = _base_image(self._source, platform)
+        metas = [
+            LayerMeta(layer.description or "created by buildkit", format_time(layer.created_ns))
+            for layer in layers
+        ]
+        return patch_config(
+            config,
+            diff_ids=[layer.diff_id for layer in layers],
+            history=normalize_history(parse_history(config), metas),
+            epoch_s=_epoch(self._source, platform, self._options),
+            base_history=base.history if base is not None else None,
+            inline_cache=cache,
+        )
+
+    def _layer(self, descriptor: Descriptor) -> Descriptor:
+        media_type = mediatypes.convert_layer(descriptor.media_type, oci=self._oci)
+        if not self._options.prefer_nondist:
+            media_type = mediatypes.distributable(media_type)
+        kept = {
+            key: value
+            for key, value in descriptor.annotations.items()
+            if self._oci
+            and key not in _INTERNAL_ANNOTATIONS
+            and not key.startswith(_SOURCE_PREFIX)
+        }
+        return replace(descriptor, media_type=media_type, annotations=kept)
+
+    async def _put(self, data: bytes, children: Sequence[Digest]) -> None:
+        await to_worker(_put, self._context, data, children)
+
+
+def _put(context: ExportContext, data: bytes, children: Sequence[Digest]) -> None:
+    """Store a document, under the export's lease, with the blobs that it refers to."""
+    context.lease.add_blob(Digest.of(data))
+    digest = context.store.blobs.put(data)
+    if children:
+        context.store.blobs.add_refs(digest, children)

@@ -1,0 +1,311 @@
+"""The layers of a snapshot as blobs: made once, in one pass, and found again.
+
+For each layer: changes → tar → sha256 (diff id) → compression → sha256 (digest) → blob store,
+all in one streaming pass on a worker thread, compression on threads of its own. What a layer
+became is noted with the snapshot under a *variant* that names compressor, version and
+options, so the second export of a layer does nothing, and an equal layer has an equal digest
+whatever was exported before.
+
+Layers that came from a registry keep their blob; with ``force`` they are recompressed from
+it, never from the unpacked tree, as their diff id must not change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Self
+
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.digest import Digest
+from boxwright.core.workers import to_worker
+from boxwright.fsutil.compress import (
+    Compression,
+    compressor_version,
+    open_compressor,
+    open_decompressor,
+)
+from boxwright.fsutil.tar import TarReader, TarWriter
+from boxwright.oci import mediatypes
+from boxwright.snapshots.diff import changes
+from boxwright.snapshots.errors import LayerMissingError
+from boxwright.snapshots.layertar import write_changes
+from boxwright.snapshots.manager import SOURCE_VARIANT, SnapshotManager
+from boxwright.snapshots.refs import ImmutableRef, Layer, LayerTree
+from boxwright.store import BlobNotFoundError, Lease, Store
+
+_log = logging.getLogger(__name__)
+
+UNCOMPRESSED = "containerd.io/uncompressed"
+COMPRESSOR = "boxwright/compressor"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedLayer:
+    """One layer as an image has it; its blob is in the store.
+
+    Attributes:
+        descriptor: the blob; ``containerd.io/uncompressed`` in its annotations is ``diff_id``.
+        diff_id: digest of the uncompressed archive.
+        description: what made the layer.
+        created_ns: when, nanoseconds since the epoch.
+    """
+
+    descriptor: Descriptor
+    diff_id: Digest
+    description: str = ""
+    created_ns: int = 0
+
+
+async def ensure_blobs(
+    ref: ImmutableRef,
+    *,
+    store: Store,
+    compression: Compression,
+    lease: Lease | None = None,
+    epoch_s: int | None = None,
+    keep_diff_ids: Sequence[str] = (),
+    on_layer: Callable[[Layer], None] | None = None,
+) -> list[ExportedLayer]:
+    """Return the layers of ``ref`` from the base up, making and fetching what is missing.
+
+    Args:
+        ref: the snapshot.
+        store: where blobs go.
+        compression: of layers that were made here, and with ``force`` of all.
+        lease: keeps the blobs.
+        epoch_s: no file time in a layer may be later (``rewrite-timestamp``).
+        keep_diff_ids: diff ids of the base image; as long as layers agree with them from the
+            base up, their times are left alone.
+        on_layer: called for every layer that is ready.
+
+    Raises:
+        LayerMissingError: the blob of an image layer can no longer be fetched.
+        DiskFullError: there is no room.
+    """
+    layers = await ref.layers()
+    kept = 0
+    while kept < min(len(layers), len(keep_diff_ids)):
+        if layers[kept].diff_id != keep_diff_ids[kept]:
+            break
+        kept += 1
+    limit = asyncio.Semaphore(os.cpu_count() or 1)
+
+    async def one(index: int, layer: Layer) -> ExportedLayer:
+        job = _LayerJob(ref.manager, store, layer, compression, None if index < kept else epoch_s)
+        async with limit:
+            exported = await job.run()
+        if lease is not None:
+            await to_worker(lease.add_blob, exported.descriptor.digest)
+        if on_layer is not None:
+            on_layer(layer)
+        return exported
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(*item)) for item in enumerate(layers)]
+    return [task.result() for task in tasks]
+
+
+class _Stopped(Exception):  # noqa: N818  # not an error: the caller was cancelled
+    """Ends the work of a thread whose caller was cancelled."""
+
+
+class _LayerJob:
+    """Finds or makes the blob of one layer in one form."""
+
+    def __init__(
+        self,
+        manager: SnapshotManager,
+        store: Store,
+        layer: Layer,
+        compression: Compression,
+        epoch_s: int | None,
+    ) -> None:
+        self._manager = manager
+        self._store = store
+        self._layer = layer
+        self._compression = compression
+        self._epoch_s = epoch_s
+        self._stop = threading.Event()
+        suffix = "" if epoch_s is None else f"@{epoch_s}"
+        self._variant = compressor_version(compression) + suffix
+
+    async def run(self) -> ExportedLayer:
+        source = self._layer.blobs.get(SOURCE_VARIANT)
+        if source is not None and self._fits(source):
+            return await self._from_source(source)
+        async with _exclusive(self._manager, self._layer.snapshot_id, self._variant):
+            found = await self._find()
+            if found is not None:
+                return found
+            if source is not None:
+                await self._fetch(source)
+                return await self._note(await self._work(self._convert, source))
+            async with self._manager.layer_tree(self._layer.snapshot_id) as tree:
+                return await self._note(await self._work(self._make, tree))
+
+    def _fits(self, source: Descriptor) -> bool:
+        """Return whether an image layer may stay as it is."""
+        if self._epoch_s is not None:
+            return False
+        if not self._compression.force or not mediatypes.is_layer(source.media_type):
+            return True
+        kind = mediatypes.layer_compression(source.media_type)
+        return kind == self._compression.algorithm
+
+    async def _from_source(self, source: Descriptor) -> ExportedLayer:
+        await self._fetch(source)
+        diff_id = self._layer.diff_id
+        if diff_id is None:
+            raise LayerMissingError(source.digest)
+        annotations = {**source.annotations, UNCOMPRESSED: str(diff_id)}
+        return self._exported(replace(source, annotations=annotations), diff_id)
+
+    async def _fetch(self, source: Descriptor) -> None:
+        if self._store.blobs.stat(source.digest) is None:
+            await self._manager.fetch_layer(self._layer.snapshot_id)
+
+    async def _find(self) -> ExportedLayer | None:
+        found = await self._manager.get_blob(self._layer.snapshot_id, self._variant)
+        if found is None:
+            return None
+        diff_id = found.annotations.get(UNCOMPRESSED)
+        return self._exported(found, Digest(diff_id)) if diff_id else None
+
+    async def _note(self, made: ExportedLayer) -> ExportedLayer:
+        if self._epoch_s is None:
+            await self._manager.set_blob(
+                self._layer.snapshot_id, made.descriptor, made.diff_id, self._variant
+            )
+        else:  # the layer's own diff id is that of its unchanged times
+            self._manager.table.add_blob(self._layer.snapshot_id, self._variant, made.descriptor)
+        return made
+
+    def _exported(self, descriptor: Descriptor, diff_id: Digest) -> ExportedLayer:
+        layer = self._layer
+        return ExportedLayer(descriptor, diff_id, layer.description, layer.created_ns)
+
+    async def _work(
+        self, function: Callable[[LayerTree | Descriptor], ExportedLayer], argument: object
+    ) -> ExportedLayer:
+        """Run ``function`` in a worker; when cancelled, end it at its next piece of data."""
+        task = asyncio.ensure_future(to_worker(function, argument))  # type: ignore[arg-type]
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._stop.set()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()
+            raise
+
+    # -- in a worker -----------------------------------------------------------------
+
+    def _make(self, tree: LayerTree | Descriptor) -> ExportedLayer:
+        assert isinstance(tree, LayerTree)
+
+        def fill(tar: TarWriter) -> None:
+            write_changes(tar, changes(tree), tree.upper, epoch_s=self._epoch_s)
+
+        return self._write(fill)
+
+    def _convert(self, source: LayerTree | Descriptor) -> ExportedLayer:
+        """Recompress a blob, with times cut off if that is wanted."""
+        assert isinstance(source, Descriptor)
+        try:
+            file = self._store.blobs.open(source.digest)
+        except BlobNotFoundError as error:
+            raise LayerMissingError(source.digest) from error
+        with file:
+            _, plain = open_decompressor(file)
+            if self._epoch_s is None:
+                return self._write_bytes(plain.read)
+            reader, limit = TarReader(plain), self._epoch_s
+
+            def fill(tar: TarWriter) -> None:
+                for entry in reader:
+                    if entry.mtime >= limit:
+                        entry.mtime, entry.mtime_nsec = limit, 0
+                    tar.add_header(entry)
+                    size = 0
+                    for piece in reader.chunks():
+                        tar.write(bytes(piece))
+                        size += len(piece)
+                    tar.end_content(size)
+                reader.drain()
+
+            return self._write(fill)
+
+    def _write_bytes(self, read: Callable[[int], bytes]) -> ExportedLayer:
+        with _BlobPipe(self._store, self._compression, self._stop) as pipe:
+            while data := read(_CHUNK):
+                pipe.write(data)
+            return self._exported(*pipe.commit())
+
+    def _write(self, fill: Callable[[TarWriter], None]) -> ExportedLayer:
+        with _BlobPipe(self._store, self._compression, self._stop) as pipe:
+            tar = TarWriter(pipe.write)
+            fill(tar)
+            tar.close()
+            return self._exported(*pipe.commit())
+
+
+class _BlobPipe:
+    """Uncompressed bytes in, a blob out."""
+
+    def __init__(self, store: Store, compression: Compression, stop: threading.Event) -> None:
+        self._compression = compression
+        self._stop = stop
+        self._writer = store.blobs.writer()
+        self._hash = hashlib.sha256()
+        self._is_plain = compression.algorithm == "uncompressed"
+        self._compressor = open_compressor(compression, self._writer.write)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.abort()
+
+    def write(self, data: bytes) -> None:
+        if self._stop.is_set():
+            raise _Stopped
+        if not self._is_plain:  # else the writer's own digest is the diff id
+            self._hash.update(data)
+        self._compressor.write(data)
+
+    def commit(self) -> tuple[Descriptor, Digest]:
+        self._compressor.close()
+        labels = {COMPRESSOR: compressor_version(self._compression)}
+        if not self._is_plain:
+            labels[UNCOMPRESSED] = str(Digest.from_hex(self._hash.hexdigest()))
+        digest, size = self._writer.commit(labels)
+        diff_id = Digest(labels.get(UNCOMPRESSED, digest))
+        media_type = mediatypes.layer_media_type(self._compression.algorithm)
+        descriptor = Descriptor(media_type, digest, size, {UNCOMPRESSED: str(diff_id)})
+        return descriptor, diff_id
+
+
+_Locks = dict[tuple[str, str], asyncio.Lock]
+_locks: weakref.WeakKeyDictionary[SnapshotManager, _Locks] = weakref.WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def _exclusive(
+    manager: SnapshotManager, snapshot_id: str, variant: str
+) -> AsyncIterator[None]:
+    """Let one export at a time make a variant of a layer; the others then find it."""
+    locks = _locks.setdefault(manager, {})
+    lock = locks.setdefault((snapshot_id, variant), asyncio.Lock())
+    async with lock:
+        yield
+    if not lock.locked():
+        locks.pop((snapshot_id, variant), None)
