@@ -49,7 +49,7 @@ def split_fields(text: str) -> list[str]:
             if bare >= 0:
                 raise DockerfileError(
                     f'parse error on line 1, column {position + bare + 1}: bare " in'
-                    " non-quoted field",
+                    " non-quoted-field",
                     token=value,
                 )
             position = end

@@ -25,23 +25,31 @@ def edit_distance(left: str, right: str, limit: int) -> int:
 
 
 def nearest(word: str, options: Iterable[str], *, case_sensitive: bool = True) -> str:
-    """Return the option within two edits of ``word``, the first of the nearest; "" if none.
+    """Return the option within two edits of ``word``; "" if there is none.
 
+    Of several as near, the one that begins most like ``word`` wins, then the first.
     An exact match gives "" as well: whatever was wrong, it was not the spelling. Without
     ``case_sensitive`` the answer takes on the case of ``word``.
     """
     wanted = word if case_sensitive else word.lower()
-    best, best_distance = "", _FARTHEST + 1
+    best = ""
+    best_rank = (_FARTHEST + 1, 0)
     for option in options:
         candidate = option if case_sensitive else option.lower()
         if candidate == wanted:
             return ""
-        distance = edit_distance(wanted, candidate, _FARTHEST)
-        if distance < best_distance:
-            best, best_distance = candidate, distance
+        rank = (edit_distance(wanted, candidate, _FARTHEST), -_shared(wanted, candidate))
+        if rank[0] <= _FARTHEST and rank < best_rank:
+            best, best_rank = candidate, rank
     if best and not case_sensitive and word == word.upper() and word != word.lower():
         return best.upper()
     return best
+
+
+def _shared(left: str, right: str) -> int:
+    """Return how many characters two words begin with in common."""
+    pairs = zip(left, right, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
 def did_you_mean(message: str, suggestion: str) -> str:
