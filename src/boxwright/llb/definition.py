@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.errors import InvalidInputError, LimitExceededError, UnimplementedError
+from boxwright.llb.canonical import marshal_op
 from boxwright.llb.graph import Edge, Vertex, VertexOptions
 from boxwright.progress.events import ProgressGroup
 from boxwright.wire.pb import ops_pb2 as pb
@@ -134,7 +135,7 @@ def recompute(ops: Iterable[DecodedOp]) -> None:
         decoded = by_digest[old]
         for item in decoded.op.inputs:
             item.digest = renamed[item.digest]
-        data = decoded.op.SerializeToString(deterministic=True)
+        data = marshal_op(decoded.op)
         decoded.digest = renamed[old] = Digest.of(data)
 
 
