@@ -131,14 +131,14 @@ class BuildBridge:
             options.pop("source")
         if name == GATEWAY_FRONTEND:
             source = options.get("source", "")
-            if not dockerfile_frontend.is_builtin_image(source):
+            if not dockerfile_frontend.is_own_syntax(source):
                 raise _no_frontend_images(source)
             name = DOCKERFILE_FRONTEND
             options.pop("source")
         if name != DOCKERFILE_FRONTEND:
             raise InvalidInputError(f"invalid frontend: {name}", hint="use dockerfile.v0")
         run = _FrontendRun(self, options, dict(spec.inputs or {}))
-        made = await dockerfile_frontend.build(run, options)
+        made = await dockerfile_frontend.build(run)
         return run.finish(made)
 
     # --- what frontends call -----------------------------------------------------------------

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
 from boxwright.core.clock import Clock
 from boxwright.engine.bridge import BuildBridge, SolveSpec
+from boxwright.engine.errors import UnknownBuildError
 from boxwright.engine.gateway import GatewayBridge
 from boxwright.engine.recorder import StatusRecorder
 from boxwright.engine.results import FrontendResult
@@ -28,7 +30,10 @@ class Build:
     stream: ProgressStream = field(default_factory=ProgressStream)
     gateway: GatewayBridge | None = None
     recorder: StatusRecorder | None = None
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
     _recording: asyncio.Task[None] | None = None
+    _task: asyncio.Task[Any] | None = field(default_factory=asyncio.current_task)
+    _gateway_ready: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def ref(self) -> str:
@@ -39,6 +44,34 @@ class Build:
     def client_runs_frontend(self) -> bool:
         """Whether the client itself is the frontend, through the gateway."""
         return not self.request.Frontend and not self.request.HasField("Definition")
+
+    def cancel(self) -> None:
+        """Cancel the Solve call that runs this build."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Wait until the Solve call has ended."""
+        await self.closed.wait()
+
+    def set_gateway(self, gateway: GatewayBridge) -> None:
+        """Let frontend calls in."""
+        self.gateway = gateway
+        self._gateway_ready.set()
+
+    async def wait_gateway(self, timeout_s: float) -> GatewayBridge:
+        """Return the gateway once it is there.
+
+        Raises:
+            UnknownBuildError: this build has none.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._gateway_ready.wait()
+        except TimeoutError:
+            raise UnknownBuildError(self.ref) from None
+        assert self.gateway is not None
+        return self.gateway
 
     def start_recording(self, recorder: StatusRecorder) -> None:
         """Write every event to ``recorder`` until the stream is closed."""

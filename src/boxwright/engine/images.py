@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
@@ -18,8 +18,11 @@ from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
 from boxwright.dockerfile.bridge import OciStore
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
+from boxwright.snapshots.manager import SnapshotManager
 from boxwright.sources.image import (
+    BlobFetcher,
     ImageRemote,
+    ImageSource,
     ResolvedManifest,
     StoredImage,
     resolve_manifest,
@@ -121,3 +124,43 @@ class Images:
     def layout(self, ref: str, store: OciStore) -> ImageRemote:
         """Return an image in a client's OCI layout."""
         raise InvalidInputError("OCI layouts are not connected", detail=f"{ref} in {store}")
+
+
+class ImageProvider:
+    """Sources of the scheme ``docker-image`` (:class:`sources.base.SourceProvider`)."""
+
+    def __init__(self, images: Images, snapshots: SnapshotManager, fetcher: BlobFetcher) -> None:
+        self._images = images
+        self._snapshots = snapshots
+        self._fetcher = fetcher
+
+    def resolve(
+        self, rest: str, attrs: Mapping[str, str], platform: Platform | None
+    ) -> ImageSource:
+        """Return the source of an image name.
+
+        Raises:
+            InvalidInputError: the name or an attribute is malformed.
+        """
+        name = Reference.parse(rest).with_default_tag()
+        limit = attrs.get("image.layerlimit", "")
+        if limit and not limit.isdigit():
+            raise InvalidInputError("invalid image.layerlimit", detail=limit)
+        checksum = attrs.get("image.checksum", "")
+        mode = attrs.get("image.resolvemode", "")
+
+        async def open_image(
+            sessions: Sequence[str],
+        ) -> tuple[ImageRemote, Descriptor, bytes]:
+            return await self._images.open(name, mode, sessions)
+
+        return ImageSource(
+            str(name),
+            open_image,
+            platform or Platform.host(),
+            self._snapshots,
+            self._fetcher,
+            checksum=Digest(checksum) if checksum else None,
+            layer_limit=int(limit) if limit else None,
+            record_type=attrs.get("image.recordtype", "regular"),
+        )

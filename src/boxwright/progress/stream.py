@@ -32,6 +32,11 @@ class ProgressStream:
         self._closed = False
 
     @property
+    def closed(self) -> bool:
+        """Whether nothing more will be written."""
+        return self._closed
+
+    @property
     def vertices(self) -> tuple[VertexEvent, ...]:
         """The newest state of every vertex, in order of appearance."""
         return tuple(self._vertices.values())

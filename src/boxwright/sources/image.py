@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from boxwright.oci.mediatypes import is_index
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.node import LayerBlob
 from boxwright.snapshots.refs import ImmutableRef
+from boxwright.sources.base import SourceContext, SourceKey
 from boxwright.store.blobs import BlobStore, BlobWriter
 from boxwright.store.store import Store
 
@@ -178,13 +180,28 @@ class BlobFetcher:
                 await to_worker(writer.commit, dict(remote.source_labels))
 
 
+OpenImage = Callable[[Sequence[str]], Awaitable[tuple[ImageRemote, Descriptor, bytes]]]
+
+
 class ImageSource:
-    """One image for one platform, as a source of a build (``Source``)."""
+    """One image for one platform, as a source of a build (:class:`sources.base.Source`).
+
+    Args:
+        name: as the user knows it.
+        open_image: finds a place that has the image, given the ids of the sessions whose
+            logins may be used; returns it with the root manifest.
+        platform: which image of an index.
+        snapshots: where the layers go.
+        fetcher: brings blobs into the store.
+        checksum: the digest that the root must have.
+        layer_limit: take only so many layers from the base.
+        record_type: of the snapshots, for usage listings.
+    """
 
     def __init__(
         self,
         name: str,
-        remote: ImageRemote,
+        open_image: OpenImage,
         platform: Platform,
         snapshots: SnapshotManager,
         fetcher: BlobFetcher,
@@ -194,41 +211,45 @@ class ImageSource:
         record_type: str = "regular",
     ) -> None:
         self._name = name
-        self._remote = remote
+        self._open_image = open_image
         self._platform = platform
         self._snapshots = snapshots
         self._fetcher = fetcher
         self._checksum = checksum
         self._layer_limit = layer_limit
         self._record_type = record_type
-        self._resolved: ResolvedManifest | None = None
+        self._found: tuple[ImageRemote, ResolvedManifest] | None = None
 
-    async def resolve(self) -> ResolvedManifest:
-        """Read manifest and config; only once for one source.
-
-        Raises:
-            BoxwrightError: not found, unreachable, malformed, or another digest than asked for.
-        """
-        if self._resolved is not None:
-            return self._resolved
-        root, body = await self._remote.manifest(None)
+    async def _resolve(self, context: SourceContext) -> tuple[ImageRemote, ResolvedManifest]:
+        if self._found is not None:
+            return self._found
+        remote, root, body = await self._open_image(context.sessions.ids)
         if self._checksum and root.digest != self._checksum:
             raise InvalidInputError(
                 f"image digest {root.digest} for {self._name} does not match expected checksum "
                 f"{self._checksum}"
             )
-        self._resolved = await resolve_manifest(
-            self._remote, self._name, root, body, self._platform
-        )
-        return self._resolved
+        resolved = await resolve_manifest(remote, self._name, root, body, self._platform)
+        if self._layer_limit is not None and self._layer_limit > len(resolved.layers):
+            raise InvalidInputError(
+                f"layer limit {self._layer_limit} is greater than the number of layers in the "
+                f"image {len(resolved.layers)}"
+            )
+        self._found = (remote, resolved)
+        return self._found
 
-    async def cache_key(self, index: int) -> tuple[str, str, bool]:
-        """Return the ``index``-th key, the digest to pin to, and whether it is the last."""
-        resolved = await self.resolve()
+    async def cache_key(self, context: SourceContext, index: int) -> SourceKey:
+        """Return the manifest's key, then the chain id, which other names may share.
+
+        Raises:
+            BoxwrightError: not found, unreachable, malformed, or another digest than asked for.
+        """
+        _, resolved = await self._resolve(context)
         pin = str(resolved.root.digest)
         if index > 0 and resolved.diff_ids:
-            return str(chain_id(self._limited(resolved.diff_ids))), pin, True
-        return str(self._manifest_key(resolved.root.digest)), pin, index > 0
+            return SourceKey(str(chain_id(self._limited(resolved.diff_ids))), pin, done=True)
+        key = self._manifest_key(resolved.root.digest)
+        return SourceKey(str(key), pin, done=index > 0)
 
     def _manifest_key(self, digest: Digest) -> Digest:
         platform = self._platform
@@ -250,13 +271,14 @@ class ImageSource:
     def _limited(self, items: Sequence[Any]) -> Sequence[Any]:
         return items if self._layer_limit is None else items[: self._layer_limit]
 
-    async def snapshot(
-        self, on_fetch: Callable[[Descriptor], Awaitable[None]] | None = None
-    ) -> ImmutableRef | None:
-        """Return the snapshot of all layers, owned by the caller; None for an empty image."""
-        resolved = await self.resolve()
+    async def snapshot(self, context: SourceContext) -> ImmutableRef | None:
+        """Return the snapshot of all layers, owned by the caller; None for an empty image.
+
+        Nothing is fetched before somebody reads it.
+        """
+        remote, resolved = await self._resolve(context)
         layers = [
-            LayerBlob(descriptor, diff_id, self._fetch_function(descriptor, on_fetch))
+            LayerBlob(descriptor, diff_id, self._fetch_function(remote, descriptor, context))
             for descriptor, diff_id in zip(
                 self._limited(resolved.layers), self._limited(resolved.diff_ids), strict=True
             )
@@ -268,14 +290,23 @@ class ImageSource:
         )
 
     def _fetch_function(
-        self,
-        descriptor: Descriptor,
-        on_fetch: Callable[[Descriptor], Awaitable[None]] | None,
+        self, remote: ImageRemote, descriptor: Descriptor, context: SourceContext
     ) -> Callable[[], Awaitable[None]]:
         async def fetch() -> None:
-            await self._fetcher.fetch(self._remote, descriptor)
-            if on_fetch:
-                await on_fetch(descriptor)
+            progress = context.progress
+            started = time.time_ns()
+            name = str(descriptor.digest)
+            if progress is not None:
+                progress.status(name, total=descriptor.size, started_ns=started)
+            await self._fetcher.fetch(remote, descriptor)
+            if progress is not None:
+                progress.status(
+                    name,
+                    current=descriptor.size,
+                    total=descriptor.size,
+                    started_ns=started,
+                    completed_ns=time.time_ns(),
+                )
 
         return fetch
 

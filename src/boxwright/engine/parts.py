@@ -1,0 +1,132 @@
+"""What an engine is made of, opened in order and closed in reverse."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from boxwright.core.clock import Clock
+from boxwright.core.workers import to_worker
+from boxwright.engine.images import ImageProvider, Images
+from boxwright.engine.resultstorage import SnapshotResults
+from boxwright.engine.settings import EngineSettings
+from boxwright.executor import runtime
+from boxwright.executor.executor import Executor, ExecutorConfig
+from boxwright.ops.factory import OpFactory
+from boxwright.registry.hosts import Hosts
+from boxwright.session.manager import SessionManager
+from boxwright.snapshots.backend import BackendName
+from boxwright.snapshots.manager import SnapshotManager
+from boxwright.solver.cachemanager import LocalCacheManager
+from boxwright.solver.jobs import Solver
+from boxwright.sources.base import SourceProvider, SourceResolver
+from boxwright.sources.image import BlobFetcher
+from boxwright.sources.local import LocalProvider
+from boxwright.sources.registry import RegistryClients
+from boxwright.store.cachekeys import SqliteCacheStorage
+from boxwright.store.store import Store
+
+_log = logging.getLogger(__name__)
+
+_BACKENDS: dict[str, BackendName] = {
+    "auto": "overlay",
+    "overlayfs": "overlay",
+    "native": "native",
+    "fuse-overlayfs": "fuse",
+}
+
+
+@dataclass
+class Parts:
+    """The collaborators of one engine."""
+
+    store: Store
+    snapshots: SnapshotManager
+    executor: Executor
+    sessions: SessionManager
+    registry_clients: RegistryClients
+    images: Images
+    cache: LocalCacheManager
+    solver: Solver
+    worker_id: str
+    snapshotter_name: str
+    disk_bytes: int
+
+    async def close(self) -> None:
+        """Close everything, last opened first."""
+        await self.solver.close()
+        await self.executor.close()
+        await self.snapshots.close()
+        await to_worker(self.store.close)
+
+
+async def open_parts(settings: EngineSettings, clock: Clock) -> Parts:
+    """Open the state folder and wire everything to it.
+
+    Raises:
+        BoxwrightError: the folder is in use, too new, or can't be used; or no snapshots or
+            processes can be made on this machine.
+    """
+    store = await to_worker(Store.open, settings.root, clock=clock, rootless=settings.rootless)
+    try:
+        return await _wire(settings, store, clock)
+    except BaseException:
+        store.close()
+        raise
+
+
+async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
+    worker = settings.config.worker.oci
+    backend = _BACKENDS.get(worker.snapshotter, "overlay")
+    snapshots = await to_worker(SnapshotManager.open, store, backend=backend)
+    executor = Executor.open(
+        ExecutorConfig(
+            run_dir=store.root / "run",
+            runtimes=(worker.binary,) if worker.binary else runtime.CANDIDATES,
+            cgroups=not settings.rootless,
+            cgroup_parent=worker.default_cgroup_parent,
+        )
+    )
+    sessions = SessionManager()
+    clients = RegistryClients(Hosts(settings.config.registry), sessions)
+    images = Images(store, clients)
+    fetcher = BlobFetcher(store.blobs)
+    providers: dict[str, SourceProvider] = {
+        "docker-image": ImageProvider(images, snapshots, fetcher),
+        "local": LocalProvider(snapshots),
+    }
+    sources = SourceResolver(providers)
+    factory = OpFactory(snapshots, executor, sources, sessions)
+    results = SnapshotResults(snapshots)
+    cache = LocalCacheManager("local", SqliteCacheStorage(store.db), results)
+    solver = Solver(factory.resolve, cache, clock=clock)
+    usage = os.statvfs(settings.root)
+    return Parts(
+        store=store,
+        snapshots=snapshots,
+        executor=executor,
+        sessions=sessions,
+        registry_clients=clients,
+        images=images,
+        cache=cache,
+        solver=solver,
+        worker_id=_worker_id(settings.root),
+        snapshotter_name="overlayfs" if backend == "overlay" else backend,
+        disk_bytes=usage.f_blocks * usage.f_frsize,
+    )
+
+
+def _worker_id(root: Path) -> str:
+    """Return this state folder's id, made once."""
+    path = root / "worker-id"
+    try:
+        return path.read_text("ascii").strip()
+    except FileNotFoundError:
+        fresh = uuid.uuid4().hex[:25]
+        staged = path.with_suffix(".new")
+        staged.write_text(fresh, "ascii")
+        staged.replace(path)
+        return fresh

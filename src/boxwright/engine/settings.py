@@ -1,0 +1,79 @@
+"""What an engine is opened with: the configuration, made definite."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from boxwright.config.load import parse_duration_ns, parse_size
+from boxwright.config.schema import Config, OciWorkerConfig
+from boxwright.engine.usage import PrunePolicy
+
+_GIB = 1 << 30
+_TWO_DAYS_NS = 48 * 3600 * 10**9
+_SIXTY_DAYS_NS = 60 * 24 * 3600 * 10**9
+
+
+def default_root(environment: Mapping[str, str], *, is_root: bool) -> Path:
+    """Return the state folder that is used when none is named."""
+    named = environment.get("BOXWRIGHT_ROOT")
+    if named:
+        return Path(named)
+    if is_root:
+        return Path("/var/lib/boxwright")
+    home = environment.get("HOME") or "/"
+    return (
+        Path(environment.get("XDG_DATA_HOME") or os.path.join(home, ".local/share")) / "boxwright"
+    )
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Everything that an engine needs to know before it opens its state folder."""
+
+    root: Path
+    config: Config = field(default_factory=Config)
+    rootless: bool = False
+    creator: str = ""
+
+
+def gc_policies(worker: OciWorkerConfig, disk_bytes: int) -> list[PrunePolicy]:
+    """Return the rules of garbage collection; BuildKit's default ones if none are configured.
+
+    Raises:
+        ConfigError: a size or duration can't be read.
+    """
+
+    def size(value: str | int) -> int:
+        return parse_size(value, total_bytes=disk_bytes)
+
+    if worker.gc_policy:
+        return [
+            PrunePolicy(
+                all=rule.all,
+                filters=rule.filters,
+                keep_duration_ns=parse_duration_ns(rule.keep_duration),
+                reserved_space=size(rule.reserved_space) or size(rule.keep_bytes),
+                max_used_space=size(rule.max_used_space),
+                min_free_space=size(rule.min_free_space),
+            )
+            for rule in worker.gc_policy
+        ]
+    reserved = size(worker.reserved_space) or size(worker.gc_keep_storage)
+    reserved = reserved or min(10 * _GIB, disk_bytes // 10)
+    ceiling = size(worker.max_used_space) or disk_bytes * 3 // 5
+    free = size(worker.min_free_space) or disk_bytes // 5
+    limited = PrunePolicy(reserved_space=reserved, max_used_space=ceiling, min_free_space=free)
+    short_lived = PrunePolicy(
+        filters=("type==source.local", "type==exec.cachemount", "type==source.git.checkout"),
+        keep_duration_ns=_TWO_DAYS_NS,
+        max_used_space=512 * 10**6,
+    )
+    return [
+        short_lived,
+        replace(limited, keep_duration_ns=_SIXTY_DAYS_NS),
+        limited,
+        replace(limited, all=True),
+    ]

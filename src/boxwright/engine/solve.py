@@ -1,0 +1,250 @@
+"""From a Solve request to its response: frontend, evaluation, exports, record."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from boxwright.core.workers import to_worker
+from boxwright.engine.bridge import BuildBridge
+from boxwright.engine.build import Build, evaluate, snapshots_of
+from boxwright.engine.entitlements import granted
+from boxwright.engine.gateway import GatewayBridge
+from boxwright.engine.push import Pusher, gather_or_cancel
+from boxwright.engine.recorder import MEDIA_TYPE, StatusRecorder
+from boxwright.engine.results import FrontendResult
+from boxwright.engine.status import timestamp
+from boxwright.errors import BoxwrightError, InvalidInputError, UnimplementedError
+from boxwright.exporters import resolve_exporter
+from boxwright.exporters.base import ExportContext, Exporter, ExportResult, ExportSource
+from boxwright.progress.step import step
+from boxwright.solver.jobs import Job
+from boxwright.store.leases import Lease
+from boxwright.wire.pb import control_pb2
+from boxwright.wire.status import to_rpc_error
+
+if TYPE_CHECKING:
+    from boxwright.engine.engine import Engine
+
+_log = logging.getLogger(__name__)
+
+_EPOCH_ARG = "build-arg:SOURCE_DATE_EPOCH"
+
+
+class SolveRun:
+    """Runs one build. Everything it opens is closed when :meth:`run` returns or raises."""
+
+    def __init__(self, engine: Engine, build: Build) -> None:
+        self._engine = engine
+        self._build = build
+        self._request = build.request
+
+    async def run(self) -> control_pb2.SolveResponse:
+        """Return the response of the exporters.
+
+        Raises:
+            BoxwrightError: of whatever failed first.
+        """
+        request, engine = self._request, self._engine
+        _translate_legacy(request)
+        _refuse_unsupported(request)
+        exporters = [
+            resolve_exporter(item.Type, self._attributes(item)) for item in request.Exporters
+        ]
+        entitled = granted(request.Entitlements, engine.settings.config.insecure_entitlements)
+        job = engine.parts.solver.new_job(
+            request.Ref, session_id=request.Session, stream=self._build.stream
+        )
+        bridge = BuildBridge(
+            job,
+            self._build.stream,
+            engine.clock,
+            engine.parts.images,
+            session_id=request.Session,
+            granted=entitled,
+            worker_platforms=engine.platforms,
+        )
+        if self._build.client_runs_frontend:
+            self._build.set_gateway(
+                GatewayBridge(bridge, [engine.worker_record()], dict(request.FrontendInputs))
+            )
+        record = self._start_record()
+        response: dict[str, str] = {}
+        failure: BaseException | None = None
+        try:
+            response = await self._solve_and_export(bridge, exporters)
+        except BaseException as exc:
+            failure = exc
+            raise
+        finally:
+            await asyncio.shield(asyncio.ensure_future(self._end(job, record, response, failure)))
+        return control_pb2.SolveResponse(ExporterResponse=response)
+
+    def _attributes(self, exporter: control_pb2.Exporter) -> dict[str, str]:
+        attributes = dict(exporter.Attrs)
+        epoch = self._request.FrontendAttrs.get(_EPOCH_ARG)
+        if epoch and "source-date-epoch" not in attributes:
+            attributes["source-date-epoch"] = epoch
+        return attributes
+
+    async def _solve_and_export(
+        self, bridge: BuildBridge, exporters: list[Exporter]
+    ) -> dict[str, str]:
+        result = await self._build.run_frontend(bridge)
+        try:
+            await evaluate(result)
+            response = await self._export(result, exporters)
+        finally:
+            await result.release()
+        for key, value in result.metadata.items():
+            if key.startswith("frontend."):
+                response[key] = value.decode("utf-8", "replace")
+        for key in ("result.json", "result.txt", "result.statuscode"):
+            if key in result.metadata:
+                response[key] = result.metadata[key].decode("utf-8", "replace")
+        return response
+
+    async def _export(self, result: FrontendResult, exporters: list[Exporter]) -> dict[str, str]:
+        if not exporters:
+            return {}
+        single, many = await snapshots_of(result)
+        source = ExportSource(ref=single, refs=many, metadata=result.metadata)
+        lease = await to_worker(self._engine.parts.store.leases.create)
+        try:
+            return await self._export_all(source, exporters, lease)
+        finally:
+            await to_worker(lease.release)
+
+    async def _export_all(
+        self, source: ExportSource, exporters: list[Exporter], lease: Lease
+    ) -> dict[str, str]:
+        response: dict[str, str] = {}
+        results: list[ExportResult] = []
+        for number, exporter in enumerate(exporters):
+            results.append(await self._export_one(source, exporter, number, lease))
+            response.update(results[-1].response)
+        pending = [result.finalize() for result in results if result.finalize is not None]
+        await gather_or_cancel(pending)
+        return response
+
+    async def _export_one(
+        self, source: ExportSource, exporter: Exporter, number: int, lease: Lease
+    ) -> ExportResult:
+        engine, session_id = self._engine, self._request.Session
+        identity = f"{session_id}-export-{number}"
+        with step(self._build.stream, engine.clock, exporter.name, identity=identity) as shown:
+            context = ExportContext(
+                store=engine.parts.store,
+                sessions=engine.sessions,
+                session_id=session_id,
+                step=shown,
+                lease=lease,
+                exporter_id=number,
+                push=Pusher(
+                    engine.parts.store,
+                    engine.parts.registry_clients,
+                    (session_id,),
+                    engine.clock,
+                ),
+                clock=engine.clock,
+            )
+            return await exporter.export(source, context)
+
+    # --- the record --------------------------------------------------------------------------
+
+    def _start_record(self) -> control_pb2.BuildHistoryRecord | None:
+        if self._request.Internal:
+            return None
+        record = control_pb2.BuildHistoryRecord(
+            Ref=self._request.Ref,
+            Frontend=self._request.Frontend,
+            FrontendAttrs=dict(self._request.FrontendAttrs),
+            Exporters=self._request.Exporters,
+        )
+        record.CreatedAt.CopyFrom(timestamp(self._engine.clock.now_ns()))
+        folder = self._engine.parts.store.root / "run"
+        self._build.start_recording(StatusRecorder(folder, self._engine.log_quota_bytes))
+        self._engine.history.started(record)
+        return record
+
+    async def _end(
+        self,
+        job: Job,
+        record: control_pb2.BuildHistoryRecord | None,
+        response: dict[str, str],
+        failure: BaseException | None,
+    ) -> None:
+        if self._build.gateway is not None:
+            await self._build.gateway.close()
+        await job.discard()
+        job.finish_progress()
+        await self._build.finish_recording()
+        if record is None or self._build.recorder is None:
+            return
+        record.CompletedAt.CopyFrom(timestamp(self._engine.clock.now_ns()))
+        record.ExporterResponse.update(response)
+        total, completed, cached = self._build.step_counts()
+        record.numTotalSteps = total
+        record.numCompletedSteps = completed
+        record.numCachedSteps = cached
+        record.numWarnings = len(self._build.stream.warnings)
+        if failure is not None:
+            _set_error(record, failure)
+        try:
+            digest, size = await to_worker(
+                self._build.recorder.publish, self._engine.parts.store.blobs
+            )
+            record.logs.media_type = MEDIA_TYPE
+            record.logs.digest = digest
+            record.logs.size = size
+            await self._engine.history.completed(record)
+        except BoxwrightError as exc:
+            # A full disk must not hide why the build failed, nor fail one that succeeded.
+            _log.error("the record of build %s is lost: %s", record.Ref, exc)
+            self._engine.history.forget_active(record.Ref)
+
+
+def _set_error(record: control_pb2.BuildHistoryRecord, failure: BaseException) -> None:
+    error = to_rpc_error(failure)
+    record.error.code = int(error.status)
+    record.error.message = error.message
+    for detail in error.details:
+        if isinstance(detail, AnyMessage):
+            record.error.details.add().CopyFrom(detail)
+
+
+def _translate_legacy(request: control_pb2.SolveRequest) -> None:
+    """Turn the request's old single exporter into a list of one."""
+    if request.ExporterDeprecated and not request.Exporters:
+        request.Exporters.add(
+            Type=request.ExporterDeprecated, Attrs=dict(request.ExporterAttrsDeprecated)
+        )
+
+
+def _refuse_unsupported(request: control_pb2.SolveRequest) -> None:
+    """Refuse what would be left out silently otherwise.
+
+    Raises:
+        UnimplementedError: a source policy or proxy network is asked for.
+        InvalidInputError: definition and frontend together.
+    """
+    if request.HasField("SourcePolicy") or request.SourcePolicySession:
+        raise UnimplementedError("source policies are not supported yet")
+    if request.ProxyNetwork:
+        raise UnimplementedError("the proxy network is not supported yet")
+    if request.EnableSessionExporter:
+        raise UnimplementedError("session exporters are not supported yet")
+    if request.HasField("Definition") and request.Frontend:
+        raise InvalidInputError("cannot solve with both Definition and Frontend specified")
+    for key in request.FrontendAttrs:
+        if key.startswith("attest:"):
+            raise UnimplementedError(
+                "attestations are not supported yet",
+                detail=key,
+                hint="build with --provenance=false and without --sbom",
+            )
+    for item in request.Cache.Exports:
+        raise UnimplementedError("cache export is not supported yet", detail=item.Type)

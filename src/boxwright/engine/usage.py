@@ -1,0 +1,188 @@
+"""What the state folder holds and what may go: ``du``, ``prune`` and garbage collection.
+
+The policy keys are BuildKit's: ``reservedSpace`` is a floor that pruning leaves alone,
+``maxUsedSpace`` a ceiling, ``minFreeSpace`` what the disk should keep free. Records go in the
+order of a blend of age and rarity of use; one that a build, a lease or another record needs
+is never touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from boxwright.core.clock import Clock
+from boxwright.core.workers import to_worker
+from boxwright.engine.filters import compile_filters
+from boxwright.engine.status import timestamp
+from boxwright.errors import BoxwrightError
+from boxwright.snapshots.manager import SnapshotManager
+from boxwright.snapshots.usage import SnapshotRecord
+from boxwright.store.store import Store
+from boxwright.wire.pb import control_pb2
+
+_log = logging.getLogger(__name__)
+
+_INTERNAL_TYPES = frozenset({"internal", "frontend"})
+
+
+@dataclass(frozen=True)
+class PrunePolicy:
+    """One rule; sizes in bytes, 0 for none; the duration in nanoseconds."""
+
+    all: bool = False
+    filters: tuple[str, ...] = ()
+    keep_duration_ns: int = 0
+    reserved_space: int = 0
+    max_used_space: int = 0
+    min_free_space: int = 0
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the rule stops at a size instead of removing all it may."""
+        return bool(self.reserved_space or self.max_used_space or self.min_free_space)
+
+    def keep_bytes(self, used: int, free: int) -> int:
+        """Return down to which total the rule removes records."""
+        if not self.has_target:
+            return 0
+        keep = self.max_used_space
+        excess = self.min_free_space - free
+        if self.min_free_space and excess > 0:
+            keep = used - excess if keep == 0 else min(keep, used - excess)
+        elif self.min_free_space and keep == 0:
+            keep = used
+        return max(keep, self.reserved_space)
+
+
+def to_message(record: SnapshotRecord) -> control_pb2.UsageRecord:
+    """Return a record as ``du`` and ``prune`` send it."""
+    message = control_pb2.UsageRecord(
+        ID=record.id,
+        Mutable=record.mutable,
+        InUse=record.in_use,
+        Size=record.size_bytes or 0,
+        UsageCount=record.usage_count,
+        Description=record.description,
+        RecordType=record.record_type,
+        Shared=record.leased,
+        Parents=record.parents,
+    )
+    message.CreatedAt.CopyFrom(timestamp(record.created_ns))
+    if record.last_used_ns:
+        message.LastUsedAt.CopyFrom(timestamp(record.last_used_ns))
+    return message
+
+
+def field_of(record: SnapshotRecord, path: str) -> str | None:
+    """Return a record's field for a filter, under BuildKit's names."""
+    match path:
+        case "id":
+            return record.id
+        case "parents":
+            return ";".join(record.parents)
+        case "description":
+            return record.description
+        case "type":
+            return record.record_type
+        case "inuse":
+            return "" if not record.in_use else "true"
+        case "mutable":
+            return "" if not record.mutable else "true"
+        case "immutable":
+            return "" if record.mutable else "true"
+        case "shared":
+            return "" if not record.shared else "true"
+        case "private":
+            return "" if record.shared else "true"
+    return None
+
+
+def deletion_order(records: Sequence[SnapshotRecord]) -> list[SnapshotRecord]:
+    """Return the records with those to remove first in front: long unused and rarely used."""
+    if not records:
+        return []
+    times = sorted({record.last_used_ns for record in records})
+    counts = sorted({record.usage_count for record in records})
+    time_rank = {value: (index + 1) / len(times) for index, value in enumerate(times)}
+    count_rank = {value: (index + 1) / len(counts) for index, value in enumerate(counts)}
+    return sorted(records, key=lambda r: time_rank[r.last_used_ns] + count_rank[r.usage_count])
+
+
+class Usage:
+    """Disk usage and pruning of one engine; one pruning at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        snapshots: SnapshotManager,
+        clock: Clock,
+        *,
+        is_idle: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._snapshots = snapshots
+        self._is_idle = is_idle
+        self._clock = clock
+        self._lock = asyncio.Lock()
+
+    async def disk_usage(
+        self, request: control_pb2.DiskUsageRequest
+    ) -> control_pb2.DiskUsageResponse:
+        """Return every record that passes the filters."""
+        matches = compile_filters(list(request.filter))
+        response = control_pb2.DiskUsageResponse()
+        for record in await self._snapshots.usage():
+            if matches(lambda path, r=record: field_of(r, path)):  # type: ignore[misc]
+                response.record.append(to_message(record))
+        return response
+
+    async def total_bytes(self) -> int:
+        """Return what snapshots and blobs take together."""
+        records = await self._snapshots.usage()
+        blobs = await to_worker(self._store.usage)
+        return sum(record.size_bytes or 0 for record in records) + blobs.blobs
+
+    async def prune(self, policy: PrunePolicy) -> AsyncIterator[SnapshotRecord]:
+        """Remove what the policy lets go and yield it; then drop blobs that nothing needs."""
+        matches = compile_filters(list(policy.filters))
+        async with self._lock:
+            used = await self.total_bytes() if policy.has_target else 0
+            free = await to_worker(self._store.available_bytes)
+            keep = policy.keep_bytes(used, free)
+            while not policy.has_target or used > keep:
+                removed = 0
+                for record in await self._candidates(policy):
+                    if not matches(lambda path, r=record: field_of(r, path)):  # type: ignore[misc]
+                        continue
+                    try:
+                        size = await self._snapshots.delete(record.id)
+                    except BoxwrightError:
+                        continue
+                    removed += 1
+                    used -= size
+                    yield replace(record, size_bytes=size)
+                    if policy.has_target and used <= keep:
+                        break
+                if removed == 0:
+                    break
+            # A blob that a running build has just fetched may not be rooted yet: the grace
+            # period of the store's own collection is only left out when nothing runs.
+            if self._is_idle():
+                await to_worker(self._store.gc, grace_ns=0)
+            else:
+                await to_worker(self._store.gc)
+
+    async def _candidates(self, policy: PrunePolicy) -> list[SnapshotRecord]:
+        """Return what may be removed now: leaves that nothing holds, in the order to go."""
+        oldest = self._clock.now_ns() - policy.keep_duration_ns
+        records = [
+            record
+            for record in self._snapshots.records()
+            if not (record.in_use or record.leased or record.mutable or record.shared)
+            and (policy.all or record.record_type not in _INTERNAL_TYPES)
+            and (not policy.keep_duration_ns or record.last_used_ns < oldest)
+        ]
+        return deletion_order(records)
