@@ -148,7 +148,7 @@ class SocketStream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
         # uvloop's transports are asyncio.Transport in all but inheritance.
-        self._transport = asyncio_transport = cast(asyncio.Transport, transport)
+        self._transport = asyncio_transport = cast("asyncio.Transport", transport)
         asyncio_transport.set_write_buffer_limits(high=_HIGH_WATER)
         self._peer = peer_of(transport)
         if self._on_connected is not None:
@@ -217,82 +217,90 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
     )
 
 
+class _Half:
+    """One direction of a memory pipe."""
+
+    def __init__(self, high_water: int) -> None:
+        self.queue: deque[bytes] = deque()
+        self.size = 0
+        self.high_water = high_water
+        self.reader: ByteSink | None = None
+        self.writer: ByteSink | None = None
+        self.writer_paused = False
+        self.ended = False
+        self.delivered_end = False
+        self.scheduled = False
+
+    def put(self, buffers: list[Buffer]) -> None:
+        if self.ended:
+            return
+        data = b"".join(buffers)
+        self.queue.append(data)
+        self.size += len(data)
+        if self.size > self.high_water and not self.writer_paused:
+            self.writer_paused = True
+            if self.writer is not None:
+                self.writer.pause_writing()
+        self.schedule()
+
+    def end(self, *, drop: bool) -> None:
+        self.ended = True
+        if drop:
+            self.queue.clear()
+        self.schedule()
+
+    def schedule(self) -> None:
+        if not self.scheduled and self.reader is not None:
+            self.scheduled = True
+            asyncio.get_running_loop().call_soon(self.deliver)
+
+    def deliver(self) -> None:
+        self.scheduled = False
+        if self.reader is None or self.delivered_end:
+            return
+        while self.queue:
+            data = self.queue.popleft()
+            self.size -= len(data)
+            self.reader.bytes_received(data)
+        if self.writer_paused:
+            self.writer_paused = False
+            if self.writer is not None:
+                self.writer.resume_writing()
+        if self.ended and not self.delivered_end:
+            self.delivered_end = True
+            self.reader.bytes_ended(None)
+
+
 class MemoryStream:
     """One end of :func:`memory_pipe`; delivery is asynchronous, as with a socket."""
 
-    def __init__(self, high_water: int) -> None:
+    def __init__(self, incoming: _Half, outgoing: _Half) -> None:
         self.peer = Peer("memory")
-        self._other: MemoryStream | None = None
-        self._sink: ByteSink | None = None
-        self._inbox: deque[bytes] = deque()
-        self._size = 0
-        self._high_water = high_water
-        self._paused_other = False
-        self._scheduled = False
-        self._closing = False
-        self._ended = False
+        self._incoming = incoming
+        self._outgoing = outgoing
 
     def start(self, sink: ByteSink) -> None:
         """Begin to deliver to ``sink``."""
-        self._sink = sink
-        self._schedule()
+        self._incoming.reader = sink
+        self._outgoing.writer = sink
+        self._incoming.schedule()
 
     def write(self, buffers: list[Buffer]) -> None:
         """Queue ``buffers`` for the other end."""
-        other = self._other
-        if other is None or self._closing or other._ended:
-            return
-        data = b"".join(buffers)
-        other._inbox.append(data)
-        other._size += len(data)
-        if other._size > self._high_water and not other._paused_other:
-            other._paused_other = True
-            if self._sink is not None:
-                self._sink.pause_writing()
-        other._schedule()
+        self._outgoing.put(buffers)
 
     def close(self) -> None:
         """End both directions after what is queued."""
-        if self._closing:
-            return
-        self._closing = True
-        self._schedule()
-        if self._other is not None:
-            self._other._closing = True
-            self._other._schedule()
+        self._outgoing.end(drop=False)
+        self._incoming.end(drop=False)
 
     def abort(self) -> None:
         """End both directions at once."""
-        self._inbox.clear()
-        if self._other is not None:
-            self._other._inbox.clear()
-        self.close()
-
-    def _schedule(self) -> None:
-        if not self._scheduled and self._sink is not None:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._deliver)
-
-    def _deliver(self) -> None:
-        self._scheduled = False
-        sink = self._sink
-        if sink is None or self._ended:
-            return
-        while self._inbox:
-            data = self._inbox.popleft()
-            self._size -= len(data)
-            sink.bytes_received(data)
-        if self._paused_other:
-            self._paused_other = False
-            if self._other is not None and self._other._sink is not None:
-                self._other._sink.resume_writing()
-        if self._closing and not self._inbox and not self._ended:
-            self._ended = True
-            sink.bytes_ended(None)
+        self._outgoing.end(drop=True)
+        self._incoming.end(drop=True)
 
 
 def memory_pipe(*, high_water: int = _HIGH_WATER) -> tuple[MemoryStream, MemoryStream]:
     """Return two connected byte streams inside this process."""
-    left, right = MemoryStream(high_water), MemoryStream(high_water)
-    left._other, right._other = right, left  # noqa: SLF001
-    return left, right
+    there, back = _Half(high_water), _Half(high_water)
+    return MemoryStream(there, back), MemoryStream(back, there)

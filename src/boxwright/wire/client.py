@@ -15,10 +15,10 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Self
 from urllib.parse import unquote, urlsplit
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from boxwright._version import __version__
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
@@ -27,7 +27,7 @@ from boxwright.wire.bytestream import ByteStream, SocketStream
 from boxwright.wire.frames import ErrorCode, Http2Limits
 from boxwright.wire.http2 import Headers, Stream
 from boxwright.wire.metadata import Metadata, MetadataItems
-from boxwright.wire.methods import Method
+from boxwright.wire.methods import Method, Request, Response
 from boxwright.wire.pb import status_pb2
 from boxwright.wire.rpc import TRUSTED_MAX_MESSAGE, Endpoint, RpcStream, iterate, parse_message
 from boxwright.wire.status import RpcError, StatusCode, from_pb
@@ -63,7 +63,7 @@ class ConnectError(BoxwrightError):
         self.address = address
 
 
-class ClientStream(RpcStream):
+class ClientStream(RpcStream, Generic[Request, Response]):
     """A call in progress; an async context manager that resets the call if left early."""
 
     __slots__ = (
@@ -80,7 +80,7 @@ class ClientStream(RpcStream):
     def __init__(
         self,
         endpoint: _ClientEndpoint,
-        method: Method,
+        method: Method[Request, Response],
         metadata: MetadataItems,
         timeout_s: float | None,
     ) -> None:
@@ -139,7 +139,7 @@ class ClientStream(RpcStream):
             error = RpcError(StatusCode.CANCELLED, "the call was cancelled here")
             self._endpoint.abort_stream(self, error)
 
-    async def recv(self) -> Any:
+    async def recv(self) -> Response | None:
         """Return the next message, or None at the clean end.
 
         Raises:
@@ -148,7 +148,7 @@ class ClientStream(RpcStream):
         payload = await self.recv_bytes()
         return None if payload is None else parse_message(self._method.response, payload)
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[Response]:
         return iterate(self, self._method.response)
 
     async def close_send(self) -> None:
@@ -279,7 +279,9 @@ class _ClientEndpoint(Endpoint):
             headers.append((b"grpc-timeout", md.encode_timeout(timeout_s)))
         return headers
 
-    async def open_call(self, call: ClientStream, headers: list[tuple[bytes, bytes]]) -> None:
+    async def open_call(
+        self, call: ClientStream[Any, Any], headers: list[tuple[bytes, bytes]]
+    ) -> None:
         while not self.h2.can_open() or self._waiting:
             self._check_usable(call)
             turn = self._loop.create_future()
@@ -297,7 +299,7 @@ class _ClientEndpoint(Endpoint):
         call._stream = stream  # noqa: SLF001
         self.flush_soon()
 
-    def _check_usable(self, call: ClientStream) -> None:
+    def _check_usable(self, call: ClientStream[Any, Any]) -> None:
         if call._error is not None:  # noqa: SLF001
             raise call._ended_error()  # noqa: SLF001
         if self.closed.done():
@@ -379,12 +381,12 @@ class Connection:
 
     async def unary(
         self,
-        method: Method,
-        request: Message,
+        method: Method[Request, Response],
+        request: Request,
         *,
         metadata: MetadataItems = (),
         timeout_s: float | None = None,
-    ) -> Any:
+    ) -> Response:
         """Call ``method`` with one message and return the one that is answered.
 
         Raises:
@@ -400,8 +402,12 @@ class Connection:
             return answer
 
     def stream(
-        self, method: Method, *, metadata: MetadataItems = (), timeout_s: float | None = None
-    ) -> ClientStream:
+        self,
+        method: Method[Request, Response],
+        *,
+        metadata: MetadataItems = (),
+        timeout_s: float | None = None,
+    ) -> ClientStream[Request, Response]:
         """Return a call to be opened with ``async with``."""
         return ClientStream(self._endpoint, method, metadata, timeout_s)
 

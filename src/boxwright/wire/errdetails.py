@@ -15,7 +15,7 @@ from typing import Final
 
 from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from boxwright.errors import InvalidInputError
@@ -103,7 +103,7 @@ def _to_json(message: Message) -> dict[str, Json]:
     return out
 
 
-def _value_to_json(field: FieldDescriptor, value: Json) -> Json:
+def _value_to_json(field: FieldDescriptor, value: Json) -> Json:  # noqa: ANN401 - JSON
     if field.type == _MESSAGE:
         return _to_json(value)
     if field.type == _BYTES:
@@ -111,10 +111,9 @@ def _value_to_json(field: FieldDescriptor, value: Json) -> Json:
     return value
 
 
-def _from_json(data: Json, message: Message) -> None:
+def _from_json(data: Json, message: Message) -> None:  # noqa: ANN401 - JSON
     """Fill ``message``; Go matches names without regard to case, and null means absent."""
-    descriptor: Descriptor = message.DESCRIPTOR
-    fields = {field.name.lower(): field for field in descriptor.fields}
+    fields = {field.name.lower(): field for field in message.DESCRIPTOR.fields}
     for key, value in data.items():
         field = fields.get(key.lower())
         if field is None or value is None:
@@ -126,22 +125,22 @@ def _from_json(data: Json, message: Message) -> None:
                 if item.type == _MESSAGE:
                     _from_json(content or {}, target[entry])
                 else:
-                    target[entry] = _scalar(item, content)
+                    target[entry] = _scalar(item.type, content)
         elif field.is_repeated:
             for content in value:
                 if field.type == _MESSAGE:
                     _from_json(content or {}, target.add())
                 else:
-                    target.append(_scalar(field, content))
+                    target.append(_scalar(field.type, content))
         elif field.type == _MESSAGE:
             target.SetInParent()
             _from_json(value, target)
         else:
-            setattr(message, field.name, _scalar(field, value))
+            setattr(message, field.name, _scalar(field.type, value))
 
 
-def _scalar(field: FieldDescriptor, value: Json) -> Json:
-    if field.type == _BYTES:
+def _scalar(field_type: int, value: Json) -> Json:  # noqa: ANN401 - JSON
+    if field_type == _BYTES:
         try:
             return base64.b64decode(value, validate=True)
         except binascii.Error as exc:

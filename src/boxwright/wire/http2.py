@@ -16,7 +16,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import hpack
 
@@ -542,7 +542,7 @@ class Http2:
         block = self._block[0] if len(self._block) == 1 else b"".join(self._block)
         stream_id, self._block_stream, self._block = self._block_stream, 0, []
         try:
-            headers: Headers = self._decoder.decode(block, raw=True)
+            headers = cast("Headers", self._decoder.decode(block, raw=True))
         except hpack.OversizedHeaderListError:
             raise self._fail(ErrorCode.ENHANCE_YOUR_CALM, "header list is too large") from None
         except hpack.HPACKError:

@@ -8,7 +8,7 @@ receive are used instead.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
@@ -28,14 +28,17 @@ from boxwright.wire.pb import (
     upload_pb2,
 )
 
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class Method(Generic[Request, Response]):
     """One RPC: its path, message classes and which sides stream."""
 
     path: str
-    request: type[Message]
-    response: type[Message]
+    request: type[Request]
+    response: type[Response]
     client_streaming: bool = False
     server_streaming: bool = False
 
@@ -45,15 +48,21 @@ class Method:
         return not self.client_streaming and not self.server_streaming
 
 
-def _unary(path: str, request: type[Message], response: type[Message]) -> Method:
+def _unary(
+    path: str, request: type[Request], response: type[Response]
+) -> Method[Request, Response]:
     return Method(path, request, response)
 
 
-def _down(path: str, request: type[Message], response: type[Message]) -> Method:
+def _down(
+    path: str, request: type[Request], response: type[Response]
+) -> Method[Request, Response]:
     return Method(path, request, response, server_streaming=True)
 
 
-def _both(path: str, request: type[Message], response: type[Message]) -> Method:
+def _both(
+    path: str, request: type[Request], response: type[Response]
+) -> Method[Request, Response]:
     return Method(path, request, response, client_streaming=True, server_streaming=True)
 
 
@@ -210,6 +219,6 @@ CONTENT_ABORT = _unary(_S + "Abort", content_pb2.AbortRequest, Empty)
 # Spans are swallowed: the messages are read as unknown fields of an empty message.
 TRACE_EXPORT = _unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export", Empty, Empty)
 
-BY_PATH: Final[dict[str, Method]] = {
+BY_PATH: Final[dict[str, Method[Any, Any]]] = {
     value.path: value for value in list(globals().values()) if isinstance(value, Method)
 }

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+import time
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -31,6 +32,7 @@ _PUMP_BYTES: Final = 512 << 10
 _HIGH_WATER: Final = 256 << 10
 _LOW_WATER: Final = 64 << 10
 _JOIN_BELOW: Final = 4096
+MessageT = TypeVar("MessageT", bound=Message)
 _PREFIX: Final = struct.Struct(">BI")
 
 _RESET_STATUS: Final[dict[int, StatusCode]] = {
@@ -297,7 +299,7 @@ class RpcStream:
         self._ended = True
         self._error = error
         self._parts = []
-        for waiter in (self._recv_waiter, self._drain_waiter if error else None):
+        for waiter in (self._recv_waiter, self._drain_waiter if error is not None else None):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
         hook, self._end_hook = self._end_hook, None
@@ -352,7 +354,7 @@ class Endpoint:
         self._ping_count += 1
         payload = self._ping_count.to_bytes(8, "big")
         self._pings[payload] = answer = self._loop.create_future()
-        sent_at = self._loop.time()
+        sent_at = time.monotonic()
         try:
             self.h2.ping(payload)
             self.flush_soon()
@@ -361,13 +363,13 @@ class Endpoint:
             self._pings.pop(payload, None)
         if self.closed.done():
             raise self._failure or RpcError(StatusCode.UNAVAILABLE, "connection is closed")
-        return self._loop.time() - sent_at
+        return time.monotonic() - sent_at
 
     # --- ByteSink -----------------------------------------------------------------------
 
     def bytes_received(self, data: bytes | memoryview) -> None:
         """Parse and dispatch ``data``."""
-        if self._closing and self.closed.done():
+        if self.closed.done():
             return
         try:
             self.h2.receive(data)
@@ -504,7 +506,7 @@ class Endpoint:
             answer.set_result(None)
 
 
-def parse_message(kind: type[Message], payload: bytes) -> Message:
+def parse_message(kind: type[MessageT], payload: bytes) -> MessageT:
     """Parse a received message.
 
     Raises:
@@ -517,7 +519,7 @@ def parse_message(kind: type[Message], payload: bytes) -> Message:
         raise RpcError(StatusCode.INTERNAL, f"malformed {name}: {exc}") from None
 
 
-async def iterate(stream: RpcStream, kind: type[Message]) -> AsyncIterator[Message]:
+async def iterate(stream: RpcStream, kind: type[MessageT]) -> AsyncIterator[MessageT]:
     """Yield parsed messages until the clean end.
 
     Raises:

@@ -54,8 +54,8 @@ _BACKLOG: Final = 512
 
 UnaryHandler = Callable[[Any, "Context"], Awaitable[Any]]
 StreamHandler = Callable[["ServerStream", "Context"], Awaitable[None]]
-Handler = tuple[Method, UnaryHandler | StreamHandler]
-Authorize = Callable[[Method, "Context"], Awaitable[None] | None]
+Handler = tuple[Method[Any, Any], UnaryHandler | StreamHandler]
+Authorize = Callable[[Method[Any, Any], "Context"], Awaitable[None] | None]
 
 
 class ListenError(BoxwrightError):
@@ -84,7 +84,7 @@ class Context:
         deadline: loop time at which the caller stops waiting, None without a deadline.
     """
 
-    method: Method
+    method: Method[Any, Any]
     metadata: Metadata
     peer: Peer
     deadline: float | None
@@ -125,7 +125,7 @@ class ServerStream(RpcStream):
         """Metadata, peer and deadline."""
         return self._context
 
-    async def recv(self) -> Any:
+    async def recv(self) -> Any:  # noqa: ANN401 - the handler knows its method's type
         """Return the next message, or None when the client has half-closed.
 
         Raises:
@@ -168,7 +168,7 @@ class ServerStream(RpcStream):
         else:
             h2.send_headers(stream, [*_RESPONSE, *trailers], end=True)
         self._endpoint.flush()
-        if not stream.remote_closed and stream.local_closed:
+        if stream.id in h2.streams and stream.queued == 0:
             h2.reset(stream, ErrorCode.NO_ERROR)  # the client need not send the rest
             self._endpoint.flush_soon()
 
@@ -253,8 +253,14 @@ class _ServerEndpoint(Endpoint):
         self.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             _log.error("call task failed", exc_info=task.exception())
+        if self._draining:
+            self.flush_soon()
+
+    def _after_flush(self) -> None:
         if self._draining and not self.tasks:
-            self.transport.close()
+            streams = self.h2.streams.values()
+            if not any(stream.queued or stream.end_queued for stream in streams):
+                self.transport.close()
 
     async def _run(self, call: ServerStream, handler: Handler) -> None:
         error: RpcError | None = None
@@ -266,7 +272,7 @@ class _ServerEndpoint(Endpoint):
                 if inspect.isawaitable(decision):
                     await decision
                 if method.client_streaming or method.server_streaming:
-                    await function(call, context)  # type: ignore[arg-type]
+                    await function(call, context)
                 else:
                     await self._unary(call, method, function)
         except TimeoutError as exc:
@@ -284,12 +290,12 @@ class _ServerEndpoint(Endpoint):
         call._finish(error)  # noqa: SLF001
 
     async def _unary(
-        self, call: ServerStream, method: Method, function: UnaryHandler | StreamHandler
+        self, call: ServerStream, method: Method[Any, Any], function: UnaryHandler | StreamHandler
     ) -> None:
         payload = await call.recv_bytes()
         if payload is None or await call.recv_bytes() is not None:
             raise RpcError(StatusCode.INTERNAL, "a unary call needs exactly one message")
-        response = await function(parse_message(method.request, payload), call.context)  # type: ignore[arg-type]
+        response = await function(parse_message(method.request, payload), call.context)
         if response is None:
             raise RpcError(StatusCode.INTERNAL, f"{method.path} answered nothing")
         call.write(response.SerializeToString())
@@ -316,9 +322,7 @@ class _ServerEndpoint(Endpoint):
             return
         self._draining = True
         self.h2.goaway()
-        self.flush()
-        if not self.tasks:
-            self.transport.close()
+        self.flush_soon()
 
     async def stop(self) -> None:
         """Cancel all calls, wait for their handlers, close."""
@@ -358,7 +362,7 @@ class Server:
         self._socket_files: list[tuple[str, int]] = []
         self.addresses: list[str] = []
 
-    def add(self, method: Method, handler: UnaryHandler | StreamHandler) -> None:
+    def add(self, method: Method[Any, Any], handler: UnaryHandler | StreamHandler) -> None:
         """Serve ``method``.
 
         Args:
@@ -467,7 +471,7 @@ class Server:
         await asyncio.gather(*(endpoint.stop() for endpoint in endpoints))
 
 
-def _allow(method: Method, context: Context) -> None:
+def _allow(method: Method[Any, Any], context: Context) -> None:
     """The default policy: the listener's own access control is enough."""
     del method, context
 

@@ -100,7 +100,7 @@ class MessageTunnel:
             except DecodeError:
                 self.abort()
                 return
-        if len(data):
+        if data:
             self._sink.bytes_received(data)
 
     def _on_end(self, error: RpcError | None) -> None:
