@@ -1,1 +1,1 @@
-"""LLB operations as solver ops."""
+"""LLB operations as the solver runs them."""
