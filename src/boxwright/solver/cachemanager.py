@@ -43,14 +43,10 @@ class LocalCacheManager:
 
     def release_unreferenced(self) -> int:
         """Forget all results that no longer exist; return how many there were."""
-        gone = {
-            result.id
-            for key_id in list(self.storage.ids())
-            for result in self.storage.results(key_id)
-            if not self.results.exists(result.id)
-        }
-        for result_id in gone:
-            self.storage.release(result_id)
+        gone = [r for r in self.storage.result_ids() if not self.results.exists(r)]
+        with self.storage.batch():
+            for result_id in gone:
+                self.storage.release(result_id)
         return len(gone)
 
     def query(
@@ -107,8 +103,9 @@ class LocalCacheManager:
     async def save(self, key: CacheKey, result: Result, created_at: int) -> ExportableKey:
         """Store a result under a key and make the key findable from its inputs."""
         stored = await self.results.save(result, created_at)
-        self.storage.add_result(self.key_id(key), stored)
-        self._persist(key)
+        with self.storage.batch():
+            self.storage.add_result(self.key_id(key), stored)
+            self._persist(key)
         record = CacheRecord(stored.id, stored.created_at, key, self)
         return ExportableKey(key, KeyExporter(key, record=record))
 

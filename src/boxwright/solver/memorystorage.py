@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from boxwright.core.cacheinfo import CacheInfoLink, CacheResult, root_key
@@ -22,6 +23,10 @@ class MemoryCacheStorage:
     def __init__(self) -> None:
         self._keys: dict[str, _Key] = {}
         self._by_result: dict[str, dict[str, None]] = {}
+
+    def batch(self) -> AbstractContextManager[object]:
+        """Writes to memory need no transaction."""
+        return nullcontext()
 
     def exists(self, key_id: str) -> bool:
         """Return whether the key has a result or leads to another key."""
@@ -72,6 +77,10 @@ class MemoryCacheStorage:
                     if not parent.links[link]:
                         del parent.links[link]
                 pending.append(parent_id)
+
+    def result_ids(self) -> list[str]:
+        """Return the ids of all results."""
+        return list(self._by_result)
 
     def ids_by_result(self, result_id: str) -> list[str]:
         """Return the keys that have this result."""
@@ -132,7 +141,7 @@ class MemoryResultStorage:
         """Return whether the result is held."""
         return result_id in self._results
 
-    async def load_remotes(self, record: CacheResult, ctx: object) -> list[Remote]:  # noqa: ARG002
+    async def load_remotes(self, record: CacheResult, ctx: object) -> list[Remote]:
         """Results in memory have no blobs."""
         return []
 

@@ -8,6 +8,7 @@ holds. Everything here that is called from the scheduling pass (``CacheKeyStorag
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -160,6 +161,10 @@ class Op(Protocol):
 class CacheKeyStorage(Protocol):
     """Keys, links between them, and the ids of their results. Synchronous and fast."""
 
+    def batch(self) -> AbstractContextManager[object]:
+        """Make all writes of a block one transaction."""
+        ...
+
     def exists(self, key_id: str) -> bool:
         """Return whether the key has a result or leads to another key."""
         ...
@@ -182,6 +187,10 @@ class CacheKeyStorage(Protocol):
 
     def release(self, result_id: str) -> None:
         """Forget a result under all keys, and every key that then leads nowhere."""
+        ...
+
+    def result_ids(self) -> Iterable[str]:
+        """Return the ids of all results."""
         ...
 
     def ids_by_result(self, result_id: str) -> list[str]:
