@@ -295,9 +295,24 @@ class Marshalled:
 
     @classmethod
     def of(cls, op: pb.Op, constraints: Constraints) -> Marshalled:
-        """Encode ``op``: fields by number, map keys sorted."""
-        data = op.SerializeToString(deterministic=True)
+        """Encode ``op`` and take it apart: it is not to be used afterwards."""
+        data = encode_op(op)
         return cls(Digest.of(data), data, constraints.metadata, constraints.locations)
+
+
+def encode_op(op: pb.Op) -> bytes:
+    """Return the bytes of ``op`` in the order in which Go's encoder writes them.
+
+    Map keys are sorted, and fields come by number, except that the kind of op (a oneof)
+    comes last although its numbers are lower than those of platform and constraints.
+    Clears the kind in ``op``.
+    """
+    kind = op.WhichOneof("op")
+    tail = pb.Op()
+    if kind is not None:
+        getattr(tail, kind).CopyFrom(getattr(op, kind))
+        op.ClearField(kind)
+    return op.SerializeToString(deterministic=True) + tail.SerializeToString(deterministic=True)
 
 
 class Marshaller:

@@ -5,12 +5,11 @@ Attribute names are facts of the wire (``SourceOp.attrs``).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Literal, Unpack
 
+from boxwright.core import gojson
 from boxwright.core.digest import Digest
-from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
 from boxwright.errors import InvalidInputError
 from boxwright.llb import build_caps as caps
@@ -302,22 +301,6 @@ def oci_layout(
     return source("oci-layout://" + ref, attrs, caps=[caps.SOURCE_OCI_LAYOUT], **options)
 
 
-def image_platform(platform: Platform | None) -> OpOptions:
-    """Return the options that select ``platform``; none for None."""
-    return {"platform": platform} if platform is not None else {}
-
-
 def _json(values: Sequence[str]) -> str:
-    """Return a JSON array in Go's spelling, or "" for nothing."""
-    if not values:
-        return ""
-    text = json.dumps(list(values), ensure_ascii=False, separators=(",", ":"))
-    return escape_go_json(text)
-
-
-def escape_go_json(text: str) -> str:
-    """Escape the characters that Go's JSON encoder never writes as they are."""
-    for char in "<>&\u2028\u2029":
-        if char in text:
-            text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
+    """Return a JSON array, or "" for nothing."""
+    return gojson.dumps(list(values)) if values else ""

@@ -1,0 +1,33 @@
+"""JSON as Go's encoder writes it.
+
+Configs, manifests and definitions are content-addressed, so equal digests need equal bytes:
+no blanks, text as UTF-8, and ``< > &`` escaped as in ``encoding/json`` with its defaults.
+Maps come out in the order given; where Go sorts them (maps, not structs), sort before.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_ESCAPED = "<>&\u2028\u2029"
+
+
+def escape(text: str) -> str:
+    """Escape, in JSON text, the characters that Go never writes as they are."""
+    for char in _ESCAPED:
+        if char in text:
+            text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def dumps(value: Any, *, indent: int | None = None) -> str:  # noqa: ANN401 - any JSON value
+    """Return the JSON text of ``value``; with ``indent`` as ``json.MarshalIndent`` does."""
+    separators = (",", ":") if indent is None else (",", ": ")
+    text = json.dumps(value, ensure_ascii=False, separators=separators, indent=indent)
+    return escape(text)
+
+
+def encode(value: Any, *, indent: int | None = None) -> bytes:  # noqa: ANN401 - any JSON value
+    """Return the UTF-8 bytes of :func:`dumps`; lone surrogates become U+FFFD."""
+    return dumps(value, indent=indent).encode("utf-8", "replace")
