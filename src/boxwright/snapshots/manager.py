@@ -25,7 +25,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from boxwright.core.clock import Clock
 from boxwright.core.descriptor import Descriptor
@@ -42,6 +42,9 @@ from boxwright.snapshots.refs import ImmutableRef, Layer, LayerTree, MutableRef
 from boxwright.snapshots.usage import SnapshotRecord, tree_size
 from boxwright.store import Store, trace
 from boxwright.store.trash import remove_tree
+
+if TYPE_CHECKING:
+    from boxwright.snapshots.contenthash import ContentHashes
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ class SnapshotManager:
         self._mutable_locks: dict[str, asyncio.Lock] = {}
         self._mount_numbers = itertools.count(1)
         self._preparation = Preparation(self)
+        self.content_hashes: ContentHashes | None = None
 
     @classmethod
     def open(
@@ -587,6 +591,8 @@ class SnapshotManager:
         self.table.delete(snapshot_id)
         trace.point("snapshot-row-deleted")
         self._nodes.pop(snapshot_id, None)
+        if self.content_hashes is not None:
+            self.content_hashes.forget(snapshot_id)
         self.store.discard(self.folder(snapshot_id))
         trace.point("snapshot-trashed")
         return size
