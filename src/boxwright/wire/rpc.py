@@ -411,8 +411,8 @@ class Endpoint:
         h2.pump(_PUMP_BYTES)
         if h2.out:
             self.transport.write(h2.take_output())
-        if not self._paused and h2.has_sendable():
-            self.flush_soon()
+        if h2.has_sendable():
+            self.flush_soon()  # does nothing while the transport is full
         self._after_flush()
 
     def _after_flush(self) -> None:

@@ -1,0 +1,122 @@
+"""containerd's Content service over the blob store, read-only as BuildKit serves it.
+
+``buildx`` reads history blobs, attestations and results through it. What would change the
+store answers that it may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import BinaryIO, Final, NoReturn
+
+from google.protobuf.message import Message
+
+from boxwright.core.digest import Digest
+from boxwright.core.workers import to_worker
+from boxwright.daemon.control import streaming, unary
+from boxwright.errors import InvalidInputError, PermissionDeniedError
+from boxwright.store.blobs import BlobInfo, BlobStore
+from boxwright.wire import methods
+from boxwright.wire.pb import content_pb2
+from boxwright.wire.server import Context, Server, ServerStream
+
+_CHUNK: Final = 1 << 20
+_LIST_BATCH: Final = 100
+
+
+class ContentService:
+    """Serves one engine's blobs."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    def register(self, server: Server) -> None:
+        """Add all methods to ``server``."""
+        server.add(methods.CONTENT_INFO, unary(self.info))
+        server.add(methods.CONTENT_LIST, streaming(self.list))
+        server.add(methods.CONTENT_READ, streaming(self.read))
+        for method in (
+            methods.CONTENT_UPDATE,
+            methods.CONTENT_DELETE,
+            methods.CONTENT_ABORT,
+            methods.CONTENT_STATUS,
+            methods.CONTENT_LIST_STATUSES,
+        ):
+            server.add(method, _refuse)
+        server.add(methods.CONTENT_WRITE, _refuse_stream)
+
+    async def info(self, request: content_pb2.InfoRequest) -> content_pb2.InfoResponse:
+        """Return size, times and labels of a blob.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        found = await to_worker(self._blobs.info, Digest(request.digest))
+        return content_pb2.InfoResponse(info=_to_message(found))
+
+    async def list(
+        self, request: content_pb2.ListContentRequest
+    ) -> AsyncIterator[content_pb2.ListContentResponse]:
+        """Yield all blobs in batches.
+
+        Raises:
+            InvalidInputError: filters are given; none are supported.
+        """
+        if any(request.filters):
+            raise InvalidInputError("content filters are not supported")
+        found = await to_worker(lambda: list(self._blobs.walk()))
+        for start in range(0, len(found), _LIST_BATCH):
+            batch = found[start : start + _LIST_BATCH]
+            yield content_pb2.ListContentResponse(info=[_to_message(each) for each in batch])
+
+    async def read(
+        self, request: content_pb2.ReadContentRequest
+    ) -> AsyncIterator[content_pb2.ReadContentResponse]:
+        """Yield ``size`` bytes from ``offset``, all of the rest if ``size`` is 0.
+
+        Raises:
+            NotFoundError: there is no such blob.
+            InvalidInputError: the range does not lie in the blob.
+        """
+        digest = Digest(request.digest)
+        total = (await to_worker(self._blobs.info, digest)).size
+        offset, size = request.offset, request.size or total - request.offset
+        if offset < 0 or size < 0 or offset + size > total:
+            raise InvalidInputError(
+                "range is outside of the blob", detail=f"{offset}+{size} of {total} bytes"
+            )
+        source = await to_worker(self._blobs.open, digest)
+        try:
+            while size > 0:
+                data = await to_worker(_read_at, source, offset, min(size, _CHUNK))
+                if not data:
+                    raise InvalidInputError("blob is shorter than its record", detail=digest)
+                yield content_pb2.ReadContentResponse(offset=offset, data=data)
+                offset += len(data)
+                size -= len(data)
+        finally:
+            source.close()
+
+
+def _read_at(source: BinaryIO, offset: int, size: int) -> bytes:
+    source.seek(offset)
+    return source.read(size)
+
+
+def _to_message(info: BlobInfo) -> content_pb2.Info:
+    message = content_pb2.Info(digest=info.digest, size=info.size, labels=info.labels)
+    message.created_at.FromNanoseconds(info.created_ns)
+    message.updated_at.FromNanoseconds(info.created_ns)
+    return message
+
+
+def _read_only() -> NoReturn:
+    raise PermissionDeniedError("the content store is read-only")
+
+
+async def _refuse(_request: Message, _ctx: Context) -> Message:
+    _read_only()
+
+
+async def _refuse_stream(_stream: ServerStream, _ctx: Context) -> None:
+    _read_only()
