@@ -91,6 +91,11 @@ class Executor:
         executor._starting = asyncio.create_task(executor._start(), name="sandbox start")
         return executor
 
+    @property
+    def run_dir(self) -> Path:
+        """The folder for what lives as long as a run: sockets, pinned mounts."""
+        return self._config.run_dir
+
     async def ready(self) -> runtime.Runtime:
         """Wait until steps can run and return the runtime that runs them.
 
@@ -210,9 +215,12 @@ class Executor:
         if self._link is not None:
             _log.warning("the sandbox supervisor ended unexpectedly; starting another")
             await self._link.close()
-        async with asyncio.TaskGroup() as group:
-            starting = group.create_task(SupervisorLink.start(self._base))
-            facts = group.create_task(to_worker(self._read_host))
+        try:
+            async with asyncio.TaskGroup() as group:
+                starting = group.create_task(SupervisorLink.start(self._base))
+                facts = group.create_task(to_worker(self._read_host))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         self._link = link = starting.result()
         self._host = facts.result()
         if self._runtime is None:

@@ -25,7 +25,7 @@ import boxwright
 from boxwright.core.workers import to_worker
 from boxwright.executor.errors import RuntimeFailedError, SandboxLostError
 from boxwright.executor.streams import set_once
-from boxwright.sandbox import protocol
+from boxwright.sandbox import propagation, protocol
 
 _log = logging.getLogger(__name__)
 
@@ -279,6 +279,7 @@ class SupervisorLink:
 
 
 def _spawn(fd: int, base: Path) -> subprocess.Popen[bytes]:
+    propagation.share(base)
     package_root = Path(boxwright.__file__).parent.parent
     return subprocess.Popen(
         [sys.executable, "-SI", "-c", _PROGRAM, str(package_root), str(fd), str(base)],

@@ -9,7 +9,6 @@ actions use, is committed first, so nobody sees another's changes.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -84,11 +83,9 @@ class FileOpRun:
             FileOpError: an action is not possible on its trees.
         """
         self._check()
-        done: set[int] = set()
         try:
             for number in self._order():
                 await self._do(number)
-                done.add(number)
             found = (self._committed[self._outputs[n]] for n in range(len(self._outputs)))
             return [RefResult(ref.clone() if ref is not None else None) for ref in found]
         finally:
@@ -227,12 +224,11 @@ class FileOpRun:
                 await to_worker(_finish_copy, copier, action)
 
     async def _release(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for tree in self._trees.values():
-                group.create_task(tree.ref.release())
-            for ref in self._committed.values():
-                if ref is not None:
-                    group.create_task(ref.release())
+        for tree in self._trees.values():
+            await tree.ref.release()
+        for ref in self._committed.values():
+            if ref is not None:
+                await ref.release()
 
 
 def _owner_option(action: pb.FileAction) -> pb.ChownOpt | None:

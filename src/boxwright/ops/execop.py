@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command operation: RUN."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import secrets
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from boxwright.core.platform import Platform
+from boxwright.executor.executor import Executor
+from boxwright.executor.process import (
+    NetworkMode,
+    ProcessSpec,
+    Resources,
+    SecurityMode,
+    Ulimit,
+)
+from boxwright.llb.graph import Vertex
+from boxwright.ops.cachemap import cache_map
+from boxwright.ops.errors import InvalidOpError
+from boxwright.ops.execmounts import MountPlanner, MountWorld, PreparedMounts, load_secret
+from boxwright.ops.keys import to_cache_map
+from boxwright.ops.result import RefResult, ref_of
+from boxwright.ops.slots import Slots
+from boxwright.session.manager import SessionGroup, SessionManager
+from boxwright.solver.types import CacheMap, JobContext, OpSlot, Result
+from boxwright.wire.pb import ops_pb2 as pb
+
+_log = logging.getLogger(__name__)
+
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_STDOUT, _STDERR = 1, 2
+_PROXY_NAMES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+
+
+class ExecOp:
+    """One command vertex (:class:`boxwright.solver.types.Op`)."""
+
+    def __init__(
+        self,
+        vertex: Vertex,
+        executor: Executor,
+        world: MountWorld,
+        sessions: SessionManager,
+        slots: Slots,
+    ) -> None:
+        self._vertex = vertex
+        self._op = vertex.op.exec
+        self._executor = executor
+        self._world = world
+        self._sessions = sessions
+        self._slots = slots
+
+    async def cache_map(self, _ctx: JobContext, _index: int) -> tuple[CacheMap, bool]:
+        """Return the key; see :mod:`boxwright.ops.cachemap`."""
+        spec = cache_map(self._vertex.op, len(self._vertex.inputs), self._vertex.platform)
+        return to_cache_map(spec), True
+
+    async def acquire(self) -> OpSlot | None:
+        """Wait until another command may run."""
+        return await self._slots.acquire()
+
+    async def exec(self, ctx: JobContext, inputs: Sequence[Result]) -> list[Result]:
+        """Run the command and return what its mounts have become.
+
+        Raises:
+            ExecFailedError: the command failed.
+            BoxwrightError: a mount, secret or session is missing; the sandbox failed.
+        """
+        op = self._op
+        line = " ".join(op.meta.args)
+        sessions = self._sessions.group(ctx.sessions())
+        refs = [ref_of(item) for item in inputs]
+        async with AsyncExitStack() as trees:
+            async with AsyncExitStack() as stack:
+                planner = MountPlanner(self._world, stack, trees, sessions, refs, f"exec {line}")
+                prepared = await planner.prepare(op.mounts, op.meta.cwd)
+                process = await self._process(prepared, sessions)
+                await self._executor.run(
+                    secrets.token_hex(12),
+                    prepared.root,
+                    process,
+                    stdout=lambda data: ctx.progress.log(_STDOUT, data),
+                    stderr=lambda data: ctx.progress.log(_STDERR, data),
+                )
+            results: list[RefResult] = await prepared.commit()
+        return list(results)
+
+    async def _process(self, prepared: PreparedMounts, sessions: SessionGroup) -> ProcessSpec:
+        op, meta = self._op, self._op.meta
+        if op.cdiDevices:
+            wanted = [device.name for device in op.cdiDevices if not device.optional]
+            if wanted:
+                raise InvalidOpError(
+                    f"requested CDI devices are not available: {', '.join(wanted)}"
+                )
+        return ProcessSpec(
+            args=tuple(meta.args),
+            env=(*environment(meta), *await self._secret_env(sessions)),
+            cwd=meta.cwd or "/",
+            user=meta.user,
+            hostname=meta.hostname,
+            extra_hosts=tuple(_extra_host(host) for host in meta.extraHosts),
+            network=NetworkMode(op.network),
+            security=SecurityMode(op.security),
+            ulimits=tuple(Ulimit(u.Name, u.Soft, u.Hard) for u in meta.ulimit),
+            cgroup_parent=meta.cgroupParent,
+            resources=_resources(self._vertex.options.linux_resources),
+            read_only_root=prepared.read_only_root,
+            remove_mount_stubs_recursive=meta.removeMountStubsRecursive,
+            valid_exit_codes=frozenset(meta.validExitCodes) if meta.validExitCodes else None,
+            mounts=prepared.mounts,
+        )
+
+    async def _secret_env(self, sessions: SessionGroup) -> list[str]:
+        return [await _secret_variable(sessions, each) for each in self._op.secretenv]
+
+
+async def _secret_variable(sessions: SessionGroup, wanted: pb.SecretEnv) -> str:
+    if not wanted.ID:
+        raise InvalidOpError(f"secret ID missing for {wanted.name!r} environment variable")
+    data = await load_secret(sessions, wanted.ID, optional=wanted.optional)
+    return f"{wanted.name}={(data or b'').decode('utf-8', 'surrogateescape')}"
+
+
+def environment(meta: pb.Meta, platform: Platform | None = None) -> list[str]:
+    """Return the command's variables: its own, the proxies in both cases, a default PATH."""
+    env = list(meta.env)
+    if meta.HasField("proxy_env"):
+        for name in _PROXY_NAMES:
+            value = getattr(meta.proxy_env, name)
+            if value:
+                env += [f"{name.upper()}={value}", f"{name}={value}"]
+    is_windows = platform is not None and platform.os == "windows"
+    if not is_windows and not any(item.startswith("PATH=") for item in env):
+        env.append(f"PATH={_DEFAULT_PATH}")
+    return env
+
+
+def _extra_host(host: pb.HostIP) -> tuple[str, str]:
+    try:
+        address = ipaddress.ip_address(host.IP)
+    except ValueError as exc:
+        raise InvalidOpError(f"failed to parse IP {host.IP!r} of host {host.Host}") from exc
+    if not host.Host or any(char.isspace() for char in host.Host):
+        raise InvalidOpError(f"invalid host name {host.Host!r}")
+    return host.Host, str(address)
+
+
+def _resources(wanted: pb.LinuxResources | None) -> Resources:
+    if wanted is None:
+        return Resources()
+    return Resources(
+        memory_bytes=max(wanted.memory, 0),
+        memory_swap_bytes=wanted.memorySwap,
+        cpu_shares=wanted.cpuShares,
+        cpu_period_us=wanted.cpuPeriod,
+        cpu_quota_us=wanted.cpuQuota,
+        cpuset_cpus=wanted.cpusetCpus,
+        cpuset_mems=wanted.cpusetMems,
+    )
