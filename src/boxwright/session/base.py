@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -170,7 +170,14 @@ class Session(Protocol):
     def local_dir(self, name: str) -> Path | None:
         """Return the shared folder itself where we may read it in place, else None."""
 
-    async def sync_dir(self, name: str, request: SyncRequest, receiver: TreeReceiver) -> None:
+    async def sync_dir(
+        self,
+        name: str,
+        request: SyncRequest,
+        receiver: TreeReceiver,
+        *,
+        on_received: Callable[[int], None] | None = None,
+    ) -> None:
         """Transfer a shared folder into ``receiver`` (FileSync.DiffCopy)."""
 
     async def credentials(self, host: str) -> Credentials | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from boxwright.core.workers import to_worker
@@ -65,14 +65,23 @@ class InProcessSession:
             raise DirNotAllowedError(name)
         return self._services.dirs.path(name)
 
-    async def sync_dir(self, name: str, request: SyncRequest, receiver: TreeReceiver) -> None:
+    async def sync_dir(
+        self,
+        name: str,
+        request: SyncRequest,
+        receiver: TreeReceiver,
+        *,
+        on_received: Callable[[int], None] | None = None,
+    ) -> None:
         """Transfer a shared folder into ``receiver``."""
         path = self.local_dir(name)
         if path is None:
             raise DirNotAllowedError(name)
         walk = await to_worker(TreeWalk, os.fsencode(path), request)
         left, right = memory_pipe()
-        await run_together(send_tree(left, walk), receive_tree(right, receiver))
+        await run_together(
+            send_tree(left, walk), receive_tree(right, receiver, on_received=on_received)
+        )
 
     async def credentials(self, host: str) -> Credentials | None:
         """Return the client's login for a host."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from boxwright.core.workers import to_worker
 from boxwright.errors import UnimplementedError
@@ -129,7 +130,7 @@ class RemoteSession:
                 raise SessionLostError(f"the client went away during {what}") from exc
             raise from_rpc_error(exc) from exc
 
-    def _require(self, method: Method) -> None:
+    def _require(self, method: Method[Any, Any]) -> None:
         if self.closed.is_set():
             raise SessionLostError("the client has gone")
         if not self.supports(method.path):
@@ -137,18 +138,25 @@ class RemoteSession:
 
     @asynccontextmanager
     async def _call(
-        self, method: Method, items: Sequence[tuple[str, str]], what: str
-    ) -> AsyncIterator[ClientStream]:
+        self, method: Method[Any, Any], items: Sequence[tuple[str, str]], what: str
+    ) -> AsyncIterator[ClientStream[Any, Any]]:
         self._require(method)
         with self._errors(what):
             async with self._connection.stream(method, metadata=items) as stream:
                 yield stream
 
-    async def sync_dir(self, name: str, request: SyncRequest, receiver: TreeReceiver) -> None:
+    async def sync_dir(
+        self,
+        name: str,
+        request: SyncRequest,
+        receiver: TreeReceiver,
+        *,
+        on_received: Callable[[int], None] | None = None,
+    ) -> None:
         """Transfer a shared folder into ``receiver``."""
         items = md.encode_sync(name, request)
         async with self._call(methods.FILESYNC_DIFFCOPY, items, "a file transfer") as stream:
-            await receive_tree(stream, receiver)
+            await receive_tree(stream, receiver, on_received=on_received)
             await stream.close_send()
 
     async def credentials(self, host: str) -> Credentials | None:
@@ -297,7 +305,7 @@ class RemoteSession:
 class _StreamSink:
     """A :class:`FileSink` over a FileSend call."""
 
-    def __init__(self, stream: ClientStream, session: RemoteSession) -> None:
+    def __init__(self, stream: ClientStream[Any, Any], session: RemoteSession) -> None:
         self._stream = stream
         self._session = session
 
@@ -324,7 +332,7 @@ class _StreamSink:
 class _StreamPipe:
     """A :class:`BytePipe` over a ForwardAgent call."""
 
-    def __init__(self, stream: ClientStream, session: RemoteSession) -> None:
+    def __init__(self, stream: ClientStream[Any, Any], session: RemoteSession) -> None:
         self._stream = stream
         self._session = session
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import errno
 import os
 import stat as stat_module
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from boxwright.fsutil.patterns import ParentMatches, PatternMatcher
 from boxwright.session import packets
@@ -57,12 +58,19 @@ def permissions(mode: int) -> int:
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class WalkedEntry:
-    """An entry of the walk: what the protocol says of it, and what the kernel said."""
+class WalkedEntry(NamedTuple):
+    """An entry of the walk: what the protocol says of it, and what the kernel said.
+
+    Where the caller knew the entry (see :attr:`TreeWalk.known`), ``stat`` holds its path and
+    mode only.
+    """
 
     stat: Stat
     os_stat: os.stat_result
+    known: bool = False
+
+
+Known = Callable[[bytes, os.stat_result], bool]
 
 
 @dataclass(slots=True)
@@ -84,6 +92,8 @@ class TreeWalk:
         request: Patterns; ``follow`` paths are resolved over symlinks inside the folder and
             added to the include patterns.
         reset_owner: Report owner and group 0, as every client does with a context.
+        known: Asked for entries that are no hard links: true skips reading link targets and
+            attributes.
 
     Raises:
         ContextReadError: the folder can't be read.
@@ -93,6 +103,7 @@ class TreeWalk:
     root: bytes
     request: SyncRequest = field(default_factory=SyncRequest)
     reset_owner: bool = True
+    known: Known | None = None
     _include: PatternMatcher | None = None
     _exclude: PatternMatcher | None = None
     _seen: dict[tuple[int, int], bytes] = field(default_factory=dict)
@@ -199,6 +210,12 @@ class TreeWalk:
     def _stat(self, entry: os.DirEntry[bytes], path: bytes) -> WalkedEntry | None:
         try:
             found = entry.stat(follow_symlinks=False)
+            if (
+                self.known is not None
+                and (found.st_nlink == 1 or stat_module.S_ISDIR(found.st_mode))
+                and self.known(path, found)
+            ):
+                return WalkedEntry(Stat(path, go_mode(found.st_mode)), found, known=True)
             link = os.readlink(entry.path) if entry.is_symlink() else b""
             xattrs = read_xattrs(entry.path)
         except OSError as exc:

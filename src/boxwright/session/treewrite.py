@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat as stat_module
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -66,20 +65,31 @@ class TreeNames:
             HostileTreeError: absolute, unclean, outside, twice, below something that is no
                 folder, or a hard link to something that was not named.
         """
-        path = stat.path
         if not known_clean:
-            check_spelling(path)
+            check_spelling(stat.path)
+        if stat.is_dir:
+            self.add_known(stat.path, is_folder=True)
+        elif stat.is_hardlink:
+            if stat.linkname not in self._files:
+                raise HostileTreeError(stat.path, "it is a hard link to an unknown file")
+            self.add_known(stat.path)
+        else:
+            self.add_known(stat.path, is_file=not stat.is_symlink)
+
+    def add_known(self, path: bytes, *, is_folder: bool = False, is_file: bool = False) -> None:
+        """Add an entry whose path and link were checked before; only its place is checked.
+
+        Raises:
+            HostileTreeError: twice, or below something that is no folder.
+        """
         parent = path.rpartition(b"/")[0]
         if parent and parent not in self.folders:
             raise HostileTreeError(path, "its folder was not named before it")
         if path in self._names:
             raise HostileTreeError(path, "it is named twice")
-        if stat.is_dir:
+        if is_folder:
             self.folders.add(path)
-        elif stat.is_hardlink:
-            if stat.linkname not in self._files:
-                raise HostileTreeError(path, "it is a hard link to an unknown file")
-        elif not stat.is_symlink:
+        elif is_file:
             self._files.add(path)
         self._names.add(path)
 
@@ -126,7 +136,8 @@ class TreeWriter:
     """Writes entries below ``root``; everything but ``expect`` and ``plan`` runs in a worker.
 
     Args:
-        root: An existing folder that only we write to meanwhile.
+        root: An existing folder that only we write to meanwhile; may be set until the first
+            write.
         keep_owner: Set owner and group as named (needs privileges), instead of our own.
         header: Makes the bytes that a file's content digest begins with; None: no digests.
 
@@ -141,7 +152,7 @@ class TreeWriter:
         keep_owner: bool,
         header: Callable[[Stat], bytes] | None = None,
     ) -> None:
-        self._root = root
+        self.root = root
         self._keep_owner = keep_owner
         self._header = header
         self._planned: deque[Stat] = deque()
@@ -183,7 +194,7 @@ class TreeWriter:
 
     def absolute(self, path: bytes) -> bytes:
         """Return the path on disk."""
-        return self._root + b"/" + path
+        return self.root + b"/" + path
 
     def open(self, stat: Stat) -> _OpenFile:
         """Create the file of an entry in place of whatever is there."""
@@ -326,4 +337,23 @@ def remove(path: bytes) -> None:
     except (IsADirectoryError, PermissionError):
         if not stat_module.S_ISDIR(os.lstat(path).st_mode):
             raise
-        shutil.rmtree(path)
+        _remove_folder(path)
+
+
+def _remove_folder(root: bytes) -> None:
+    """Remove a folder without recursion: hostile trees are deeper than the stack."""
+    stack = [root]
+    while stack:
+        folder = stack[-1]
+        below: list[bytes] = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(entry.path)
+                else:
+                    os.unlink(entry.path)
+        if below:
+            stack += below
+        else:
+            os.rmdir(folder)
+            stack.pop()

@@ -15,6 +15,7 @@ from boxwright.session.tasks import run_together
 from boxwright.session.treeoutput import receive_output
 from boxwright.session.treesend import send_tree
 from boxwright.session.treewalk import TreeWalk
+from boxwright.session.treewrite import remove
 
 
 def describe(root):
@@ -236,5 +237,10 @@ def test_very_deep_folders(tmp_path):
         os.close(descriptor)
         descriptor = below
     os.close(descriptor)
-    transfer(source, tmp_path / "target")
-    assert len(describe(tmp_path / "target")) == 1200
+    try:
+        transfer(source, tmp_path / "target")
+        assert len(describe(tmp_path / "target")) == 1200
+    finally:
+        remove(os.fsencode(source))
+        remove(os.fsencode(tmp_path / "target"))
+    assert not source.exists()

@@ -1,0 +1,233 @@
+"""Folders that clients share with a build (``local://NAME``).
+
+The cache key is the session's and the patterns', so it never outlives the session; what later
+steps are cached by are the content digests of what they read. The digests are known when the
+sync ends, since every file is hashed while it passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from boxwright.core.platform import Platform
+from boxwright.core.workers import to_worker
+from boxwright.errors import InvalidInputError, UnimplementedError
+from boxwright.session.base import Session, SyncRequest
+from boxwright.snapshots.manager import SnapshotManager
+from boxwright.snapshots.refs import ImmutableRef
+from boxwright.sources.base import SourceContext, SourceKey, SourceProgress
+from boxwright.sources.localindex import ContextIndex, IndexFiles
+from boxwright.sources.localinplace import InPlaceSync
+from boxwright.sources.localtree import LocalTree
+
+SCHEME = "local"
+_INDEXES_IN_MEMORY = 8
+_PROGRESS_INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAttributes:
+    """The attributes of a local source op (solver/pb attr.go)."""
+
+    name: str
+    session_id: str = ""
+    request: SyncRequest = field(default_factory=SyncRequest)
+    shared_key_hint: str = ""
+    trust_stats: bool = True
+
+    @classmethod
+    def parse(cls, rest: str, attrs: Mapping[str, str]) -> LocalAttributes:
+        """Read the identifier and its attributes.
+
+        Raises:
+            InvalidInputError: an attribute is malformed.
+            UnimplementedError: metadata-only transfer.
+        """
+        name, session_id = rest, attrs.get("local.session", "")
+        prefix, colon, session_rest = session_id.partition(":")
+        if colon:
+            name, session_id = f"{prefix}-{name}", session_rest
+        if attrs.get("local.metadatatransfer", "").lower() in {"1", "t", "true"}:
+            raise UnimplementedError("metadata-only transfer of local sources")
+        return cls(
+            name,
+            session_id,
+            SyncRequest(
+                _string_list(attrs, "local.includepattern"),
+                _string_list(attrs, "local.excludepatterns"),
+                _string_list(attrs, "local.followpaths"),
+            ),
+            attrs.get("local.sharedkeyhint", ""),
+            attrs.get("local.differ", "metadata") != "none",
+        )
+
+
+def _string_list(attrs: Mapping[str, str], name: str) -> tuple[str, ...]:
+    text = attrs.get(name)
+    if not text:
+        return ()
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if values is None and text.strip() == "null":
+        return ()
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise InvalidInputError(f"attribute {name} is no list of strings", detail=text[:200])
+    return tuple(values)
+
+
+class LocalSources:
+    """Provider of ``local://`` sources over one state folder.
+
+    Args:
+        manager: Where snapshots are made.
+        keep_owner: Whether owners other than root can be set (not in a user namespace).
+    """
+
+    def __init__(self, manager: SnapshotManager, *, keep_owner: bool = True) -> None:
+        self._manager = manager
+        self._keep_owner = keep_owner
+        self._files = IndexFiles(manager.store.root / "contexts")
+        self._indexes: OrderedDict[str, ContextIndex] = OrderedDict()
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def resolve(
+        self, rest: str, attrs: Mapping[str, str], platform: Platform | None
+    ) -> LocalSource:
+        """Return the source of ``local://<rest>``."""
+        del platform
+        return LocalSource(self, LocalAttributes.parse(rest, attrs))
+
+    async def sync(
+        self, session: Session, wanted: LocalAttributes, progress: SourceProgress | None
+    ) -> ImmutableRef:
+        """Return the snapshot of a client's folder as it is now."""
+        folder = session.local_dir(wanted.name)
+        if folder is not None:
+            key = f"{wanted.name}::in-place:{folder}"
+        else:
+            key = f"{wanted.name}:{wanted.shared_key_hint}:{session.shared_key}"
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            return await self._sync_locked(session, wanted, key, folder, progress)
+
+    async def _sync_locked(
+        self,
+        session: Session,
+        wanted: LocalAttributes,
+        key: str,
+        folder: Path | None,
+        progress: SourceProgress | None,
+    ) -> ImmutableRef:
+        base = await self._load(key)
+        base_ref = self._manager.get(base.snapshot_id) if base.snapshot_id else None
+        if base_ref is None:
+            base = ContextIndex()
+        tree = LocalTree(
+            self._manager,
+            base,
+            base_ref,
+            description=f"local source for {wanted.name}",
+            trust_stats=wanted.trust_stats,
+            keep_owner=self._keep_owner,
+        )
+        report = _TransferReport(wanted.name, progress)
+        try:
+            refreshed = tree.changed
+            if folder is not None:
+                in_place = InPlaceSync(tree, base, folder, wanted.request)
+                await in_place.run(report.add)
+                refreshed = in_place.refreshed
+            else:
+                await session.sync_dir(wanted.name, wanted.request, tree, on_received=report.add)
+            ref, index = await tree.commit()
+        finally:
+            await tree.discard()
+            if base_ref is not None:
+                await base_ref.release()
+        report.done()
+        if tree.changed or refreshed:
+            await self._store(key, index)
+        return ref
+
+    async def _load(self, key: str) -> ContextIndex:
+        index = self._indexes.get(key)
+        if index is None:
+            index = await to_worker(self._files.load, key)
+        return index
+
+    async def _store(self, key: str, index: ContextIndex) -> None:
+        self._indexes[key] = index
+        self._indexes.move_to_end(key)
+        while len(self._indexes) > _INDEXES_IN_MEMORY:
+            self._indexes.popitem(last=False)
+        await to_worker(self._files.save, key, index)
+
+
+class LocalSource:
+    """One ``local://`` op."""
+
+    def __init__(self, provider: LocalSources, wanted: LocalAttributes) -> None:
+        self._provider = provider
+        self._wanted = wanted
+
+    async def cache_key(self, context: SourceContext, index: int) -> SourceKey:
+        """Return the key, which holds for one session and one set of patterns only."""
+        del index
+        wanted = self._wanted
+        session_id = wanted.session_id or next(iter(context.sessions.ids), "")
+        if not session_id:
+            raise InvalidInputError("could not access local files without session")
+        request = wanted.request
+        fields = {
+            "SessionID": session_id,
+            "IncludePatterns": list(request.include) or None,
+            "ExcludePatterns": list(request.exclude) or None,
+            "FollowPaths": list(request.follow) or None,
+        }
+        encoded = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+        digest = "sha256:" + hashlib.sha256(encoded.encode("utf-8", "surrogateescape")).hexdigest()
+        return SourceKey(f"session:{wanted.name}:{digest}", digest)
+
+    async def snapshot(self, context: SourceContext) -> ImmutableRef:
+        """Transfer what has changed and return the folder's snapshot."""
+
+        async def sync(session: Session) -> ImmutableRef:
+            return await self._provider.sync(session, self._wanted, context.progress)
+
+        return await context.sessions.any(sync, first=self._wanted.session_id)
+
+
+class _TransferReport:
+    """Shows how many bytes have come, at most every tenth of a second."""
+
+    def __init__(self, name: str, progress: SourceProgress | None) -> None:
+        self._id = f"transferring {name}:"
+        self._progress = progress
+        self._bytes = 0
+        self._started_ns = time.time_ns()
+        self._shown_s = 0.0
+
+    def add(self, count: int) -> None:
+        self._bytes += count
+        now_s = time.monotonic()
+        if self._progress is not None and now_s - self._shown_s >= _PROGRESS_INTERVAL_S:
+            self._shown_s = now_s
+            self._progress.status(self._id, current=self._bytes, started_ns=self._started_ns)
+
+    def done(self) -> None:
+        if self._progress is not None:
+            self._progress.status(
+                self._id,
+                current=self._bytes,
+                started_ns=self._started_ns,
+                completed_ns=time.time_ns(),
+            )

@@ -1,0 +1,257 @@
+"""Bring the snapshot of a shared folder up to date.
+
+The last state is a committed snapshot that never changes; what changed since goes into a new
+layer on top of it. So an unchanged folder costs a comparison and gives the same snapshot, a
+changed one costs its changes, a build that still reads the old state is not disturbed, and an
+interrupted sync leaves nothing behind. After some layers the tree is copied into a fresh one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from boxwright.core.workers import to_worker
+from boxwright.session.packets import Stat, decode_stat, join_path, split_path
+from boxwright.session.treewrite import TreeNames, TreeWriter, remove
+from boxwright.snapshots import content_tree
+from boxwright.snapshots.content_tree import ContentTree
+from boxwright.snapshots.contenthash import content_hashes
+from boxwright.snapshots.linkcopy import LinkCopier
+from boxwright.snapshots.manager import SnapshotManager
+from boxwright.snapshots.refs import ImmutableRef, MutableRef
+from boxwright.sources.contentheader import content_header, header_digest
+from boxwright.sources.localindex import (
+    KIND_DIR,
+    KIND_FILE,
+    KIND_HARDLINK,
+    KIND_OTHER,
+    KIND_SYMLINK,
+    ContextIndex,
+    Entry,
+)
+
+MAX_DEPTH = 16
+RECORD_TYPE = "source.local"
+_TREE_KINDS = {KIND_DIR: content_tree.FOLDER, KIND_SYMLINK: content_tree.SYMLINK}
+
+
+def kind_of(stat: Stat) -> int:
+    """Return the index's kind of an entry."""
+    if stat.is_dir:
+        return KIND_DIR
+    if stat.is_symlink:
+        return KIND_SYMLINK
+    if stat.is_hardlink:
+        return KIND_HARDLINK
+    return KIND_FILE if stat.is_file else KIND_OTHER
+
+
+class LocalTree:
+    """One sync of one shared folder; a :class:`~boxwright.session.base.TreeReceiver`.
+
+    Args:
+        manager: Where snapshots are made.
+        base: The index of the last state.
+        base_ref: Its snapshot, held by the caller; None: there is none.
+        description: For listings of snapshots.
+        trust_stats: Take an unchanged stat for unchanged content (the ``metadata`` differ).
+        keep_owner: Whether owners can be set.
+    """
+
+    def __init__(
+        self,
+        manager: SnapshotManager,
+        base: ContextIndex,
+        base_ref: ImmutableRef | None,
+        *,
+        description: str,
+        trust_stats: bool = True,
+        keep_owner: bool = True,
+    ) -> None:
+        self._manager = manager
+        self._base = base if base_ref is not None else ContextIndex()
+        self._base_ref = base_ref
+        self._description = description
+        self._trust_stats = trust_stats
+        self._mounts = AsyncExitStack()
+        self._mutable: MutableRef | None = None
+        self._flat = False
+        self._fresh_files: dict[bytes, Entry] = {}
+        self._changed_paths: list[bytes] = []
+        self._gone: set[bytes] = set()
+        self._touched: set[bytes] = set()
+        self._planned_dirs: set[bytes] = set()
+        self.names = TreeNames()
+        self.writer = TreeWriter(b"", keep_owner=keep_owner, header=content_header)
+        self.entries: dict[bytes, Entry] = {}
+        self.changed = base_ref is None
+
+    def add(self, file_id: int, raw_stat: bytes) -> bool:
+        """Take an encoded stat; return whether its data is wanted."""
+        path, rest = split_path(raw_stat)
+        if self.keep_if_same(path, rest):
+            return False
+        stat = decode_stat(raw_stat)
+        if self.add_changed(stat, rest):
+            self.writer.expect(file_id, stat)
+            return True
+        return False
+
+    def keep_if_same(self, path: bytes, rest: bytes) -> bool:
+        """Take over an entry of the last state if nothing about it has changed."""
+        old = self._base.entries.get(path)
+        if old is None or old.rest != rest:
+            return False
+        if old.kind == KIND_HARDLINK or (not self._trust_stats and old.kind == KIND_FILE):
+            return False
+        self.keep(path, old)
+        return True
+
+    def keep(self, path: bytes, entry: Entry) -> None:
+        """Take over an entry of the last state."""
+        self.names.add_known(
+            path, is_folder=entry.kind == KIND_DIR, is_file=entry.kind in {KIND_FILE, KIND_OTHER}
+        )
+        self.entries[path] = entry
+
+    def add_changed(self, stat: Stat, rest: bytes, *, inode: int = 0, ctime_ns: int = 0) -> bool:
+        """Take a new or changed entry; return whether it is a file whose data is needed."""
+        path = stat.path
+        old = self._base.entries.get(path)
+        self.names.add(stat, known_clean=old is not None)
+        kind = kind_of(stat)
+        if (
+            kind == KIND_HARDLINK
+            and old is not None
+            and old.rest == rest
+            and stat.linkname not in self._fresh_files
+        ):
+            self.entries[path] = old  # the same second name of the same, unchanged file
+            return False
+        self.entries[path] = entry = Entry(rest, kind, b"", inode, ctime_ns)
+        self._changed_paths.append(path)
+        self._touch(path)
+        if kind == KIND_FILE:
+            self._fresh_files[path] = entry
+            return True
+        if kind == KIND_DIR:
+            self._planned_dirs.add(path)
+        self.writer.plan(stat)
+        return False
+
+    def restate(self, path: bytes, entry: Entry) -> None:
+        """Correct what was said of a changed file before its content was read."""
+        self.entries[path] = self._fresh_files[path] = entry
+
+    def _touch(self, path: bytes) -> None:
+        self.changed = True
+        self._touched.add(path.rpartition(b"/")[0])
+
+    def end(self) -> None:
+        """All entries are named: what the last state has more than that is to be removed."""
+        for path in self._base.entries.keys() - self.entries.keys():
+            parent = path.rpartition(b"/")[0]
+            if not parent or parent in self.names.folders:  # else it goes with its folder
+                self._gone.add(path)
+                self._touch(path)
+
+    async def prepare(self) -> None:
+        """Make and mount the new layer, once."""
+        if self._mutable is not None:
+            return
+        flatten = self._base_ref is not None and self._base.depth >= MAX_DEPTH
+        parent = None if flatten else self._base_ref
+        self._mutable = self._manager.new(
+            parent, description=self._description, record_type=RECORD_TYPE
+        )
+        root = await self._mounts.enter_async_context(self._mutable.mounted())
+        if flatten and self._base_ref is not None:
+            async with self._base_ref.mounted() as view:
+                await to_worker(_copy_tree, view, root)
+        self.writer.root = os.fsencode(root)
+        self._flat = parent is None
+
+    def write(self, batch: Sequence[tuple[int, bytes]]) -> None:
+        """Write pieces of files."""
+        self.writer.write(batch)
+
+    async def finish(self) -> None:
+        """Write what remains; the tree is then as the other side named it."""
+        if self.changed:
+            await self.prepare()
+            await to_worker(self._finish)
+
+    def _finish(self) -> None:
+        self.writer.make_planned()
+        for path in self._gone:
+            remove(self.writer.absolute(path))
+        self.writer.close(tuple(self._touched_folders()))
+        for path, entry in self._fresh_files.items():
+            self.entries[path] = entry._replace(digest=self.writer.digests[path])
+        for path, entry in self.entries.items():
+            if entry.kind == KIND_HARDLINK and not entry.digest:
+                self._copy_digest(path, entry)
+
+    def _copy_digest(self, path: bytes, entry: Entry) -> None:
+        """A hard link has the content digest of the file that it is."""
+        target = self.entries.get(decode_stat(entry.rest).linkname)
+        if target is not None:
+            self.entries[path] = entry._replace(digest=target.digest)
+
+    def _touched_folders(self) -> Iterable[Stat]:
+        """Folders that get new times by what is written into them but keep their own."""
+        for path in self._touched - self._planned_dirs - {b""}:
+            entry = self.entries.get(path)
+            if entry is not None and entry.kind == KIND_DIR:
+                yield decode_stat(join_path(path, entry.rest))
+
+    async def commit(self) -> tuple[ImmutableRef, ContextIndex]:
+        """Return a handle on the snapshot of the new state, and its index."""
+        if self._mutable is None:
+            if self._base_ref is None:
+                raise RuntimeError("commit of a tree that was not finished")
+            index = ContextIndex(self._base.snapshot_id, self._base.depth, self.entries)
+            return self._base_ref.clone(), index
+        await self._mounts.aclose()
+        ref = await self._mutable.commit()
+        await self._seed(ref)
+        depth = 1 if self._flat else self._base.depth + 1
+        return ref, ContextIndex(ref.id, depth, self.entries)
+
+    async def _seed(self, ref: ImmutableRef) -> None:
+        """Hand over the content digests, so that nobody reads the files again for them."""
+        hashes = content_hashes(self._manager)
+        tree = await hashes.tree(self._base_ref.id) if self._base_ref is not None else None
+        if tree is None or tree.root.children is None:
+            tree, changed = ContentTree.of_synced(), list(self.entries)
+        else:
+            changed = self._changed_paths
+        await to_worker(self._update_digests, tree, changed)
+        await hashes.seed(ref.id, tree)
+
+    def _update_digests(self, tree: ContentTree, changed: Iterable[bytes]) -> None:
+        for path in self._gone:
+            tree.delete(b"/" + path)
+        for path in changed:
+            entry = self.entries[path]
+            if entry.digest:
+                tree.set(b"/" + path, content_tree.FILE, entry.digest)
+                continue
+            stat = decode_stat(join_path(path, entry.rest))
+            kind = _TREE_KINDS.get(entry.kind, content_tree.FILE)
+            link = stat.linkname if entry.kind == KIND_SYMLINK else b""
+            tree.set(b"/" + path, kind, header_digest(stat), link)
+
+    async def discard(self) -> None:
+        """Throw away what was begun; harmless after a commit."""
+        self.writer.abort()
+        await self._mounts.aclose()
+        if self._mutable is not None:
+            await self._mutable.release()
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    LinkCopier().copy_tree(source, target)

@@ -1,0 +1,226 @@
+"""Local sources over real snapshots (overlay mounts), in place and through a transfer."""
+
+import asyncio
+import os
+import shutil
+
+import pytest
+
+from boxwright.core.workers import to_worker
+from boxwright.errors import BoxwrightError, Code
+from boxwright.session.inprocess import InProcessSession
+from boxwright.session.manager import SessionManager
+from boxwright.session.providers.localdirs import LocalDirs
+from boxwright.session.services import SessionServices
+from boxwright.session.treewalk import TreeWalk
+from boxwright.snapshots.contenthash import checksum, content_hashes
+from boxwright.snapshots.manager import SnapshotManager
+from boxwright.sources import localtree
+from boxwright.sources.base import SourceContext
+from boxwright.sources.local import LocalSources
+from boxwright.store import Store
+
+pytestmark = pytest.mark.root
+
+
+class Elsewhere(InProcessSession):
+    """A client whose folders can't be read in place."""
+
+    def local_dir(self, name):
+        return None
+
+    async def sync_dir(self, name, request, receiver, *, on_received=None):
+        session = InProcessSession(self._services)
+        await session.sync_dir(name, request, receiver, on_received=on_received)
+
+
+class Bench:
+    def __init__(self, root, context):
+        self.context = context
+        self.store = Store.open(root)
+        self.snapshots = SnapshotManager.open(self.store)
+        self.sources = LocalSources(self.snapshots)
+        self.sessions = SessionManager()
+
+    async def sync(self, session_type, **attrs):
+        services = SessionServices(dirs=LocalDirs({"context": self.context}))
+        session = session_type(services)
+        self.sessions.attach(session)
+        try:
+            source = self.sources.resolve("context", attrs, None)
+            return await source.snapshot(SourceContext(self.sessions.group([session.id])))
+        finally:
+            self.sessions.detach(session)
+
+    async def close(self):
+        await self.snapshots.close()
+        self.store.close()
+
+
+@pytest.fixture(params=[InProcessSession, Elsewhere], ids=["in-place", "transfer"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def context(tmp_path):
+    root = tmp_path / "context"
+    (root / "src/deep").mkdir(parents=True)
+    (root / "src/a").write_bytes(b"a")
+    (root / "src/deep/b").write_bytes(b"b" * 100_000)
+    (root / "link").symlink_to("src/a")
+    (root / "bin").write_bytes(b"#!")
+    os.chmod(root / "bin", 0o755)
+    os.link(root / "src/a", root / "second")
+    (root / "empty").mkdir()
+    for path in root.rglob("*"):
+        os.utime(path, ns=(10**18, 10**18), follow_symlinks=False)
+    return root
+
+
+def run(tmp_path, context, use):
+    async def main():
+        bench = Bench(tmp_path / "state", context)
+        try:
+            await use(bench)
+        finally:
+            await bench.close()
+
+    asyncio.run(main())
+
+
+def listing(root):
+    out = {}
+    for walked in TreeWalk(os.fsencode(root), reset_owner=False):
+        entry = walked.stat
+        content = b""
+        if entry.is_file:
+            with open(os.path.join(os.fsencode(root), entry.path), "rb") as file:
+                content = file.read()
+        out[entry.path] = (entry.mode, entry.mtime_ns, entry.linkname, content)
+    return out
+
+
+async def assert_same(bench, ref):
+    """The snapshot is the context, and the digests handed over are those of its files."""
+    async with ref.mounted() as root:
+        assert await to_worker(listing, root) == listing(bench.context)
+    from_seed = await checksum(ref, "/src")
+    bench.store.db.execute("DELETE FROM content_hashes")
+    content_hashes(bench.snapshots).forget(ref.id)
+    assert await checksum(ref, "/src") == from_seed
+
+
+def test_a_context_becomes_a_snapshot_and_an_unchanged_one_the_same(kind, context, tmp_path):
+    async def use(bench):
+        first = await bench.sync(kind)
+        await assert_same(bench, first)
+        second = await bench.sync(kind)
+        assert second.id == first.id
+
+    run(tmp_path, context, use)
+
+
+def test_changes_of_every_sort(kind, context, tmp_path):
+    async def use(bench):
+        first = await bench.sync(kind)
+        before = listing(context)
+        (context / "src/a").unlink()
+        (context / "src/a").write_bytes(b"changed")
+        (context / "second").unlink()
+        shutil.rmtree(context / "src/deep")
+        (context / "src/deep").write_bytes(b"now a file")
+        (context / "empty").rmdir()
+        (context / "empty").symlink_to("bin")
+        (context / "link").unlink()
+        (context / "new/er").mkdir(parents=True)
+        (context / "new/er/file").write_bytes(b"n")
+        os.chmod(context / "bin", 0o644)
+        second = await bench.sync(kind)
+        await assert_same(bench, second)
+        async with first.mounted() as root:
+            assert listing(root) == before
+
+    run(tmp_path, context, use)
+
+
+def test_the_state_survives_a_restart(kind, context, tmp_path):
+    ids = []
+
+    async def use(bench):
+        ids.append((await bench.sync(kind)).id)
+
+    run(tmp_path, context, use)
+    run(tmp_path, context, use)
+    assert ids[0] == ids[1]
+
+
+def test_a_pruned_state_is_made_again(kind, context, tmp_path):
+    async def use(bench):
+        first = await bench.sync(kind)
+        await first.release()
+        await bench.snapshots.delete(first.id)
+        second = await bench.sync(kind)
+        assert second.id != first.id
+        await assert_same(bench, second)
+
+    run(tmp_path, context, use)
+
+
+def test_many_changes_do_not_pile_up(kind, context, tmp_path, monkeypatch):
+    monkeypatch.setattr(localtree, "MAX_DEPTH", 3)
+
+    async def use(bench):
+        for number in range(8):
+            (context / "src/a").write_bytes(b"%d" % number * (number + 1))
+            ref = await bench.sync(kind)
+            depth = 1
+            below = ref.parent
+            while below is not None:
+                depth, below = depth + 1, below.parent
+            assert depth <= 3
+            await assert_same(bench, ref)
+
+    run(tmp_path, context, use)
+
+
+def test_patterns_of_one_sync_do_not_stick(kind, context, tmp_path):
+    async def use(bench):
+        attrs = {"local.includepattern": '["src"]', "local.excludepatterns": '["**/deep"]'}
+        async with (await bench.sync(kind, **attrs)).mounted() as root:
+            assert sorted(listing(root)) == [b"src", b"src/a"]
+        await assert_same(bench, await bench.sync(kind))
+
+    run(tmp_path, context, use)
+
+
+def test_same_size_and_time_but_other_content_is_seen_in_place(context, tmp_path):
+    async def use(bench):
+        file = context / "src/deep/b"
+        await bench.sync(InProcessSession)
+        await bench.sync(InProcessSession)
+        file.write_bytes(b"c" * 100_000)
+        os.utime(file, ns=(10**18, 10**18))
+        await assert_same(bench, await bench.sync(InProcessSession))
+
+    run(tmp_path, context, use)
+
+
+def test_an_unreadable_context_is_named(kind, context, tmp_path):
+    async def use(bench):
+        shutil.rmtree(context)
+        with pytest.raises(BoxwrightError) as caught:
+            await bench.sync(kind)
+        assert caught.value.code in {Code.SOURCE_NOT_FOUND, Code.SESSION_LOST}
+        assert str(context) in str(caught.value)
+        assert list((tmp_path / "state/snapshots").iterdir()) == []
+
+    run(tmp_path, context, use)
+
+
+def test_two_builds_at_once_share_one_sync(kind, context, tmp_path):
+    async def use(bench):
+        first, second = await asyncio.gather(bench.sync(kind), bench.sync(kind))
+        assert first.id == second.id
+
+    run(tmp_path, context, use)
