@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import isal
 import zlib_ng
@@ -344,6 +344,7 @@ def open_decompressor(stream: ByteStream) -> tuple[str, ByteStream]:
 
 _INPUT = 256 << 10
 _OUTPUT = 1 << 20
+_ZSTD_INPUT = 4 << 10
 _IsalError = cast("type[Exception]", isal_zlib.error)
 _ERRORS: tuple[type[Exception], ...] = (
     _IsalError,
@@ -410,14 +411,47 @@ class _Inflater:
 
 
 class _ZstdReader:
+    """Frames of a zstd stream, one after the other.
+
+    libzstd's Python reader takes a cut-off frame for the end, so frames are fed by hand, in
+    pieces so small that even a bomb's output for one of them fits into memory.
+    """
+
     def __init__(self, source: ByteStream) -> None:
-        self._reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
-            cast("IO[bytes]", source), read_size=_INPUT, read_across_frames=True, closefd=False
-        )
+        self._source = source
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+        self._frame = self._decompressor.decompressobj()
+        self._fresh = True  # nothing of the frame has been read yet
+        self._input = b""
+        self._at = 0
 
     def read(self, size: int, /) -> bytes:
-        try:
-            data: bytes = self._reader.read(max(size, _OUTPUT))
-        except _ERRORS as error:
-            raise CompressedDataError("zstd", str(error)) from None
-        return data
+        size = max(size, _OUTPUT)
+        pieces: list[bytes] = []
+        pending = 0
+        while pending < size:
+            piece = self._next_input()
+            if not piece:
+                if not self._fresh:
+                    raise CompressedDataError("zstd", "the data is cut off")
+                break
+            try:
+                out = self._frame.decompress(piece)
+            except _ERRORS as error:
+                raise CompressedDataError("zstd", str(error)) from None
+            self._fresh = False
+            if out:
+                pieces.append(out)
+                pending += len(out)
+            if self._frame.eof:
+                self._at -= len(self._frame.unused_data)
+                self._frame = self._decompressor.decompressobj()
+                self._fresh = True
+        return b"".join(pieces)
+
+    def _next_input(self) -> bytes:
+        if self._at >= len(self._input):
+            self._input, self._at = self._source.read(_INPUT), 0
+        piece = self._input[self._at : self._at + _ZSTD_INPUT]
+        self._at += len(piece)
+        return piece

@@ -1,0 +1,117 @@
+"""Compressed streams are readable by others, and corrupt ones are typed errors."""
+
+import bz2
+import gzip
+import io
+import lzma
+
+import pytest
+import zstandard
+
+from boxwright.errors import InvalidInputError
+from boxwright.fsutil.compress import (
+    GZIP_BLOCK,
+    CompressedDataError,
+    Compression,
+    compressor_version,
+    detect,
+    open_compressor,
+    open_decompressor,
+)
+
+TEXT = b"".join(b"line %d of a text that repeats itself\n" % number for number in range(60_000))
+
+
+def compress(compression, data=TEXT, **options):
+    out = []
+    compressor = open_compressor(compression, out.append, **options)
+    compressor.write(data)
+    compressor.close()
+    return b"".join(out)
+
+
+def decompress(data):
+    kind, stream = open_decompressor(io.BytesIO(data))
+    pieces = []
+    while piece := stream.read(4096):
+        pieces.append(piece)
+    return kind, b"".join(pieces)
+
+
+@pytest.mark.parametrize("level", [None, 0, 1, 2, 3, 4, 6, 9])
+@pytest.mark.parametrize("size", [0, 1, GZIP_BLOCK - 1, GZIP_BLOCK, GZIP_BLOCK + 1, len(TEXT)])
+def test_gzip_is_read_by_zlib(level, size):
+    packed = compress(Compression("gzip", level), TEXT[:size])
+    assert gzip.decompress(packed) == TEXT[:size]
+    assert packed[3:10] == b"\0\0\0\0\0\0\xff"
+
+
+@pytest.mark.parametrize("level", [None, 1, 19, 22])
+def test_zstd_is_read_by_libzstd(level):
+    packed = compress(Compression("zstd", level), TEXT[:300_000])
+    with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
+        assert reader.read() == TEXT[:300_000]
+
+
+def test_uncompressed_is_passed_on():
+    assert compress(Compression("uncompressed")) == TEXT
+
+
+def test_unknown_algorithm():
+    with pytest.raises(InvalidInputError):
+        Compression("lzma")
+
+
+def test_version_names_library_and_level():
+    assert compressor_version(Compression("gzip")).startswith("gzip/isal-")
+    assert compressor_version(Compression("gzip", 6)).startswith("gzip/zlib-ng-")
+    assert compressor_version(Compression("zstd", 7)).endswith("/7")
+    assert compressor_version(Compression("uncompressed")) == "uncompressed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "packed"),
+    [
+        ("gzip", gzip.compress(TEXT)),
+        ("gzip", gzip.compress(TEXT[:1000]) + gzip.compress(TEXT[1000:]) + bytes(600)),
+        ("zstd", zstandard.compress(TEXT)),
+        ("zstd", zstandard.compress(TEXT[:1000]) + zstandard.compress(TEXT[1000:])),
+        ("bzip2", bz2.compress(TEXT)),
+        ("xz", lzma.compress(TEXT)),
+        ("uncompressed", TEXT),
+        ("uncompressed", b""),
+        ("gzip", gzip.compress(b"")),
+    ],
+)
+def test_everything_is_detected_and_read(kind, packed):
+    expected = b"" if len(packed) < 100 and kind != "bzip2" else TEXT
+    assert decompress(packed) == (kind, expected)
+
+
+def test_skippable_zstd_frame_is_zstd():
+    assert detect(b"\x50\x2a\x4d\x18\x00\x00") == "zstd"
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [gzip.compress(TEXT), compress(Compression("zstd")), bz2.compress(TEXT), lzma.compress(TEXT)],
+    ids=["gzip", "zstd", "bzip2", "xz"],
+)
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_damaged_data_is_a_typed_error(packed, damage):
+    if damage == "cut":
+        broken = packed[: len(packed) // 2]
+    else:
+        middle = len(packed) // 2
+        broken = packed[:middle] + bytes(40) + packed[middle + 40 :]
+    with pytest.raises(CompressedDataError):
+        decompress(broken)
+
+
+def test_a_bomb_is_read_in_bounded_pieces():
+    packed = gzip.compress(bytes(50 << 20))
+    _, stream = open_decompressor(io.BytesIO(packed))
+    largest = 0
+    while piece := stream.read(1 << 20):
+        largest = max(largest, len(piece))
+    assert largest <= 4 << 20
