@@ -39,11 +39,12 @@ from boxwright.snapshots.node import LayerBlob, Node
 from boxwright.snapshots.preparation import Preparation
 from boxwright.snapshots.records import Records, Row
 from boxwright.snapshots.refs import ImmutableRef, Layer, LayerTree, MutableRef
-from boxwright.snapshots.usage import SnapshotRecord, tree_size
+from boxwright.snapshots.usage import CACHE_MOUNT_TYPE, SnapshotRecord, tree_size
 from boxwright.store import Store, trace
 from boxwright.store.trash import remove_tree
 
 if TYPE_CHECKING:
+    from boxwright.snapshots.cachemounts import CacheMounts
     from boxwright.snapshots.contenthash import ContentHashes
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class SnapshotManager:
         self._mount_numbers = itertools.count(1)
         self._preparation = Preparation(self)
         self.content_hashes: ContentHashes | None = None
+        self.cache_mounts: CacheMounts | None = None
 
     @classmethod
     def open(
@@ -224,12 +226,20 @@ class SnapshotManager:
         layers = await self.ensure_upper(ref)
         if not layers:
             return ref.upper
-        target, work = self._mount_point(), self.folder(ref.id) / "work"
+        return await self.mount_over(layers, ref.upper, self.folder(ref.id) / "work")
+
+    async def mount_over(self, layers: Sequence[Path], upper: Path, work: Path) -> Path:
+        """Mount a writable folder over layers, base first; return the mount point.
+
+        Raises:
+            MountError: the kernel refused.
+        """
+        target = self._mount_point()
 
         def mount() -> None:
             remove_tree(work)  # volatile mounts leave a mark that forbids the next one
             work.mkdir(mode=0o700)
-            self.backend.mount_writable(layers, ref.upper, work, target)
+            self.backend.mount_writable(layers, upper, work, target)
 
         try:
             await to_worker(mount)
@@ -241,9 +251,10 @@ class SnapshotManager:
     async def unmount_writable(self, ref: MutableRef, root: Path) -> None:
         """Undo :meth:`mount_writable`, even when cancelled."""
         if root != ref.upper:
-            await self._unmount(root)
+            await self.unmount(root)
 
-    async def _unmount(self, target: Path) -> None:
+    async def unmount(self, target: Path) -> None:
+        """Unmount a mount point of this manager, even when cancelled."""
         try:
             await to_worker(self.backend.unmount, target)
         except asyncio.CancelledError:
@@ -442,7 +453,7 @@ class SnapshotManager:
                 node.readers -= 1
                 if node.readers == 0:
                     node.view = None
-                    await self._unmount(view)
+                    await self.unmount(view)
         finally:
             await holder.release()
 
@@ -456,7 +467,7 @@ class SnapshotManager:
         try:
             yield view
         finally:
-            await self._unmount(view)
+            await self.unmount(view)
 
     async def _mount_layers(self, layers: Sequence[Path]) -> Path:
         target = self._mount_point()
@@ -538,7 +549,10 @@ class SnapshotManager:
     # -- listing, deleting --------------------------------------------------------------
 
     def records(self) -> list[SnapshotRecord]:
-        """Return all snapshots with what is known about them, the oldest first."""
+        """Return all snapshots with what is known about them, the oldest first.
+
+        Then unfinished ones, then cache mounts.
+        """
         leased = self.store.leases.snapshots()
         used = self.table.parents_in_use()
         found = [
@@ -550,7 +564,10 @@ class SnapshotManager:
             )
             for row in self.table.all()
         ]
-        return found + [SnapshotRecord.of_mutable(ref) for ref in self._mutable.values()]
+        found += [SnapshotRecord.of_mutable(ref) for ref in self._mutable.values()]
+        if self.cache_mounts is not None:
+            found += self.cache_mounts.records()
+        return found
 
     async def size_bytes(self, snapshot_id: str) -> int:
         """Return what a record's own folder takes on the disk; counted once, then stored."""
@@ -566,7 +583,12 @@ class SnapshotManager:
     async def usage(self) -> list[SnapshotRecord]:
         """Return :meth:`records` with all sizes counted."""
         for record in self.records():
-            if record.size_bytes is None and not record.mutable:
+            if record.size_bytes is not None:
+                continue
+            if record.record_type == CACHE_MOUNT_TYPE:
+                assert self.cache_mounts is not None
+                await self.cache_mounts.count_size(record.id)
+            elif not record.mutable:
                 try:
                     await self.size_bytes(record.id)
                 except SnapshotNotFoundError:
@@ -574,18 +596,22 @@ class SnapshotManager:
         return self.records()
 
     async def delete(self, snapshot_id: str) -> int:
-        """Delete a snapshot that nothing needs; return the bytes that its folder took.
+        """Delete a snapshot or cache mount that nothing needs; return the bytes that it took.
 
         Raises:
             SnapshotNotFoundError: there is no such snapshot.
             SnapshotInUseError: a handle, a lease or another snapshot needs it.
         """
+        if self.cache_mounts is not None and self.cache_mounts.has(snapshot_id):
+            return await self.cache_mounts.delete(snapshot_id)
         node = self.node(snapshot_id)
         size = await self.size_bytes(snapshot_id)
         if node.refs or node.readers or node.lock.locked():
             raise SnapshotInUseError(snapshot_id, "a build uses it")
         if self.table.children(snapshot_id):
             raise SnapshotInUseError(snapshot_id, "another snapshot is built on it")
+        if self.cache_mounts is not None and self.cache_mounts.is_parent(snapshot_id):
+            raise SnapshotInUseError(snapshot_id, "a cache mount is built on it")
         if snapshot_id in self.store.leases.snapshots():
             raise SnapshotInUseError(snapshot_id, "a lease holds it")
         self.table.delete(snapshot_id)
@@ -600,13 +626,16 @@ class SnapshotManager:
     async def sync(self) -> int:
         """Write all trees to the disk and note it; return how many were not covered before."""
         waiting = [row.id for row in self.table.unsynced()]
-        if waiting:
+        caches = self.cache_mounts.unsynced() if self.cache_mounts is not None else []
+        if waiting or caches:
             await to_worker(_sync_folder, self._folder)
             self.table.mark_synced(waiting)
+            if self.cache_mounts is not None:
+                self.cache_mounts.mark_synced(caches)
             for snapshot_id in waiting:
                 if snapshot_id in self._nodes:
                     self._nodes[snapshot_id].row.boot = None
-        return len(waiting)
+        return len(waiting) + len(caches)
 
     async def close(self, *, sync: bool = False) -> None:
         """Throw unfinished trees away and, with ``sync``, have the others survive a power cut."""

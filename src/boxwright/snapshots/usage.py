@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from boxwright.snapshots.refs import MutableRef
 
 _BLOCK = 512
+CACHE_MOUNT_TYPE = "exec.cachemount"
 
 
 @dataclass(frozen=True, slots=True)

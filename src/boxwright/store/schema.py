@@ -81,7 +81,11 @@ _FIRST = (
     "CREATE INDEX cache_mounts_by_key ON cache_mounts (key, parent)",
 )
 
-MIGRATIONS: list[Migration] = [Migration(1, _FIRST)]
+MIGRATIONS: list[Migration] = [
+    Migration(1, _FIRST),
+    # Cache mounts that no syncfs has covered are as doubtful after a power cut as snapshots.
+    Migration(2, ("ALTER TABLE cache_mounts ADD COLUMN boot TEXT",)),
+]
 
 _extensions: dict[str, tuple[str, ...]] = {}
 _blob_roots: dict[str, tuple[str, ...]] = {}
