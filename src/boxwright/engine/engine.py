@@ -159,8 +159,8 @@ class Engine:
         async for batch in build.stream.read():
             for message in to_responses(batch):
                 yield message
-            if not build.stream.closed:
-                await asyncio.sleep(_STATUS_INTERVAL_S)
+            # Batches save messages, but the end of a build is told at once.
+            await build.stream.wait_closed(_STATUS_INTERVAL_S)
 
     async def gateway(self, build_id: str) -> GatewayBridge:
         """Return the gateway of a running build, which may register a little late.

@@ -24,9 +24,9 @@ from boxwright.solver.cachemanager import LocalCacheManager
 from boxwright.solver.jobs import Solver
 from boxwright.sources.base import SourceProvider, SourceResolver
 from boxwright.sources.image import BlobFetcher
-from boxwright.sources.local import LocalProvider
+from boxwright.sources.local import LocalSources
 from boxwright.sources.registry import RegistryClients
-from boxwright.store.cachekeys import SqliteCacheStorage
+from boxwright.store.cachekeys import CacheKeyStore
 from boxwright.store.store import Store
 
 _log = logging.getLogger(__name__)
@@ -96,12 +96,14 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
     fetcher = BlobFetcher(store.blobs)
     providers: dict[str, SourceProvider] = {
         "docker-image": ImageProvider(images, snapshots, fetcher),
-        "local": LocalProvider(snapshots),
+        "local": LocalSources(snapshots, keep_owner=not settings.rootless),
     }
     sources = SourceResolver(providers)
-    factory = OpFactory(snapshots, executor, sources, sessions)
+    factory = OpFactory(
+        snapshots, executor, sources, sessions, max_parallelism=worker.max_parallelism
+    )
     results = SnapshotResults(snapshots)
-    cache = LocalCacheManager("local", SqliteCacheStorage(store.db), results)
+    cache = LocalCacheManager("local", CacheKeyStore(store.db), results)
     solver = Solver(factory.resolve, cache, clock=clock)
     usage = os.statvfs(settings.root)
     return Parts(

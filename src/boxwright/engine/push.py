@@ -9,7 +9,7 @@ for through the endpoint that pullers use; only then is the push a success.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 
 from boxwright.core.clock import Clock
@@ -186,7 +186,7 @@ class Pusher:
                 )
 
 
-async def gather_or_cancel(work: Sequence[Coroutine[None, None, None]]) -> None:
+async def gather_or_cancel(work: Sequence[Awaitable[None]]) -> None:
     """Run all at the same time; the first failure cancels the others and is raised alone."""
     tasks = [asyncio.ensure_future(item) for item in work]
     try:

@@ -30,11 +30,20 @@ class ProgressStream:
         self._log_bytes = 0
         self._readers: set[_Reader] = set()
         self._closed = False
+        self._ended = asyncio.Event()
 
     @property
     def closed(self) -> bool:
         """Whether nothing more will be written."""
         return self._closed
+
+    async def wait_closed(self, timeout_s: float) -> None:
+        """Wait until nothing more will be written, at most ``timeout_s`` seconds."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
+        except TimeoutError:
+            return
 
     @property
     def vertices(self) -> tuple[VertexEvent, ...]:
@@ -68,6 +77,7 @@ class ProgressStream:
     def close(self) -> None:
         """End the stream: readers finish after what they have not read yet."""
         self._closed = True
+        self._ended.set()
         for reader in self._readers:
             reader.wake()
 

@@ -1,0 +1,86 @@
+"""What all tests share: what this machine can do, found out by trying it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@functools.cache
+def can_mount_as_root() -> bool:
+    """Try to mount a tmpfs in a mount namespace of a child."""
+    if os.geteuid() != 0:
+        return False
+    done = subprocess.run(
+        ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"],
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+@functools.cache
+def can_enter_userns() -> bool:
+    """Try to make a user namespace as an ordinary user, with subordinate ids at hand."""
+    if shutil.which("newuidmap") is None:
+        return False
+    argv = ["unshare", "--user", "--map-root-user", "true"]
+    if os.geteuid() == 0:
+        argv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *argv]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+@functools.cache
+def find_peer(name: str) -> str | None:
+    """Return the path of a program that is not ours, or None."""
+    named = os.environ.get(name.upper().replace("-", "_"))
+    if named:
+        return named
+    peers = os.environ.get("BOXWRIGHT_PEERS", "")
+    plugin = Path(peers) / "usr/libexec/docker/cli-plugins" / name
+    if peers and plugin.exists():
+        return str(plugin)
+    own = Path(sys.executable).parent
+    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if Path(p) != own)
+    return shutil.which(name, path=f"{path}{os.pathsep}/usr/sbin{os.pathsep}/sbin")
+
+
+PROBES = {"root": can_mount_as_root, "userns": can_enter_userns}
+
+
+def pytest_report_header() -> str:
+    """Say what this machine can do."""
+    found = {name: "yes" if probe() else "no" for name, probe in PROBES.items()}
+    peers = (
+        "docker-buildx",
+        "buildctl",
+        "buildkitd",
+        "crun",
+        "runc",
+        "skopeo",
+        "umoci",
+        "buildah",
+    )
+    found |= {name: "yes" if find_peer(name) else "no" for name in peers}
+    return "capabilities: " + ", ".join(f"{k}={v}" for k, v in found.items())
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what can't run here; fail where the lane promised that it can."""
+    promised = set(os.environ.get("BOXWRIGHT_TEST_REQUIRE", "").split(","))
+    missing = [
+        name for name, probe in PROBES.items() if item.get_closest_marker(name) and not probe()
+    ]
+    missing += [
+        str(mark.args[0]) for mark in item.iter_markers("peer") if not find_peer(mark.args[0])
+    ]
+    for name in missing:
+        if name in promised:
+            pytest.fail(f"this lane promised {name!r}, but it is not available")
+        pytest.skip(f"needs {name}")
