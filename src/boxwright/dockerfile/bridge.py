@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
@@ -151,6 +151,14 @@ class FrontendBridge(MetaResolver, Protocol):
         ranges: Sequence[pb.Range] = (),
     ) -> None:
         """Show a warning beside a vertex."""
+
+
+@runtime_checkable
+class Announcer(Protocol):
+    """A bridge that can show a step which is done as soon as it is named; optional."""
+
+    async def announce(self, name: str) -> None:
+        """Show a finished step in the build's progress."""
 
 
 @dataclass(slots=True)

@@ -25,7 +25,6 @@ from boxwright.dockerfile.convert_base import BaseResolver
 from boxwright.dockerfile.convert_epoch import resolve_epoch
 from boxwright.dockerfile.convert_stage import (
     SCRATCH,
-    ArgInfo,
     BoundCommand,
     OutlineCapture,
     Stages,

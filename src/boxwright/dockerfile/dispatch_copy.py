@@ -128,19 +128,20 @@ def _add_source(transfer: _Transfer, src: str, settings: _GitSettings) -> None:
         if not isinstance(transfer.command, Add):
             raise DockerfileError("source can't be a git ref for COPY", token=src)
         settings.merge(ref)
-        transfer.copy(git_state(ref, settings.keep_git_dir, settings.checksum, transfer.step), "/")
+        state = git_state(
+            ref,
+            keep_git_dir=settings.keep_git_dir,
+            checksum=settings.checksum,
+            name=transfer.step,
+        )
+        transfer.copy(state, "/")
     elif is_http_source(src):
         _add_http(transfer, src, settings.checksum)
     else:
         _add_path(transfer, src)
 
 
-def git_state(
-    ref: GitRef,
-    keep_git_dir: bool | None,
-    checksum: str,
-    name: str = "",  # noqa: FBT001
-) -> State:
+def git_state(ref: GitRef, *, keep_git_dir: bool | None, checksum: str, name: str = "") -> State:
     """Return the state of a git source of ADD."""
     return git(
         ref.remote,

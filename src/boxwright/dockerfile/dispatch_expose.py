@@ -24,7 +24,7 @@ def parse_ports(specs: list[str], linter: Linter, ranges: tuple[Range, ...]) -> 
 
 def _parse_port(spec: str, linter: Linter, ranges: tuple[Range, ...]) -> list[str]:
     address, host, container = _split(spec)
-    container, slash, protocol = container.partition("/")
+    container, _, protocol = container.partition("/")
     if not container:
         raise _invalid(spec, "no port specified")
     protocol = protocol or "tcp"

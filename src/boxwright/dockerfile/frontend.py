@@ -9,6 +9,7 @@ from boxwright.core import gojson
 from boxwright.core.platform import Platform
 from boxwright.dockerfile import subrequests
 from boxwright.dockerfile.bridge import (
+    Announcer,
     FrontendBridge,
     FrontendRef,
     FrontendResult,
@@ -17,7 +18,7 @@ from boxwright.dockerfile.bridge import (
     ResolvedImage,
 )
 from boxwright.dockerfile.contexts import BuildContexts, Entrypoint
-from boxwright.dockerfile.convert import ConvertOptions, Converted, convert
+from boxwright.dockerfile.convert import Converted, ConvertOptions, convert
 from boxwright.dockerfile.convert_base import run_all
 from boxwright.dockerfile.directives import detect_syntax
 from boxwright.dockerfile.errors import DockerfileError
@@ -108,6 +109,8 @@ async def _other_syntax(bridge: FrontendBridge, entry: Entrypoint) -> FrontendRe
         command, ranges = directive.value, directive.ranges
     source = command.strip().partition(" ")[0]
     if is_own_syntax(source):
+        if isinstance(bridge, Announcer):
+            await bridge.announce(f"[internal] {source} is built in, no frontend image is pulled")
         return None
     try:
         return await bridge.forward(source, {**bridge.opts, "cmdline": command, "source": source})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from boxwright.dockerfile.convert_stage import SCRATCH, RequiredInput, StageState
+from boxwright.dockerfile.convert_stage import RequiredInput, StageState
 from boxwright.dockerfile.dispatch_context import DispatchContext
 from boxwright.dockerfile.errors import DockerfileError
 from boxwright.dockerfile.syntax import Mount, Range, Run
@@ -41,16 +41,16 @@ def run_mounts(
         DockerfileError: a mount that can't be: a later stage, the root, a source for ssh.
     """
     out: list[RunMount] = []
-    for number, mount in enumerate(run.mounts):
+    for mount, source in zip(run.mounts, sources, strict=True):
         if mount.type == "secret":
             out.append(_secret(stage, mount, run.ranges))
         elif mount.type == "ssh":
             out.append(_ssh(stage, mount, run.ranges))
         else:
-            if not mount.from_ and mount.type == "cache":
-                mount = replace(mount, from_=SCRATCH)
-            source = sources[number] if mount.from_ else None
-            out.append(_filesystem(_Bound(mount, source, stage, context)))
+            # Without "from" a mount is of the context, but a cache starts empty.
+            named = bool(mount.from_) or mount.type == "cache"
+            bound = _Bound(mount, source if named else None, stage, context)
+            out.append(_filesystem(bound))
     return out
 
 

@@ -156,7 +156,7 @@ class DefinitionOp:
         """Return the outputs it uses."""
         return [self._graph.output(edge) for edge in self._graph.ops[self._digest].inputs]
 
-    def marshal(self, marshaller: Marshaller) -> Marshalled:  # noqa: ARG002 - protocol
+    def marshal(self, marshaller: Marshaller) -> Marshalled:
         """Return the bytes as they came."""
         graph = self._graph
         return Marshalled(

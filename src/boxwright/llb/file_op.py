@@ -107,7 +107,7 @@ class _Symlink:
     owner: Owner | None
     created_ns: int | None
 
-    def to_pb(self, directory: str, base: int) -> pb.FileAction:  # noqa: ARG002 - protocol
+    def to_pb(self, directory: str, base: int) -> pb.FileAction:
         return pb.FileAction(
             symlink=pb.FileActionSymlink(
                 oldpath=self.old,
@@ -124,7 +124,7 @@ class _Rm:
     allow_not_found: bool
     allow_wildcard: bool
 
-    def to_pb(self, directory: str, base: int) -> pb.FileAction:  # noqa: ARG002 - protocol
+    def to_pb(self, directory: str, base: int) -> pb.FileAction:
         return pb.FileAction(
             rm=pb.FileActionRm(
                 path=paths.resolve(directory, self.path, keep_slash=False),

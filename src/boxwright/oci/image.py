@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
 from boxwright.core import gojson
@@ -86,15 +86,19 @@ class ContainerConfig:
 
     def clone(self) -> ContainerConfig:
         """Return a deep copy."""
-        values = {
-            item.name: value.copy() if isinstance(value, list | dict) else value
-            for item in fields(self)
-            for value in (getattr(self, item.name),)
-        }
-        copy = ContainerConfig(**values)
-        if self.healthcheck is not None:
-            copy.healthcheck = replace(self.healthcheck, test=self.healthcheck.test.copy())
-        return copy
+        check = self.healthcheck
+        return replace(
+            self,
+            exposed_ports=self.exposed_ports.copy(),
+            env=self.env.copy(),
+            entrypoint=self.entrypoint.copy(),
+            cmd=self.cmd.copy(),
+            volumes=self.volumes.copy(),
+            labels=self.labels.copy(),
+            healthcheck=None if check is None else replace(check, test=check.test.copy()),
+            on_build=self.on_build.copy(),
+            shell=self.shell.copy(),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the object, without empty fields, sets and labels sorted."""
