@@ -12,10 +12,9 @@ import contextlib
 import os
 import posixpath
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
 
 from boxwright.core.workers import to_worker
 from boxwright.executor.process import BindMount, DataMount, MountSpec, TmpfsMount
@@ -30,11 +29,10 @@ from boxwright.session.base import (
     SshAgentNotFoundError,
 )
 from boxwright.session.manager import SessionGroup
+from boxwright.snapshots.cachemounts import CacheMounts, Sharing
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.refs import ImmutableRef, MutableRef
 from boxwright.wire.pb import ops_pb2 as pb
-
-Sharing = Literal["shared", "private", "locked"]
 
 _SHARING: dict[int, Sharing] = {
     pb.CacheSharingOpt.SHARED: "shared",
@@ -47,29 +45,12 @@ SKIP_OUTPUT = -1
 _ROOT = "/"
 
 
-class CacheMountProvider(Protocol):
-    """Keeps folders for cache mounts over builds."""
-
-    def acquired(
-        self, key: str, sharing: Sharing, *, parent: ImmutableRef | None, description: str
-    ) -> AbstractAsyncContextManager[Path]:
-        """Give the folder of ``key`` for as long as the context is open.
-
-        Args:
-            key: Same key, same content.
-            sharing: ``locked`` waits until nobody else has it, ``private`` takes another one.
-            parent: What a new folder begins with.
-            description: For listings.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class MountWorld:
     """Where mounts come from; shared by all commands of an engine."""
 
     snapshots: SnapshotManager
-    cache_mounts: CacheMountProvider
+    cache_mounts: CacheMounts
     run_dir: Path
 
 
@@ -230,7 +211,7 @@ class MountPlanner:
                 raise InvalidOpError(f"invalid cache sharing option: {mount.cacheOpt.sharing}")
             root = await self._stack.enter_async_context(
                 self._world.cache_mounts.acquired(
-                    key, sharing, parent=ref, description=self._cache_name(mount)
+                    mount.cacheOpt.ID, sharing, parent=ref, description=self._cache_name(mount)
                 )
             )
             self._caches[key] = root

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from boxwright.executor.executor import Executor
 from boxwright.llb.graph import Vertex
-from boxwright.ops.cachedirs import SnapshotCacheMounts
 from boxwright.ops.errors import InvalidOpError
-from boxwright.ops.execmounts import CacheMountProvider, MountWorld
+from boxwright.ops.execmounts import MountWorld
 from boxwright.ops.execop import ExecOp
 from boxwright.ops.graphops import BuildOp, DiffOp, FileOp, MergeOp, PassthroughOp, SourceOp
 from boxwright.ops.slots import Slots
 from boxwright.session.manager import SessionManager
+from boxwright.snapshots.cachemounts import CacheMounts
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.solver.types import Op
 from boxwright.sources.base import SourceResolver
@@ -27,7 +27,6 @@ class OpFactory:
         sources: SourceResolver,
         sessions: SessionManager,
         *,
-        cache_mounts: CacheMountProvider | None = None,
         max_parallelism: int = 0,
     ) -> None:
         self._snapshots = snapshots
@@ -35,8 +34,7 @@ class OpFactory:
         self._sources = sources
         self._sessions = sessions
         self._slots = Slots(max_parallelism)
-        if cache_mounts is None:
-            cache_mounts = SnapshotCacheMounts(snapshots)
+        cache_mounts = snapshots.cache_mounts or CacheMounts(snapshots)
         self._world = MountWorld(snapshots, cache_mounts, executor.run_dir)
 
     def resolve(self, vertex: Vertex) -> Op:
