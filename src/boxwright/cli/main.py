@@ -1,0 +1,26 @@
+"""One executable, three programs: ``boxwright``, and by its other names buildctl and buildkitd.
+
+Start-up counts: this module imports nothing but the standard library's cheapest parts until it
+knows which program is wanted, and each command loads what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the program that this executable was called as, and exit with its status."""
+    arguments = sys.argv if argv is None else argv
+    name = os.path.basename(arguments[0])
+    if name == "buildctl":
+        from boxwright.cli.buildctl import command
+    elif name == "buildkitd":
+        from boxwright.cli.daemon import buildkitd as command
+    else:
+        name = "boxwright"
+        from boxwright.cli.boxwright import command
+    from boxwright.cli.errors import run_command
+
+    sys.exit(run_command(command, arguments[1:], name))
