@@ -25,11 +25,11 @@ _COMMANDS = {
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are needed."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order of the help page."""
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""
         target = _COMMANDS.get(cmd_name)
         if target is None:
@@ -48,9 +48,10 @@ class LazyGroup(click.Group):
             import difflib
 
             close = difflib.get_close_matches(args[0], _COMMANDS, 1)
-            if close:
-                exc.message += f" Did you mean {close[0]!r}?"
-            raise
+            if not close:
+                raise
+            message = f"{exc.message} Did you mean {close[0]!r}?"
+            raise click.UsageError(message, ctx) from exc
 
 
 @click.command(

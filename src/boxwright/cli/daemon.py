@@ -59,7 +59,7 @@ def _tls_options(function: Any) -> Any:  # noqa: ANN401 - click decorators keep 
 @click.option("--debug", "is_debug", is_flag=True, help="Log what happens inside.")
 @_tls_options
 def daemon(**options: Any) -> None:  # noqa: ANN401
-    """Serve BuildKit's API for buildctl, docker buildx and boxwright itself.
+    r"""Serve BuildKit's API for buildctl, docker buildx and boxwright itself.
 
     \b
     Examples:
@@ -138,7 +138,7 @@ def run_daemon(name: str, **options: Any) -> None:  # noqa: ANN401
         root = Path(config.root) if config.root else default_root(os.environ, is_root=is_root)
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     address = default_address(name, is_root=is_root, runtime_dir=os.environ.get("XDG_RUNTIME_DIR"))
-    wanted = listeners(config.grpc, address)
+    wanted = listeners(config.grpc, default=address)
     settings = EngineSettings(root=root, config=config, rootless=entered.rootless)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, wanted, grace_s=options.get("grace_s", 10.0)))

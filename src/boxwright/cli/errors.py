@@ -54,8 +54,7 @@ def show(error: BoxwrightError, stream: TextIO) -> None:
     if excerpt:
         stream.write(excerpt.rstrip("\n") + "\n")
     stream.write(f"error: {error.brief}\n")
-    for line in error.detail.splitlines():
-        stream.write(f"  {line}\n")
+    stream.writelines(f"  {line}\n" for line in error.detail.splitlines())
     if error.hint:
         stream.write(f"hint: {error.hint}\n")
     stream.write(f"code: {error.code}\n")
