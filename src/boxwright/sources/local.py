@@ -221,12 +221,18 @@ class _TransferReport:
         now_s = time.monotonic()
         if self._progress is not None and now_s - self._shown_s >= _PROGRESS_INTERVAL_S:
             self._shown_s = now_s
-            self._progress.status(self._id, current=self._bytes, started_ns=self._started_ns)
+            self._progress.status(
+                self._id,
+                name="transferring",
+                current=self._bytes,
+                started_ns=self._started_ns,
+            )
 
     def done(self) -> None:
         if self._progress is not None:
             self._progress.status(
                 self._id,
+                name="transferring",
                 current=self._bytes,
                 started_ns=self._started_ns,
                 completed_ns=time.time_ns(),

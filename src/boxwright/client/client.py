@@ -1,0 +1,204 @@
+"""The client of an engine: builds, and what a daemon tells about itself.
+
+Example::
+
+    transport = await GrpcTransport.open("unix:///run/buildkit/buildkitd.sock")
+    client = Client(transport)
+    request = BuildRequest(
+        frontend="dockerfile.v0",
+        locals={"context": Path("."), "dockerfile": Path(".")},
+        exports=(Export("oci", path=Path("out.tar")),),
+    )
+    result = await client.build(request, on_progress=print)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from types import TracebackType
+from typing import Self
+
+from boxwright.client.events import from_response
+from boxwright.client.request import BuildRequest, BuildResult
+from boxwright.client.transport import Transport
+from boxwright.errors import BoxwrightError
+from boxwright.progress.events import Event
+from boxwright.wire.pb import control_pb2, gateway_pb2, status_pb2, worker_pb2
+
+_STATUS_QUIET_S = 5.0
+_GATEWAY_GRACE_S = 5.0
+_SUBREQUEST_CAP = "moby.buildkit.frontend.subrequests"
+
+ProgressCallback = Callable[[list[Event]], None]
+"""Takes batches of progress events as they come; must not block."""
+
+
+class Client:
+    """Calls one engine over a transport, which it owns."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give the transport up."""
+        await self._transport.close()
+
+    async def build(
+        self, request: BuildRequest, on_progress: ProgressCallback | None = None
+    ) -> BuildResult:
+        """Run a build to its end; cancelling the call cancels the build.
+
+        Args:
+            request: What to build.
+            on_progress: Told of the progress.
+
+        Raises:
+            BoxwrightError: the build failed, or the daemon or something of the client's own
+                (a folder, a secret, an output) is not usable.
+        """
+        services = request.services()
+        _add_cache_imports(request)
+        message = request.message(services.id)
+        async with self._transport.session(services):
+            progress = _Progress(self._transport, request.ref, on_progress)
+            following = asyncio.ensure_future(progress.follow())
+            try:
+                if request.via_gateway:
+                    return await self._build_via_gateway(request, message)
+                response = await self._transport.solve(message)
+                return BuildResult(request.ref, dict(response.ExporterResponse))
+            finally:
+                await progress.finish(following)
+
+    async def _build_via_gateway(
+        self, request: BuildRequest, message: control_pb2.SolveRequest
+    ) -> BuildResult:
+        """Act as the frontend's caller, as subrequests need it."""
+        solving = asyncio.ensure_future(self._transport.solve(message))
+        try:
+            metadata = await self._run_frontend(request)
+            response = await solving
+            return BuildResult(request.ref, dict(response.ExporterResponse), metadata)
+        except BoxwrightError:
+            # The build itself fails too, and says more about it.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GATEWAY_GRACE_S):
+                    await solving
+            raise
+        finally:
+            solving.cancel()
+            await asyncio.gather(solving, return_exceptions=True)
+
+    async def _run_frontend(self, request: BuildRequest) -> dict[str, bytes]:
+        opts = dict(request.opts)
+        if "requestid" in opts:
+            opts.setdefault("frontend.caps", _SUBREQUEST_CAP)
+        inner = gateway_pb2.SolveRequest(
+            Frontend=request.frontend,
+            FrontendOpt=opts,
+            Definition=request.definition,
+            allowResultReturn=True,
+            allowResultArrayRef=True,
+            Evaluate=False,
+        )
+        try:
+            answer = await self._transport.gateway_solve(request.ref, inner)
+        except BoxwrightError as exc:
+            await self._return_error(request.ref, exc)
+            raise
+        await self._transport.gateway_return(
+            request.ref, gateway_pb2.ReturnRequest(result=answer.result)
+        )
+        return {key: bytes(value) for key, value in answer.result.metadata.items()}
+
+    async def _return_error(self, ref: str, error: BoxwrightError) -> None:
+        failure = status_pb2.Status(code=2, message=str(error))
+        with contextlib.suppress(BoxwrightError):
+            await self._transport.gateway_return(ref, gateway_pb2.ReturnRequest(error=failure))
+
+    async def info(self) -> worker_pb2.BuildkitVersion:
+        """Return the daemon's version."""
+        return (await self._transport.info()).buildkitVersion
+
+    async def workers(self, filters: Iterable[str] = ()) -> list[worker_pb2.WorkerRecord]:
+        """Return the daemon's workers."""
+        request = control_pb2.ListWorkersRequest(filter=filters)
+        return list((await self._transport.workers(request)).record)
+
+    async def disk_usage(self, filters: Iterable[str] = ()) -> list[control_pb2.UsageRecord]:
+        """Return the records that take space."""
+        request = control_pb2.DiskUsageRequest(filter=filters)
+        return list((await self._transport.disk_usage(request)).record)
+
+    def prune(self, request: control_pb2.PruneRequest) -> AsyncIterator[control_pb2.UsageRecord]:
+        """Remove records and yield each."""
+        return self._transport.prune(request)
+
+    def history(
+        self, request: control_pb2.BuildHistoryRequest
+    ) -> AsyncIterator[control_pb2.BuildHistoryEvent]:
+        """Yield the builds that the daemon remembers, and with ``ActiveOnly`` unset new ones."""
+        return self._transport.history(request)
+
+    async def update_history(self, request: control_pb2.UpdateBuildHistoryRequest) -> None:
+        """Pin, unpin or delete a remembered build."""
+        await self._transport.update_history(request)
+
+
+class _Progress:
+    """Follows the status of one build."""
+
+    def __init__(
+        self, transport: Transport, ref: str, on_progress: ProgressCallback | None
+    ) -> None:
+        self._transport = transport
+        self._ref = ref
+        self._on_progress = on_progress
+        self._active = asyncio.Event()
+
+    async def follow(self) -> None:
+        request = control_pb2.StatusRequest(Ref=self._ref)
+        async for response in self._transport.status(request):
+            self._active.set()
+            if self._on_progress is not None:
+                self._on_progress(from_response(response))
+
+    async def finish(self, following: asyncio.Future[None]) -> None:
+        """Wait for the last events, as long as some come; what fails here fails nothing."""
+        try:
+            while not following.done():
+                self._active.clear()
+                woken = asyncio.ensure_future(self._active.wait())
+                await asyncio.wait(
+                    (following, woken),
+                    timeout=_STATUS_QUIET_S,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                woken.cancel()
+                await asyncio.gather(woken, return_exceptions=True)
+                if not self._active.is_set():
+                    break
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+
+def _add_cache_imports(request: BuildRequest) -> None:
+    """Tell the frontend of cache imports: it applies them to the graph that it makes."""
+    if request.cache_from and (request.frontend or request.via_gateway):
+        entries = [{"Type": spec.type, "Attrs": dict(spec.attrs)} for spec in request.cache_from]
+        request.opts["cache-imports"] = json.dumps(entries, separators=(",", ":"))

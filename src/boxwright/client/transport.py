@@ -1,0 +1,265 @@
+"""How a client reaches an engine: over a connection, or in its own process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from boxwright.session.base import SessionLostError
+from boxwright.session.inprocess import InProcessSession
+from boxwright.session.serve import serve_session
+from boxwright.session.services import SessionServices
+from boxwright.wire import methods
+from boxwright.wire.client import Connection
+from boxwright.wire.methods import Method
+from boxwright.wire.pb import control_pb2, gateway_pb2
+from boxwright.wire.status import RpcError, from_rpc_error
+from boxwright.wire.tls import TlsOptions
+
+if TYPE_CHECKING:
+    from boxwright.engine.engine import Engine
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+BUILD_ID = "buildkit-controlapi-buildid"
+
+
+class Transport(Protocol):
+    """The calls of Control and of the gateway, and the session."""
+
+    def session(self, services: SessionServices) -> AbstractAsyncContextManager[None]:
+        """Offer ``services`` while the block runs."""
+
+    async def solve(self, request: control_pb2.SolveRequest) -> control_pb2.SolveResponse:
+        """Run a build to its end."""
+
+    def status(
+        self, request: control_pb2.StatusRequest
+    ) -> AsyncIterator[control_pb2.StatusResponse]:
+        """Yield a build's progress."""
+
+    async def gateway_solve(
+        self, build_id: str, request: gateway_pb2.SolveRequest
+    ) -> gateway_pb2.SolveResponse:
+        """Run a frontend inside a build."""
+
+    async def gateway_return(self, build_id: str, request: gateway_pb2.ReturnRequest) -> None:
+        """End the frontend's part of a build."""
+
+    async def info(self) -> control_pb2.InfoResponse:
+        """Return the daemon's version."""
+
+    async def workers(
+        self, request: control_pb2.ListWorkersRequest
+    ) -> control_pb2.ListWorkersResponse:
+        """Return the daemon's workers."""
+
+    async def disk_usage(
+        self, request: control_pb2.DiskUsageRequest
+    ) -> control_pb2.DiskUsageResponse:
+        """Return what takes space."""
+
+    def prune(self, request: control_pb2.PruneRequest) -> AsyncIterator[control_pb2.UsageRecord]:
+        """Remove and yield what the request lets go."""
+
+    def history(
+        self, request: control_pb2.BuildHistoryRequest
+    ) -> AsyncIterator[control_pb2.BuildHistoryEvent]:
+        """Yield past, running and coming builds."""
+
+    async def update_history(self, request: control_pb2.UpdateBuildHistoryRequest) -> None:
+        """Pin, unpin or delete a past build."""
+
+    async def close(self) -> None:
+        """Give the connection up."""
+
+
+class GrpcTransport:
+    """A daemon at the other end of a connection, ours or BuildKit's."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @classmethod
+    async def open(
+        cls, address: str, *, tls: TlsOptions | None = None, timeout_s: float = 10.0
+    ) -> GrpcTransport:
+        """Connect to ``unix://PATH`` or ``tcp://HOST:PORT``.
+
+        Raises:
+            ConnectError: nobody answers, or its certificate is not accepted.
+        """
+        return cls(await Connection.open(address, tls=tls, timeout_s=timeout_s))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self.connection.close()
+
+    async def _unary(
+        self, method: Method[Request, Response], request: Request, *, build_id: str = ""
+    ) -> Response:
+        items = [(BUILD_ID, build_id)] if build_id else []
+        with _typed_errors():
+            return await self.connection.unary(method, request, metadata=items)
+
+    async def _stream(
+        self, method: Method[Request, Response], request: Request
+    ) -> AsyncIterator[Response]:
+        with _typed_errors():
+            async with self.connection.stream(method) as stream:
+                await stream.send(request)
+                await stream.close_send()
+                async for message in stream:
+                    yield message
+
+    @asynccontextmanager
+    async def session(self, services: SessionServices) -> AsyncIterator[None]:
+        """Serve the session while the block runs; its end before that ends the block."""
+        opened = asyncio.Event()
+        serving = asyncio.ensure_future(serve_session(self.connection, services, opened=opened))
+        waiting = asyncio.ensure_future(opened.wait())
+        try:
+            await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                with _typed_errors():
+                    serving.result()
+                raise SessionLostError("the daemon ended the session at once")
+            yield
+        finally:
+            for task in (waiting, serving):
+                task.cancel()
+            await asyncio.gather(waiting, serving, return_exceptions=True)
+
+    async def solve(self, request: control_pb2.SolveRequest) -> control_pb2.SolveResponse:
+        """Run a build to its end; cancelling cancels it on the daemon."""
+        return await self._unary(methods.CONTROL_SOLVE, request)
+
+    def status(
+        self, request: control_pb2.StatusRequest
+    ) -> AsyncIterator[control_pb2.StatusResponse]:
+        """Yield a build's progress."""
+        return self._stream(methods.CONTROL_STATUS, request)
+
+    async def gateway_solve(
+        self, build_id: str, request: gateway_pb2.SolveRequest
+    ) -> gateway_pb2.SolveResponse:
+        """Run a frontend inside a build."""
+        await self._unary(methods.BRIDGE_PING, gateway_pb2.PingRequest(), build_id=build_id)
+        return await self._unary(methods.BRIDGE_SOLVE, request, build_id=build_id)
+
+    async def gateway_return(self, build_id: str, request: gateway_pb2.ReturnRequest) -> None:
+        """End the frontend's part of a build."""
+        await self._unary(methods.BRIDGE_RETURN, request, build_id=build_id)
+
+    async def info(self) -> control_pb2.InfoResponse:
+        """Return the daemon's version."""
+        return await self._unary(methods.CONTROL_INFO, control_pb2.InfoRequest())
+
+    async def workers(
+        self, request: control_pb2.ListWorkersRequest
+    ) -> control_pb2.ListWorkersResponse:
+        """Return the daemon's workers."""
+        return await self._unary(methods.CONTROL_LIST_WORKERS, request)
+
+    async def disk_usage(
+        self, request: control_pb2.DiskUsageRequest
+    ) -> control_pb2.DiskUsageResponse:
+        """Return what takes space."""
+        return await self._unary(methods.CONTROL_DISK_USAGE, request)
+
+    def prune(self, request: control_pb2.PruneRequest) -> AsyncIterator[control_pb2.UsageRecord]:
+        """Remove and yield what the request lets go."""
+        return self._stream(methods.CONTROL_PRUNE, request)
+
+    def history(
+        self, request: control_pb2.BuildHistoryRequest
+    ) -> AsyncIterator[control_pb2.BuildHistoryEvent]:
+        """Yield past, running and coming builds."""
+        return self._stream(methods.CONTROL_LISTEN_BUILD_HISTORY, request)
+
+    async def update_history(self, request: control_pb2.UpdateBuildHistoryRequest) -> None:
+        """Pin, unpin or delete a past build."""
+        await self._unary(methods.CONTROL_UPDATE_BUILD_HISTORY, request)
+
+
+class EmbeddedTransport:
+    """An engine in this process; the engine stays the caller's."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def close(self) -> None:
+        """Nothing to do: the engine's owner closes it."""
+
+    @asynccontextmanager
+    async def session(self, services: SessionServices) -> AsyncIterator[None]:
+        """Attach the session while the block runs."""
+        session = InProcessSession(services)
+        self._engine.sessions.attach(session)
+        try:
+            yield
+        finally:
+            self._engine.sessions.detach(session)
+
+    async def solve(self, request: control_pb2.SolveRequest) -> control_pb2.SolveResponse:
+        """Run a build to its end."""
+        return await self._engine.solve(request)
+
+    def status(
+        self, request: control_pb2.StatusRequest
+    ) -> AsyncIterator[control_pb2.StatusResponse]:
+        """Yield a build's progress."""
+        return self._engine.status(request)
+
+    async def gateway_solve(
+        self, build_id: str, request: gateway_pb2.SolveRequest
+    ) -> gateway_pb2.SolveResponse:
+        """Run a frontend inside a build."""
+        return await (await self._engine.gateway(build_id)).solve(request)
+
+    async def gateway_return(self, build_id: str, request: gateway_pb2.ReturnRequest) -> None:
+        """End the frontend's part of a build."""
+        await (await self._engine.gateway(build_id)).return_(request)
+
+    async def info(self) -> control_pb2.InfoResponse:
+        """Return the engine's version."""
+        return await self._engine.info(control_pb2.InfoRequest())
+
+    async def workers(
+        self, request: control_pb2.ListWorkersRequest
+    ) -> control_pb2.ListWorkersResponse:
+        """Return the engine's worker."""
+        return await self._engine.list_workers(request)
+
+    async def disk_usage(
+        self, request: control_pb2.DiskUsageRequest
+    ) -> control_pb2.DiskUsageResponse:
+        """Return what takes space."""
+        return await self._engine.disk_usage(request)
+
+    def prune(self, request: control_pb2.PruneRequest) -> AsyncIterator[control_pb2.UsageRecord]:
+        """Remove and yield what the request lets go."""
+        return self._engine.prune(request)
+
+    def history(
+        self, request: control_pb2.BuildHistoryRequest
+    ) -> AsyncIterator[control_pb2.BuildHistoryEvent]:
+        """Yield past, running and coming builds."""
+        return self._engine.listen_history(request)
+
+    async def update_history(self, request: control_pb2.UpdateBuildHistoryRequest) -> None:
+        """Pin, unpin or delete a past build."""
+        await self._engine.update_history(request)
+
+
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    """Turn the status of a call into the error that a Boxwright daemon sent with it."""
+    try:
+        yield
+    except RpcError as exc:
+        raise from_rpc_error(exc) from exc
