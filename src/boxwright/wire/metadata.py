@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
@@ -126,7 +127,7 @@ def from_headers(headers: Iterable[tuple[bytes, bytes]]) -> Metadata:
 
 def encode_timeout(seconds: float) -> bytes:
     """Return a ``grpc-timeout`` value: at most eight digits, rounded up."""
-    micros = max(0, int(seconds * 1e6 + 0.999999))
+    micros = max(0, math.ceil(seconds * 1e6))
     if micros < 10**8:
         return b"%du" % micros
     millis = -(-micros // 1000)
