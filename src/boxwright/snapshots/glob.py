@@ -51,7 +51,11 @@ class Glob:
         return regex.fullmatch(path) is not None
 
 
-_RUNE = rb"(?:[\x00-\x7f]|[\xc2-\xf4][\x80-\xbf]+|[\x80-\xff])"
+# One character as Go reads it, never given back to be matched as less: an invalid byte is one.
+_RUNE = (
+    rb"(?>[\x00-\x7f]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}"
+    rb"|[\xf0-\xf4][\x80-\xbf]{3}|[\x80-\xff])"
+)
 _RUNE_IN_PART = rb"(?:(?!/)" + _RUNE + rb")"
 
 
