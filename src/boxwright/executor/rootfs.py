@@ -2,8 +2,8 @@
 """What a step needs in its root file system before it starts, and what must not stay after.
 
 The runtime makes an empty file or folder at every mount point that does not exist. Those stubs
-would end up in the image, so the ones that it made are removed again, with the parent folder's
-times put back, as BuildKit does (executor/stubs.go): layers are equal.
+would end up in the image, so they are made here and removed again when the step has ended, if it
+has left them empty (BuildKit's executor/stubs.go), and the parent folder's times are put back.
 
 All functions block on the file system and run in the worker pool.
 """
@@ -13,18 +13,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import posixpath
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from boxwright.executor import rootpath
 from boxwright.executor.errors import RuntimeFailedError
-from boxwright.executor.process import ProcessSpec
+from boxwright.executor.process import BindMount, ProcessSpec, TmpfsMount
 from boxwright.executor.users import User, find_user
 from boxwright.linux.files import openat2_in_root
 
 _ALWAYS_MOUNTED = ("/etc/resolv.conf", "/etc/hosts")
-_CWD_MODE = 0o755
+_FOLDER_MODE = 0o755
+_FILE_MODE = 0o644
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class PreparedRoot:
 
 
 def prepare(root: str, process: ProcessSpec) -> PreparedRoot:
-    """Look the user up, note missing mount points and make the working folder.
+    """Look the user up, make missing mount points and the working folder.
 
     Raises:
         UserLookupError: the user or group does not exist in ``root``.
@@ -44,32 +46,77 @@ def prepare(root: str, process: ProcessSpec) -> PreparedRoot:
     """
     root_fd = rootpath.open_root(root)
     try:
-        dests = (*_ALWAYS_MOUNTED, *(mount.dest for mount in process.mounts))
-        stubs = missing(root_fd, dests, recursive=process.remove_mount_stubs_recursive)
         user = find_user(root_fd, process.user)
+        recursive = process.remove_mount_stubs_recursive
+        stubs = make_stubs(root_fd, _mount_points(process), recursive=recursive)
         _make_working_folder(root_fd, process.cwd, user)
     finally:
         os.close(root_fd)
     return PreparedRoot(user, stubs)
 
 
-def missing(root_fd: int, dests: Iterable[str], *, recursive: bool) -> tuple[bytes, ...]:
-    """Return the resolved places of ``dests`` that do not exist, deepest part of each first.
+def _mount_points(process: ProcessSpec) -> dict[str, bool]:
+    """Return the destinations that lie in the root itself, and whether each is a folder."""
+    points = dict.fromkeys(_ALWAYS_MOUNTED, False)
+    for mount in process.mounts:
+        is_folder = isinstance(mount, TmpfsMount)
+        if isinstance(mount, BindMount):
+            is_folder = mount.source.is_dir()
+        points[posixpath.normpath("/" + mount.dest)] = is_folder
+    covered = [dest.rstrip("/") + "/" for dest, is_folder in points.items() if is_folder]
+    return {
+        dest: is_folder
+        for dest, is_folder in points.items()
+        if not any(dest.startswith(prefix) for prefix in covered)
+    }
 
-    With ``recursive`` the missing parents of each are returned as well, after it.
+
+def make_stubs(root_fd: int, points: Mapping[str, bool], *, recursive: bool) -> tuple[bytes, ...]:
+    """Make what is missing of ``points`` and return what must go again, deepest first.
+
+    The runtime would make them too, but then the parent folder would keep the time at which it
+    did; so the parent's times are put back here, and a step that touches nothing leaves no trace.
+    With ``recursive`` the parents that had to be made go as well.
     """
-    found: dict[bytes, None] = {}
-    for dest in dests:
+    stubs: dict[bytes, None] = {}
+    for dest, is_folder in points.items():
         try:
             place = rootpath.resolve(root_fd, os.fsencode(dest))
+            missing = _missing(root_fd, place)
+            if missing:
+                _make_stub(root_fd, missing, is_folder=is_folder)
         except OSError:
             continue  # the runtime will say what is wrong with it
-        while place and not _exists(root_fd, place):
-            found[place] = None
-            if not recursive:
-                break
-            place = rootpath.split(place)[0]
-    return tuple(found)
+        if missing:
+            stubs.update(dict.fromkeys(missing if recursive else missing[-1:]))
+    return tuple(sorted(stubs, key=lambda place: place.count(b"/"), reverse=True))
+
+
+def _missing(root_fd: int, place: bytes) -> list[bytes]:
+    """Return ``place`` and those of its parents that do not exist, outermost first."""
+    found: list[bytes] = []
+    while place and not _exists(root_fd, place):
+        found.append(place)
+        place = rootpath.split(place)[0]
+    return found[::-1]
+
+
+def _make_stub(root_fd: int, missing: list[bytes], *, is_folder: bool) -> None:
+    parent_fd = rootpath.open_directory(root_fd, rootpath.split(missing[0])[0])
+    try:
+        times = os.stat(parent_fd)
+        for place in missing if is_folder else missing[:-1]:
+            os.mkdir(place, _FOLDER_MODE, dir_fd=root_fd)
+        if not is_folder:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(missing[-1], flags, _FILE_MODE, dir_fd=root_fd))
+        _restore_times(parent_fd, times)
+    finally:
+        os.close(parent_fd)
+
+
+def _restore_times(folder_fd: int, times: os.stat_result) -> None:
+    os.utime(f"/proc/self/fd/{folder_fd}", ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _exists(root_fd: int, place: bytes) -> bool:
@@ -103,7 +150,7 @@ def _clean_stub(root_fd: int, place: bytes) -> None:
             os.unlink(name, dir_fd=parent_fd)
         else:
             return
-        os.utime(f"/proc/self/fd/{parent_fd}", ns=(times.st_atime_ns, times.st_mtime_ns))
+        _restore_times(parent_fd, times)
     finally:
         os.close(parent_fd)
 
@@ -123,11 +170,11 @@ def _make_working_folder(root_fd: int, cwd: str, user: User) -> None:
         for part in place.split(b"/"):
             made = made + b"/" + part if made else part
             try:
-                os.mkdir(made, _CWD_MODE, dir_fd=root_fd)
+                os.mkdir(made, _FOLDER_MODE, dir_fd=root_fd)
             except FileExistsError:
                 continue
             os.chown(made, user.uid, user.gid, dir_fd=root_fd, follow_symlinks=False)
-            os.chmod(made, _CWD_MODE, dir_fd=root_fd)
+            os.chmod(made, _FOLDER_MODE, dir_fd=root_fd)
     except OSError as exc:
         raise _bad_folder(cwd, exc) from exc
 
