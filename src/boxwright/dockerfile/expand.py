@@ -14,13 +14,19 @@ from typing import NoReturn
 
 from boxwright.dockerfile.errors import DockerfileError
 from boxwright.dockerfile.expand_pattern import Pattern, PatternError
-from boxwright.dockerfile.golang import SPACES, quote, split_words
+from boxwright.dockerfile.golang import SPACE, SPACES, quote, split_words
 
 _SPECIAL_PARAMETERS = frozenset("@*#?-$!0")
 _MAX_DEPTH = 100
 """Levels of ``${a:-${b:-…}}``; more can only be an attack on the stack."""
 _TEMPLATE = re.compile(r"\$(?:(\$)|\w+|\{\w+\})")
+_PIECES = re.compile(f"[{SPACE}]+|[^{SPACE}]+")
 _BLANKS = frozenset("\t\r ")
+_RUN = {
+    "\\": re.compile(f"[^$<'\"}}/\\\\{SPACE}]+"),
+    "`": re.compile(f"[^$<'\"}}/`{SPACE}]+"),
+}
+"""By escape character: characters that mean nothing anywhere, to be taken in one go."""
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -115,9 +121,9 @@ class _Words:
         self.inside = False
 
     def add(self, text: str) -> None:
-        for char in text:
-            if char not in SPACES:
-                self.buffer.append(char)
+        for piece in _PIECES.findall(text):
+            if piece[0] not in SPACES:
+                self.buffer.append(piece)
                 self.inside = True
             elif self.inside and self.buffer:
                 self._flush()
@@ -144,6 +150,7 @@ class _Lexer:
         self.at = 0
         self.env = env
         self.escape = escape
+        self._run_pattern = _RUN[escape]
         self.raw_quotes = self.raw_escapes = self.skip_quotes = self.skip_unset = False
         self.matched: dict[str, None] = {}
         self.unmatched: dict[str, None] = {}
@@ -166,6 +173,12 @@ class _Lexer:
                 if char == stop:
                     self.at += 1
                     return "".join(result), words.take()
+                plain = self._run_pattern.match(self.text, self.at)
+                if plain is not None:
+                    self.at = plain.end()
+                    words.add_raw(plain[0])
+                    result.append(plain[0])
+                    continue
                 special = self._special(char)
                 if special is not None:
                     piece = special()

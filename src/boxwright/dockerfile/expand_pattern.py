@@ -54,25 +54,25 @@ class Pattern:
 
     def prefix_end(self, value: str, *, longest: bool) -> int | None:
         """Return where a match at the start of ``value`` ends, or None without a match."""
-        ends = self._reach(value, self.items, 1)
-        return _pick(ends, highest=longest)
+        return _pick(_Subject(value).reach(self.items, 1), highest=longest)
 
     def suffix_start(self, value: str, *, longest: bool) -> int | None:
         """Return where a match at the end of ``value`` begins, or None without a match."""
-        ends = self._reach(value[::-1], self.items[::-1], 1)
+        ends = _Subject(value[::-1]).reach(self.items[::-1], 1)
         taken = _pick(ends, highest=longest)
         return None if taken is None else len(value) - taken
 
     def substitute(self, value: str, replacement: str, *, every: bool) -> str:
         """Replace the leftmost longest match, or each one from left to right."""
         size = len(value)
-        backwards = self._reach(value[::-1], self.items[::-1], (1 << (size + 1)) - 1)
-        starts = int(f"{backwards:0{size + 1}b}"[::-1], 2)
+        everywhere = (1 << (size + 1)) - 1
+        backwards = _Subject(value[::-1]).reach(self.items[::-1], everywhere)
+        starts = f"{backwards:0{size + 1}b}"
+        forwards = _Subject(value)
         out: list[str] = []
         copied = position = 0
-        while position <= size and (ahead := starts >> position):
-            start = position + (ahead & -ahead).bit_length() - 1
-            end = self._end_from(value, start)
+        while (start := starts.find("1", position)) >= 0:
+            end = self._end_from(forwards, start)
             out.append(value[copied:start])
             if end > copied or start == 0:
                 # As in Go: no empty match right behind the previous one.
@@ -84,18 +84,27 @@ class Pattern:
         out.append(value[copied:])
         return "".join(out)
 
-    def _end_from(self, value: str, start: int) -> int:
+    def _end_from(self, subject: _Subject, start: int) -> int:
         if _STAR not in self.items:
             return start + len(self.items)
-        end = self.prefix_end(value[start:], longest=True)
+        end = _pick(subject.reach(self.items, 1 << start), highest=True)
         assert end is not None
-        return start + end
+        return end
 
-    @staticmethod
-    def _reach(value: str, items: tuple[object, ...], positions: int) -> int:
+
+class _Subject:
+    """A value with the sets of the positions of its characters."""
+
+    __slots__ = ("_inline", "_masks", "_value")
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        self._inline = _bits(value, "\n", invert=True)
+        self._masks: dict[str, int] = {}
+
+    def reach(self, items: tuple[object, ...], positions: int) -> int:
         """Return the set of positions after ``items``, from the set ``positions``."""
-        inline = _bits(value, "\n", invert=True)
-        masks: dict[str, int] = {}
+        inline = self._inline
         for item in items:
             if not positions:
                 break
@@ -105,11 +114,14 @@ class Pattern:
             elif item is _ANY:
                 positions = (positions & inline) << 1
             else:
-                char = str(item)
-                if char not in masks:
-                    masks[char] = _bits(value, char)
-                positions = (positions & masks[char]) << 1
+                positions = (positions & self._mask(str(item))) << 1
         return positions
+
+    def _mask(self, char: str) -> int:
+        mask = self._masks.get(char)
+        if mask is None:
+            mask = self._masks[char] = _bits(self._value, char)
+        return mask
 
 
 def _bits(value: str, char: str, *, invert: bool = False) -> int:

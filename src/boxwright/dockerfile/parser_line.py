@@ -18,6 +18,8 @@ from boxwright.dockerfile.syntax import Heredoc, Position, Range, line_ranges
 
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+_PLAIN = re.compile(f"[^'\"\\\\`{SPACE}]+")
+"""Characters that mean nothing in a word, to be taken in one go."""
 _MAX_ONBUILD = 50
 """Levels of ONBUILD that are looked into; two are refused later anyhow."""
 
@@ -70,7 +72,7 @@ class Statement:
 
 def locate(text: str, origins: list[Origin], token: str) -> Range | None:
     """Map the first occurrence of ``token`` in a logical line back to the source."""
-    offset = text.find(token) if token else -1
+    offset = _find_word(text, token)
     if offset < 0:
         return None
     for start, line, column in reversed(origins):
@@ -78,6 +80,19 @@ def locate(text: str, origins: list[Origin], token: str) -> Range | None:
             first = column + offset - start
             return Range(Position(line, first), Position(line, first + len(token)))
     return None
+
+
+def _find_word(text: str, token: str) -> int:
+    """Find ``token`` where it stands by itself, else anywhere; -1 if nowhere."""
+    if not token:
+        return -1
+    at = text.find(token)
+    while at >= 0:
+        end = at + len(token)
+        if not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum()):
+            return at
+        at = text.find(token, at + 1)
+    return text.find(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +147,11 @@ def _flag_word(line: str, position: int, escape: str) -> tuple[str, int]:
     out: list[str] = []
     open_quote = ""
     while position < len(line):
+        plain = _PLAIN.match(line, position)
+        if plain is not None:
+            out.append(plain[0])
+            position = plain.end()
+            continue
         char = line[position]
         if not open_quote and char in SPACES:
             break
@@ -169,6 +189,11 @@ def _quoted_word(text: str, position: int, escape: str) -> tuple[str, int]:
     out: list[str] = []
     open_quote = ""
     while position < len(text):
+        plain = _PLAIN.match(text, position)
+        if plain is not None:
+            out.append(plain[0])
+            position = plain.end()
+            continue
         char = text[position]
         if not open_quote and char in SPACES:
             break
