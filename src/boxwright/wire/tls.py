@@ -92,7 +92,7 @@ class ServerTls:
         if options.cert is None or options.key is None:
             raise TlsConfigError("a TLS listener needs a certificate and a key")
         self._options = options
-        self._stamp = self._read_stamp()
+        self._stamp: tuple[tuple[int, int, int], ...] = ()  # differs: the first handshake reloads
         self._current = _server_context(options)
         self.context = _server_context(options)
         self.context.sni_callback = self._choose
@@ -110,7 +110,7 @@ class ServerTls:
             if stamp != self._stamp:
                 self._stamp = stamp
                 self._current = _server_context(self._options)
-                _log.info("reloaded TLS certificates")
+                _log.info("loaded TLS certificates")
         except (TlsConfigError, OSError) as exc:
             _log.error("keeping the former TLS certificates: %s", exc)
         connection.context = self._current
