@@ -239,11 +239,8 @@ class _Converter:
         name = expand(stage.base, self.global_args, escape=self.escape)
         self._report_undefined(name, stage, linter)
         if not name.text:
-            raise DockerfileError(
-                f"base name ({stage.base}) should not be blank",
-                token=stage.base,
-                hint=_undefined_hint(name, self.global_args),
-            )
+            message = f"base name ({stage.base}) should not be blank"
+            raise DockerfileError(message, token=stage.base, hint="give the ARG a default")
         state = StageState(
             name.text,
             stage.ranges,
@@ -279,21 +276,18 @@ class _Converter:
         self._report_undefined(value, stage, linter)
         report_redundant_platform(linter, stage.platform, value, self.global_args, stage.ranges)
         _report_constant_platform(linter, stage, value)
-        hint = _undefined_hint(value, self.global_args)
+        suggestion = _suggestion(value, self.global_args)
         if not value.text:
-            raise DockerfileError(
-                f"empty platform value from expression {stage.platform}",
-                token=stage.platform,
-                hint=hint,
-            )
+            message = f"empty platform value from expression {stage.platform}"
+            raise DockerfileError(did_you_mean(message, suggestion), token=stage.platform)
         try:
             platform = Platform.parse(value.text)
         except InvalidInputError as error:
             raise DockerfileError(
                 f"failed to parse platform {stage.platform}",
-                detail=str(error),
+                detail=did_you_mean(str(error), suggestion),
                 token=stage.platform,
-                hint=hint or error.hint,
+                hint=error.hint,
             ) from error
         used |= dict.fromkeys(value.matched)
         return platform
@@ -554,11 +548,9 @@ def _enabled_for(stage: str, value: str | None) -> bool:
         return stage in value.split(",")
 
 
-def _undefined_hint(value: Expansion, env: EnvList) -> str:
-    for name in value.unmatched:
-        if suggestion := nearest(name, env):
-            return f"did you mean {suggestion}?"
-    return ""
+def _suggestion(value: Expansion, env: EnvList) -> str:
+    """Return what may be meant by an undefined variable; "" for no idea."""
+    return next(filter(None, (nearest(name, env) for name in value.unmatched)), "")
 
 
 def _report_constant_platform(linter: Linter, stage: Stage, value: Expansion) -> None:

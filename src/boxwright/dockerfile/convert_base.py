@@ -14,7 +14,7 @@ from boxwright.dockerfile.convert_stage import SCRATCH, StageState
 from boxwright.dockerfile.dispatch_context import description, locations
 from boxwright.dockerfile.errors import DockerfileError
 from boxwright.dockerfile.image import auto_detect_platform, empty_image
-from boxwright.dockerfile.suggest import nearest
+from boxwright.dockerfile.suggest import did_you_mean, nearest
 from boxwright.errors import BoxwrightError, InvalidInputError
 from boxwright.llb.source_op import image
 from boxwright.llb.state import State
@@ -75,7 +75,7 @@ class BaseResolver:
             ref = Reference.parse(written)
         except InvalidInputError as error:
             raise DockerfileError(
-                f'failed to parse stage name "{written}": {error}', token=written, hint=error.hint
+                f'failed to parse stage name "{written}": {error.brief}', token=written, hint=error.hint
             ) from error
         platform = stage.platform or self._converter.target_platform
         stage.base_name = str(ref.with_default_tag())
@@ -107,6 +107,7 @@ class BaseResolver:
         assert stage.named_context is not None
         stage.state, config = await stage.named_context.load()
         stage.dispatched = True
+        stage.image.platform = stage.platform or self._converter.target_platform
         if config is not None:
             stage.image = config
             config.created = ""
@@ -143,8 +144,10 @@ class BaseResolver:
             if not error.brief.startswith(written):
                 error.brief = f"{written}: {error.brief}"
             suggestion = nearest(written, [*converter.stages.names(), *_common_names()])
-            if suggestion and not error.hint:
-                error.hint = f"did you mean {suggestion}?"
+            if suggestion and error.detail:
+                error.detail = did_you_mean(error.detail, suggestion)
+            else:
+                error.brief = did_you_mean(error.brief, suggestion)
             raise
         config = Image.decode(resolved.config)
         stage.base_image = config.clone()

@@ -75,7 +75,10 @@ async def build(bridge: FrontendBridge) -> FrontendResult:
             on_warning=warnings.add,
         )
         if "requestid" in bridge.opts:
-            return await subrequests.answer(bridge.opts["requestid"], run)
+            try:
+                return await subrequests.answer(bridge.opts["requestid"], run)
+            finally:
+                await warnings.flush()
         return await _Build(bridge, run, warnings).run()
     except BoxwrightError as error:
         _attach_source(error, entrypoint)

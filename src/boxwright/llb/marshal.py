@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, TypedDict
 
+from google.protobuf.message import Message
+
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.llb import build_caps as caps_
@@ -312,7 +314,32 @@ def encode_op(op: pb.Op) -> bytes:
     if kind is not None:
         getattr(tail, kind).CopyFrom(getattr(op, kind))
         op.ClearField(kind)
-    return op.SerializeToString(deterministic=True) + tail.SerializeToString(deterministic=True)
+    head = op.SerializeToString(deterministic=True)
+    return head + (_encode_source(tail.source) if kind == "source" else _encode(tail))
+
+
+def _encode(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)
+
+
+def _encode_source(source: pb.SourceOp) -> bytes:
+    """Return a source op as a field of ``pb.Op``, its attributes sorted by name.
+
+    The encoder's own order of keys is another where one key is the beginning of another.
+    """
+    body = _encode(pb.SourceOp(identifier=source.identifier))
+    for key in sorted(source.attrs):
+        body += _encode(pb.SourceOp(attrs={key: source.attrs[key]}))
+    return bytes([pb.Op.SOURCE_FIELD_NUMBER << 3 | 2]) + _varint(len(body)) + body
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 class Marshaller:
