@@ -42,12 +42,36 @@ async def to_worker(func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) 
     loop = asyncio.get_running_loop()
     context = contextvars.copy_context()
     call = functools.partial(context.run, func, *args, **kwargs)
-    future = loop.run_in_executor(None, call)
+    # Whoever takes the one token decides: the thread starts, or the caller leaves. Cancelling the
+    # future can't tell: it succeeds on a running call and lets that go on unseen.
+    token = [None]
+
+    def run() -> R:
+        try:
+            token.pop()
+        except IndexError:
+            raise asyncio.CancelledError from None
+        return call()
+
+    future = loop.run_in_executor(None, run)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        if not future.cancel():
-            await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()  # seen: never "exception was never retrieved"
+        try:
+            token.pop()
+        except IndexError:
+            await _ended(future)
+        else:
+            future.cancel()
         raise
+
+
+async def _ended(future: asyncio.Future[R]) -> None:
+    """Wait until ``future`` has ended, through any number of cancellations."""
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    if not future.cancelled():
+        future.exception()  # seen: never "exception was never retrieved"
