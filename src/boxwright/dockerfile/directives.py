@@ -12,7 +12,8 @@ from boxwright.dockerfile.syntax import Directive, line_ranges
 
 NAMES = ("syntax", "escape", "check")
 BOM = b"\xef\xbb\xbf"
-_LINE = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=[\t\n\f\r ]*(.+?)[\t\n\f\r ]*\Z")
+_BLANKS = "\t\n\f\r "
+_NAME = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=")
 
 
 @dataclass(slots=True)
@@ -40,11 +41,8 @@ class DirectiveReader:
         self.line += 1
         if self.done:
             return None
-        match = None
-        if text.startswith(self.comment):
-            match = _LINE.match(text[len(self.comment) :].lstrip(SPACE))
-        name = match[1].lower() if match else ""
-        if match is None or name not in NAMES:
+        name, value = _split(text, self.comment)
+        if name not in NAMES or not value:
             self.done = True
             return None
         if name in self.found:
@@ -53,9 +51,22 @@ class DirectiveReader:
                 ranges=line_ranges(self.line, self.line),
                 hint=f"remove this one or the one on line {self.found[name].ranges[0].start.line}",
             )
-        directive = Directive(name, match[2], line_ranges(self.line, self.line))
+        directive = Directive(name, value, line_ranges(self.line, self.line))
         self.found[name] = directive
         return directive
+
+
+def _split(text: str, comment: str) -> tuple[str, str]:
+    """Return the lower-case name and the value of ``# name = value``, or empty strings."""
+    if not text.startswith(comment):
+        return "", ""
+    body = text[len(comment) :].lstrip(SPACE)
+    match = _NAME.match(body)
+    if match is None:
+        return "", ""
+    value = body[match.end() :]
+    # Blanks alone are a value too, if a useless one: the last of them.
+    return match[1].lower(), value.strip(_BLANKS) or value[-1:]
 
 
 def find_directive(name: str, source: bytes, *, any_format: bool = False) -> Directive | None:

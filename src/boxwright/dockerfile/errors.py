@@ -10,6 +10,8 @@ from boxwright.errors import BoxwrightError, Code
 _RULE = "-" * 20
 _MAX_SHOWN = 400
 """Characters of one line that an excerpt shows."""
+_MAX_BRIEF = 4000
+"""Characters of a message; it may quote words of any length, and has to fit a status."""
 
 
 class DockerfileError(BoxwrightError):
@@ -37,6 +39,8 @@ class DockerfileError(BoxwrightError):
         focus: Range | None = None,
         token: str = "",
     ) -> None:
+        if len(brief) > _MAX_BRIEF:
+            brief = brief[:_MAX_BRIEF] + "…"
         super().__init__(brief, detail=detail, hint=hint)
         self.filename = filename
         self.source = source
@@ -57,6 +61,8 @@ class DockerfileError(BoxwrightError):
         self.ranges = self.ranges or ranges
         self.filename = self.filename or filename
         self.source = self.source or source
+        if self.focus is None and self.token and self.source and self.ranges:
+            self.focus = _search(self.source, self.ranges, self.token)
         return self
 
     @property
@@ -76,6 +82,28 @@ class DockerfileError(BoxwrightError):
     def render_excerpt(self) -> str:
         """Return the lines at fault with their neighbours, or "" without source or place."""
         return render_excerpt(self.source, self.ranges, self.focus, self.filename)
+
+
+def find_word(text: str, token: str) -> int:
+    """Return where ``token`` stands by itself in ``text``, else anywhere; -1 if nowhere."""
+    if not token:
+        return -1
+    at = text.find(token)
+    while at >= 0:
+        end = at + len(token)
+        if not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum()):
+            return at
+        at = text.find(token, at + 1)
+    return text.find(token)
+
+
+def _search(source: bytes, ranges: tuple[Range, ...], token: str) -> Range | None:
+    lines = source.decode("utf-8", "replace").split("\n")
+    for line in (r.start.line for r in ranges):
+        column = find_word(lines[line - 1], token) if line <= len(lines) else -1
+        if column >= 0:
+            return Range(Position(line, column), Position(line, column + len(token)))
+    return None
 
 
 def render_excerpt(

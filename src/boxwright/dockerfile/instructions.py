@@ -45,7 +45,7 @@ from boxwright.dockerfile.syntax import (
 C = TypeVar("C", bound=Command)
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*\Z")
-_ONBUILD = re.compile(r"\s*ONBUILD\s*", re.IGNORECASE)
+_ONBUILD = re.compile(r"[\t\n\f\r ]*ONBUILD[\t\n\f\r ]*", re.IGNORECASE)
 _ADD_FLAGS: dict[str, FlagKind] = {
     "chown": "text",
     "chmod": "text",

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from boxwright.dockerfile.errors import DockerfileError
+from boxwright.dockerfile.errors import DockerfileError, find_word
 from boxwright.dockerfile.golang import SPACE, SPACES, quote, split_words
 from boxwright.dockerfile.syntax import Heredoc, Position, Range, line_ranges
 
@@ -72,7 +72,7 @@ class Statement:
 
 def locate(text: str, origins: list[Origin], token: str) -> Range | None:
     """Map the first occurrence of ``token`` in a logical line back to the source."""
-    offset = _find_word(text, token)
+    offset = find_word(text, token)
     if offset < 0:
         return None
     for start, line, column in reversed(origins):
@@ -80,19 +80,6 @@ def locate(text: str, origins: list[Origin], token: str) -> Range | None:
             first = column + offset - start
             return Range(Position(line, first), Position(line, first + len(token)))
     return None
-
-
-def _find_word(text: str, token: str) -> int:
-    """Find ``token`` where it stands by itself, else anywhere; -1 if nowhere."""
-    if not token:
-        return -1
-    at = text.find(token)
-    while at >= 0:
-        end = at + len(token)
-        if not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum()):
-            return at
-        at = text.find(token, at + 1)
-    return text.find(token)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,11 @@ def test_syntax_is_detected(source, value, line):
     assert (found.value, found.ranges[0].start.line) == (value, line)
 
 
+def test_blanks_cost_no_more_than_other_text():
+    assert detect_syntax(b"# syntax=a" + b" " * 60_000 + b"b\n") is not None
+    assert find_directive("escape", b"# escape=  \n").value == " "
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -53,7 +53,7 @@ def test_sizes(text, value):
 
 @pytest.mark.parametrize("text", ["", "m", "-1", "1x", "1kbb", "nan", "inf", "9" * 400])
 def test_bad_sizes(text):
-    with pytest.raises(ValueError, match="invalid (size|syntax|suffix)"):
+    with pytest.raises(ValueError, match=r"invalid (size|syntax|suffix)"):
         parse_ram_size(text)
 
 

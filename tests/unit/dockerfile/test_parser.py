@@ -227,6 +227,19 @@ def test_errors_point_at_the_words():
     )
 
 
+def test_errors_made_later_find_their_words_as_well():
+    source = b"FROM a\nENV x=1\nRUN y\n  COPY $x ${x\n"
+    error = DockerfileError("bad", token="${x").located(ast.line_ranges(3, 4))
+    assert error.place == "Dockerfile:3:1"
+    assert error.located(filename="D", source=source).place == "D:4:11"
+    assert "     |               ^^^\n" in error.render_excerpt()
+
+
+def test_messages_have_a_limit():
+    error = fails(b"FROM a\nENV a=b " + b"c" * 60_000)
+    assert len(str(error)) < 5_000
+
+
 def test_the_line_limit_is_in_bytes():
     fits = b"RUN " + "é".encode() * 32_765
     assert len(fits) == 65_534
