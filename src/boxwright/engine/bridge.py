@@ -20,8 +20,9 @@ from boxwright.core.workers import to_worker
 from boxwright.dockerfile import bridge as frontend_api
 from boxwright.dockerfile import frontend as dockerfile_frontend
 from boxwright.engine import capabilities, entitlements, reffiles
+from boxwright.engine.located import locate
 from boxwright.engine.results import FrontendResult, LazyRef
-from boxwright.errors import InvalidInputError, NotFoundError, UnimplementedError
+from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
 from boxwright.llb.definition import load
 from boxwright.progress.events import SourceRange, WarningEvent
 from boxwright.progress.step import step
@@ -119,7 +120,11 @@ class BuildBridge:
         entitlements.check_graph(edge, self._granted)
 
         async def run() -> CachedResult:
-            return await self._job.build(edge)
+            try:
+                return await self._job.build(edge)
+            except BoxwrightError as exc:
+                locate(exc, definition)
+                raise
 
         return LazyRef(definition, run)
 

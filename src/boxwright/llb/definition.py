@@ -213,7 +213,7 @@ def output_count(op: pb.Op) -> int:
     """Return the number of outputs that an op has."""
     kind = op.WhichOneof("op")
     if kind == "exec":
-        return sum(1 for mount in op.exec.mounts if mount.output != EMPTY)
+        return len(_exec_outputs(op))
     if kind == "file":
         return sum(1 for action in op.file.actions if action.output != EMPTY)
     if kind == "passthrough":
@@ -245,6 +245,19 @@ def _validate_source(op: pb.Op) -> str:
     return "" if op.source.identifier else "a source has no identifier"
 
 
+def _exec_outputs(op: pb.Op) -> list[int]:
+    """Return the numbers of a command's outputs, sorted.
+
+    Only mounts of trees have one: clients leave the field of secret and ssh mounts at 0.
+    """
+    return sorted(
+        mount.output
+        for mount in op.exec.mounts
+        if mount.output != EMPTY
+        and mount.mountType not in {pb.MountType.SECRET, pb.MountType.SSH}
+    )
+
+
 def _validate_exec(op: pb.Op) -> str:
     if not op.exec.HasField("meta"):
         return "a command has no metadata"
@@ -257,7 +270,7 @@ def _validate_exec(op: pb.Op) -> str:
     for mount in op.exec.mounts:
         if not EMPTY <= mount.input < len(op.inputs):
             return f"the mount {mount.dest!r} refers to input {mount.input}"
-    outputs = sorted(m.output for m in op.exec.mounts if m.output != EMPTY)
+    outputs = _exec_outputs(op)
     if outputs != list(range(len(outputs))):
         return f"a command's outputs are numbered {outputs[:10]}"
     return ""

@@ -148,11 +148,10 @@ class RpcStream:
         while self.pending_bytes > _LOW_WATER:
             stream = self._sendable()
             stream.low_water = _LOW_WATER
-            self._drain_waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._drain_waiter
-            finally:
-                self._drain_waiter = None
+            # Several tasks may send on one stream: they share the one wake-up.
+            if self._drain_waiter is None or self._drain_waiter.done():
+                self._drain_waiter = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._drain_waiter)
         self._sendable()
 
     def _sendable(self) -> Stream:
