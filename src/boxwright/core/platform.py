@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 from boxwright.errors import InvalidInputError
 
+_PART = re.compile(r"[A-Za-z0-9_.-]+\Z")
+_OS_PART = re.compile(r"[A-Za-z0-9_-]+(?:\([A-Za-z0-9_.%-]*(?:\+[A-Za-z0-9_.%-]+)*\))?\Z")
 _OS_ALIASES = {"macos": "darwin"}
 _ARCH_ALIASES: dict[str, tuple[str, str]] = {
     "i386": ("386", ""),
@@ -99,7 +102,11 @@ class Platform:
         if text == "local":
             return cls.host()
         parts = text.strip().split("/")
-        if not 1 <= len(parts) <= 3 or not all(parts):
+        if (
+            not 1 <= len(parts) <= 3
+            or not _OS_PART.match(parts[0])
+            or not all(map(_PART.match, parts[1:]))
+        ):
             raise InvalidInputError(
                 "invalid platform", detail=repr(text), hint="write os/arch[/variant]"
             )
