@@ -151,7 +151,9 @@ class Http2:
         self._block_size = 0
         self._block_stream = 0
         self._block_end = False
-        self._budget = float(self.limits.flood_budget)
+        self._budget = self._budget_limit = float(self.limits.flood_budget)
+        self._credit_connection_at = max(1, self.limits.connection_window // 2)
+        self._credit_stream_at = max(1, self.limits.stream_window // 2)
         self._budget_at = clock()
         self._sent_goaway = False
         self._unsent_control = 0
@@ -260,7 +262,7 @@ class Http2:
             stream.prepaid -= paid
             size -= paid
         stream.recv_unacked += size
-        if stream.recv_unacked * 2 >= self.limits.stream_window and not stream.remote_closed:
+        if stream.recv_unacked >= self._credit_stream_at and not stream.remote_closed:
             self._credit(stream, stream.recv_unacked)
             stream.recv_unacked = 0
 
@@ -343,7 +345,8 @@ class Http2:
             self.out.append(header)
             self.out += parts
         # Peers answer data with window updates; what we send pays for them.
-        self._budget = min(self._budget + _DATA_REFUND * 2, self.limits.flood_budget)
+        if self._budget < self._budget_limit:
+            self._budget += _DATA_REFUND * 2
         if end:
             stream.end_queued = False
             self._close_local(stream)
@@ -454,7 +457,7 @@ class Http2:
         if self._budget < 0:
             now = self._clock()
             refill = (now - self._budget_at) * self.limits.flood_refill_per_s
-            self._budget = min(self._budget + refill, float(self.limits.flood_budget))
+            self._budget = min(self._budget + refill, self._budget_limit)
             self._budget_at = now
             if self._budget < 0:
                 raise self._fail(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
@@ -475,39 +478,46 @@ class Http2:
         return payload[1 : len(payload) - payload[0]]
 
     def _on_data(self, flags: int, stream_id: int, payload: memoryview) -> None:
+        """The hot path of every transfer: few calls, few attribute reads."""
         size = len(payload)
-        self._recv_window -= size
-        if self._recv_window < 0:
+        window = self._recv_window - size
+        if window < 0:
             raise self._fail(ErrorCode.FLOW_CONTROL_ERROR, "connection window was overrun")
-        self._recv_unacked += size
-        if self._recv_unacked * 2 >= self.limits.connection_window:
-            self._recv_window += self._recv_unacked
-            self.out.append(f.window_update(0, self._recv_unacked))
-            self._recv_unacked = 0
+        unacked = self._recv_unacked + size
+        if unacked >= self._credit_connection_at:
+            window += unacked
+            self.out.append(f.window_update(0, unacked))
+            unacked = 0
+        self._recv_window = window
+        self._recv_unacked = unacked
         stream = self.streams.get(stream_id)
         data = self._unpad(flags, payload) if flags & f.FLAG_PADDED else payload
-        if stream is None:
-            if stream_id == 0 or self._is_idle(stream_id):
-                raise self._fail(ErrorCode.PROTOCOL_ERROR, "DATA on an idle stream")
-            self._spend(1)
-            return
-        if stream.remote_closed:
-            self._stream_error(stream, ErrorCode.STREAM_CLOSED)
+        if stream is None or stream.remote_closed:
+            self._data_after_end(stream, stream_id)
             return
         stream.recv_window -= size
         if stream.recv_window < 0:
             self._stream_error(stream, ErrorCode.FLOW_CONTROL_ERROR)
             return
-        if size != len(data):
+        if data is not payload:
             self.consumed(stream, size - len(data))
-        end = bool(flags & f.FLAG_END_STREAM)
-        if len(data):
-            self._budget = min(self._budget + _DATA_REFUND, self.limits.flood_budget)
+        end = flags & f.FLAG_END_STREAM != 0
+        if data:
+            if self._budget < self._budget_limit:
+                self._budget += _DATA_REFUND
         elif not end:
             self._spend(1)
         if end:
             self._close_remote(stream)
         self.events.on_data(stream, data, end=end)
+
+    def _data_after_end(self, stream: Stream | None, stream_id: int) -> None:
+        if stream is not None:
+            self._stream_error(stream, ErrorCode.STREAM_CLOSED)
+            return
+        if stream_id == 0 or self._is_idle(stream_id):
+            raise self._fail(ErrorCode.PROTOCOL_ERROR, "DATA on an idle stream")
+        self._spend(1)
 
     def _on_headers(self, flags: int, stream_id: int, payload: memoryview) -> None:
         if stream_id == 0:

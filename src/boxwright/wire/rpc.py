@@ -245,8 +245,8 @@ class RpcStream:
     def _feed(self, data: memoryview) -> None:
         if self._ended:
             return
-        if self._sink is not None:
-            self._take(len(data))
+        if self._sink is not None and self._stream is not None:
+            self._endpoint.h2.consumed(self._stream, len(data))
         if self._parts:
             self._parts.append(bytes(data))
             self._have += len(data)
@@ -376,7 +376,10 @@ class Endpoint:
             _log.warning("closing connection to %s: %s", self.peer.address, exc.reason)
             self._fail(RpcError(StatusCode.UNAVAILABLE, str(exc)))
             return
-        self.flush()
+        if self.h2.out or self.h2.has_sendable():
+            self.flush()
+        else:
+            self._after_flush()
 
     def bytes_ended(self, error: Exception | None) -> None:
         """The transport is gone."""

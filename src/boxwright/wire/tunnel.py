@@ -89,9 +89,8 @@ class MessageTunnel:
         await asyncio.shield(self._closed)
 
     def _on_message(self, view: memoryview) -> None:
-        if self._sink is None or self._closed.done():
-            return
-        if len(view) == 0:
+        sink = self._sink
+        if sink is None or len(view) == 0 or self._closed.done():
             return
         data = _field_data(view)
         if data is None:
@@ -101,7 +100,7 @@ class MessageTunnel:
                 self.abort()
                 return
         if data:
-            self._sink.bytes_received(data)
+            sink.bytes_received(data)
 
     def _on_end(self, error: RpcError | None) -> None:
         if self._closed.done():
@@ -132,12 +131,12 @@ def _field_data(view: memoryview) -> memoryview | None:
     """Return the data of a message that is exactly one field 1, without copying it."""
     if view[0] != _DATA_TAG:
         return None
+    total = len(view)
     size = shift = 0
-    for offset in range(1, min(len(view), 6)):
+    for offset in range(1, min(total, 6)):
         byte = view[offset]
         size |= (byte & 0x7F) << shift
         if byte < 0x80:
-            data = view[offset + 1 :]
-            return data if len(data) == size else None
+            return view[offset + 1 :] if total - offset - 1 == size else None
         shift += 7
     return None
