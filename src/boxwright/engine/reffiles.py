@@ -46,10 +46,11 @@ def read_file(root: Path, path: str, *, offset: int = 0, length: int = 0) -> byt
         LimitExceededError: it is larger than 64 MiB.
     """
     descriptor = _open(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    info = os.fstat(descriptor)
+    if not stat_module.S_ISREG(info.st_mode):
+        os.close(descriptor)
+        raise InvalidInputError(f"read {path}: not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        info = os.fstat(file.fileno())
-        if not stat_module.S_ISREG(info.st_mode):
-            raise InvalidInputError(f"read {path}: not a regular file")
         wanted = length or max(0, info.st_size - offset)
         if wanted > _FILE_LIMIT_BYTES:
             raise LimitExceededError(

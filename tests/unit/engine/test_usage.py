@@ -1,0 +1,71 @@
+"""Pruning arithmetic and order: pure, so every rule can be looked at."""
+
+from __future__ import annotations
+
+import pytest
+
+from boxwright.config.schema import GcPolicyConfig, OciWorkerConfig
+from boxwright.engine.settings import gc_policies
+from boxwright.engine.usage import PrunePolicy, deletion_order, field_of, to_message
+from boxwright.snapshots.usage import SnapshotRecord
+
+GIB = 1 << 30
+
+
+def record(name: str, *, used_ns: int = 1, count: int = 1) -> SnapshotRecord:
+    return SnapshotRecord(name, (), name, "regular", 1, used_ns, count, 10, in_use=False)
+
+
+@pytest.mark.parametrize(
+    ("policy", "used", "free", "keep"),
+    [
+        (PrunePolicy(), 100, 0, 0),
+        (PrunePolicy(max_used_space=60), 100, 0, 60),
+        (PrunePolicy(reserved_space=80, max_used_space=60), 100, 0, 80),
+        (PrunePolicy(min_free_space=30), 100, 10, 80),
+        (PrunePolicy(min_free_space=30), 100, 50, 100),
+        (PrunePolicy(max_used_space=90, min_free_space=30), 100, 10, 80),
+        (PrunePolicy(max_used_space=70, min_free_space=30), 100, 10, 70),
+        (PrunePolicy(reserved_space=95, min_free_space=30), 100, 10, 95),
+    ],
+)
+def test_keep_bytes(policy: PrunePolicy, used: int, free: int, keep: int) -> None:
+    assert policy.keep_bytes(used, free) == keep
+
+
+def test_rarely_and_long_ago_used_go_first() -> None:
+    records = [
+        record("new-often", used_ns=30, count=9),
+        record("old-rare", used_ns=10, count=1),
+        record("old-often", used_ns=10, count=9),
+        record("new-rare", used_ns=30, count=1),
+    ]
+    order = [r.id for r in deletion_order(records)]
+    assert order[0] == "old-rare"
+    assert order[-1] == "new-often"
+    assert deletion_order([]) == []
+
+
+def test_fields_and_message() -> None:
+    made = record("x")
+    assert field_of(made, "type") == "regular"
+    assert not field_of(made, "inuse")
+    assert field_of(made, "immutable") == "true"
+    message = to_message(made)
+    assert (message.ID, message.Size, message.InUse) == ("x", 10, False)
+
+
+def test_default_policies_have_a_ceiling() -> None:
+    policies = gc_policies(OciWorkerConfig(), 100 * GIB)
+    assert len(policies) == 4
+    assert policies[0].max_used_space == 512 * 10**6
+    assert all(p.max_used_space == 60 * GIB for p in policies[1:])
+    assert policies[-1].all
+
+
+def test_configured_policies() -> None:
+    rule = GcPolicyConfig(all=True, keep_duration="1h", keep_bytes="5GB", max_used_space="10%")
+    (policy,) = gc_policies(OciWorkerConfig(gc_policy=(rule,)), 1000)
+    assert policy == PrunePolicy(
+        all=True, keep_duration_ns=3600 * 10**9, reserved_space=5 * 10**9, max_used_space=100
+    )
