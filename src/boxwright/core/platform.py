@@ -10,7 +10,7 @@ from typing import Any
 from boxwright.errors import InvalidInputError
 
 _PART = re.compile(r"[A-Za-z0-9_.-]+\Z")
-_OS_PART = re.compile(r"[A-Za-z0-9_-]+(?:\([A-Za-z0-9_.%-]*(?:\+[A-Za-z0-9_.%-]+)*\))?\Z")
+_OS_PART = re.compile(r"([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.%-]*)((?:\+[A-Za-z0-9_.%-]+)*)\))?\Z")
 _OS_ALIASES = {"macos": "darwin"}
 _ARCH_ALIASES: dict[str, tuple[str, str]] = {
     "i386": ("386", ""),
@@ -43,8 +43,9 @@ class Platform:
     os_features: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return ``os[(version)]/arch[/variant]``, as containerd's FormatAll writes it."""
-        head = f"{self.os}({self.os_version})" if self.os_version else self.os
+        """Return ``os[(version+feature…)]/arch[/variant]``, as containerd's FormatAll does."""
+        details = "+".join([self.os_version, *sorted(set(self.os_features))])
+        head = f"{self.os}({details})" if details else self.os
         return "/".join(part for part in (head, self.architecture, self.variant) if part)
 
     def normalized(self) -> Platform:
@@ -53,8 +54,10 @@ class Platform:
         arch, variant = self.architecture.lower(), self.variant.lower()
         alias, default_variant = _ARCH_ALIASES.get(arch, (arch, ""))
         variant = variant or default_variant
-        if alias == "arm64" and variant in {"8", "v8"}:
-            variant = ""
+        if alias == "arm64":
+            variant = {"8": "", "v8": "", "v8.0": "", "9": "v9", "9.0": "v9", "v9.0": "v9"}.get(
+                variant, variant
+            )
         if alias == "amd64" and variant == "v1":
             variant = ""
         if alias == "arm":
@@ -102,11 +105,8 @@ class Platform:
         if text == "local":
             return cls.host()
         parts = text.strip().split("/")
-        if (
-            not 1 <= len(parts) <= 3
-            or not _OS_PART.match(parts[0])
-            or not all(map(_PART.match, parts[1:]))
-        ):
+        head = _OS_PART.match(parts[0])
+        if head is None or len(parts) > 3 or not all(map(_PART.match, parts[1:])):
             raise InvalidInputError(
                 "invalid platform", detail=repr(text), hint="write os/arch[/variant]"
             )
@@ -121,9 +121,10 @@ class Platform:
                 detail=repr(text),
                 hint="write os/arch[/variant], for example linux/amd64",
             )
-        os_name, _, version = parts[0].partition("(")
+        os_name, version, features = head.groups(default="")
         variant = parts[2] if len(parts) == 3 else ""
-        return cls(os_name, parts[1], variant, os_version=version.rstrip(")")).normalized()
+        os_features = tuple(sorted(set(features.split("+")[1:])))
+        return cls(os_name, parts[1], variant, version, os_features).normalized()
 
     @classmethod
     def host(cls) -> Platform:

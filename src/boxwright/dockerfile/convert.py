@@ -51,6 +51,7 @@ from boxwright.dockerfile.lint import (
 )
 from boxwright.dockerfile.options import BuildOptions
 from boxwright.dockerfile.parser import parse_command, parse_dockerfile
+from boxwright.dockerfile.platforms import parse_written
 from boxwright.dockerfile.suggest import did_you_mean, nearest
 from boxwright.dockerfile.syntax import (
     Add,
@@ -281,7 +282,7 @@ class _Converter:
             message = f"empty platform value from expression {stage.platform}"
             raise DockerfileError(did_you_mean(message, suggestion), token=stage.platform)
         try:
-            platform = Platform.parse(value.text)
+            platform = parse_written(value.text)
         except InvalidInputError as error:
             raise DockerfileError(
                 f"failed to parse platform {stage.platform}",

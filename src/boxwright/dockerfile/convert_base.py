@@ -75,7 +75,9 @@ class BaseResolver:
             ref = Reference.parse(written)
         except InvalidInputError as error:
             raise DockerfileError(
-                f'failed to parse stage name "{written}": {error.brief}', token=written, hint=error.hint
+                f'failed to parse stage name "{written}": {error.brief}',
+                token=written,
+                hint=error.hint,
             ) from error
         platform = stage.platform or self._converter.target_platform
         stage.base_name = str(ref.with_default_tag())
