@@ -7,6 +7,7 @@ import importlib
 import click
 
 from boxwright._version import __version__
+from boxwright.cli.target import TlsFiles
 
 # name → module:attribute, in the order of the help page
 _COMMANDS = {
@@ -68,6 +69,12 @@ class LazyGroup(click.Group):
 )
 @click.option("--config", metavar="FILE", help="Configuration file (buildkitd.toml).")
 @click.option("--addr", metavar="ADDRESS", help="Use the daemon at this address.")
+@click.option("--tlscacert", default="", metavar="FILE", help="CA of the daemon (PEM).")
+@click.option("--tlscert", default="", metavar="FILE", help="Our certificate (PEM).")
+@click.option("--tlskey", default="", metavar="FILE", help="Its private key (PEM).")
+@click.option(
+    "--tlsservername", default="", metavar="NAME", help="Name in the daemon's certificate."
+)
 @click.option("--debug", "is_debug", is_flag=True, help="Log what happens inside.")
 @click.pass_context
 def command(
@@ -75,11 +82,16 @@ def command(
     root: str | None,
     config: str | None,
     addr: str | None,
+    tlscacert: str,
+    tlscert: str,
+    tlskey: str,
+    tlsservername: str,
     *,
     is_debug: bool,
 ) -> None:
     """Build container images: in this process, or with any BuildKit-compatible daemon."""
-    ctx.obj = GlobalOptions(root, config, addr, is_debug=is_debug)
+    tls = TlsFiles(tlscacert, tlscert, tlskey, tlsservername)
+    ctx.obj = GlobalOptions(root, config, addr, tls, is_debug=is_debug)
     if is_debug:
         import logging
 
@@ -90,9 +102,16 @@ class GlobalOptions:
     """The options before the command."""
 
     def __init__(
-        self, root: str | None, config: str | None, addr: str | None, *, is_debug: bool
+        self,
+        root: str | None = None,
+        config: str | None = None,
+        addr: str | None = None,
+        tls: TlsFiles | None = None,
+        *,
+        is_debug: bool = False,
     ) -> None:
         self.root = root
         self.config = config
         self.addr = addr
+        self.tls = tls or TlsFiles()
         self.is_debug = is_debug

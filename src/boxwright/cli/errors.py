@@ -50,9 +50,11 @@ def run_command(command: click.Command, arguments: list[str], name: str) -> int:
 
 def show(error: BoxwrightError, stream: TextIO) -> None:
     """Print an expected failure: excerpt, what failed, what was observed, what to do, code."""
-    excerpt = getattr(error, "excerpt", "")
-    if excerpt:
-        stream.write(excerpt.rstrip("\n") + "\n")
+    from boxwright.cli.excerpt import of_error
+
+    lines = of_error(error)
+    if lines:
+        stream.write(lines.rstrip("\n") + "\n")
     stream.write(f"error: {error.brief}\n")
     stream.writelines(f"  {line}\n" for line in error.detail.splitlines())
     if error.hint:

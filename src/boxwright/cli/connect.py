@@ -1,0 +1,173 @@
+"""Run a command's coroutine with a client, and everything that has to be around it.
+
+The embedded engine needs namespaces before the process has threads or a loop, so this module
+imports neither until it is called.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from boxwright.cli.target import Target
+
+if TYPE_CHECKING:
+    from boxwright.cli.boxwright import GlobalOptions
+    from boxwright.client.client import Client
+    from boxwright.engine.settings import EngineSettings
+    from boxwright.wire.tls import TlsOptions
+
+T = TypeVar("T")
+_OWNER_SOCKET = "engine.sock"
+_OWNER_WAIT_S = 5.0
+_OWNER_POLL_S = 0.05
+_OTHERS_GRACE_S = 24 * 3600.0
+
+
+def run_with_client(
+    options: GlobalOptions,
+    target: Target,
+    use: Callable[[Client], Awaitable[T]],
+    *,
+    timeout_s: float = 10.0,
+) -> T:
+    """Open a client for ``target``, await ``use(client)`` and close everything again.
+
+    SIGINT and SIGTERM cancel ``use``; its clean-up is waited for.
+
+    Raises:
+        BoxwrightError: no connection, or the state folder can't be used, or of ``use``.
+        KeyboardInterrupt: a signal came.
+    """
+    if not target.is_embedded:
+        return _run(lambda: _use_daemon(target.address, _tls(target), use, timeout_s))
+    return run_embedded(options, use)
+
+
+def run_embedded(options: GlobalOptions, use: Callable[[Client], Awaitable[T]]) -> T:
+    """Use the engine of the state folder: its owner's if there is one, else one of our own."""
+    from boxwright.engine.settings import default_root
+
+    is_root = os.geteuid() == 0
+    root = Path(options.root) if options.root else default_root(os.environ, is_root=is_root)
+    if _answers(root / _OWNER_SOCKET):
+        address = f"unix://{root / _OWNER_SOCKET}"
+        return _run(lambda: _use_daemon(address, None, use, _OWNER_WAIT_S))
+    settings = _settings(options, root)
+    return _run(lambda: _use_engine(settings, use))
+
+
+def _settings(options: GlobalOptions, root: Path) -> EngineSettings:
+    from boxwright.engine.process import enter
+
+    is_root = os.geteuid() == 0
+    entered = enter()
+    from boxwright.config.load import default_path, load
+    from boxwright.engine.settings import EngineSettings
+
+    path = Path(options.config) if options.config else None
+    loaded = load(path, default=default_path(os.environ, is_root=is_root))
+    for warning in (*loaded.warnings, *entered.warnings):
+        os.write(2, f"warning: {warning}\n".encode())
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return EngineSettings(root=root, config=loaded.config, rootless=entered.rootless)
+
+
+def _run(make: Callable[[], Awaitable[T]]) -> T:
+    import asyncio
+    import signal
+
+    import uvloop
+
+    from boxwright.core.workers import install_pool
+
+    async def main() -> T:
+        loop = asyncio.get_running_loop()
+        install_pool(loop)
+        task = asyncio.current_task()
+        assert task is not None
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        return await make()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(main())
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect(os.fsencode(path))
+        except OSError:
+            return False
+    return True
+
+
+def _tls(target: Target) -> TlsOptions | None:
+    files = target.tls
+    if not (files.ca or files.cert or files.key or files.server_name):
+        return None
+    from boxwright.wire.tls import TlsOptions
+
+    return TlsOptions(
+        ca=Path(files.ca) if files.ca else None,
+        cert=Path(files.cert) if files.cert else None,
+        key=Path(files.key) if files.key else None,
+        server_name=files.server_name or None,
+    )
+
+
+async def _use_daemon(
+    address: str,
+    tls: TlsOptions | None,
+    use: Callable[[Client], Awaitable[T]],
+    timeout_s: float,
+) -> T:
+    from boxwright.client.client import Client
+    from boxwright.client.transport import GrpcTransport
+
+    transport = await GrpcTransport.open(address, tls=tls, timeout_s=timeout_s)
+    async with Client(transport) as client:
+        return await use(client)
+
+
+async def _use_engine(settings: EngineSettings, use: Callable[[Client], Awaitable[T]]) -> T:
+    from boxwright.client.client import Client
+    from boxwright.client.transport import EmbeddedTransport
+    from boxwright.daemon.service import Front
+    from boxwright.engine.engine import Engine
+    from boxwright.store.errors import StoreLockedError
+
+    try:
+        engine = await Engine.open(settings)
+    except StoreLockedError:
+        # Somebody was faster by a moment: he serves, as soon as he is up.
+        path = settings.root / _OWNER_SOCKET
+        if not await _wait_for(path):
+            raise
+        return await _use_daemon(f"unix://{path}", None, use, _OWNER_WAIT_S)
+    front = Front(engine)
+    try:
+        await front.listen_for_owner(settings.root)
+        async with Client(EmbeddedTransport(engine)) as client:
+            return await use(client)
+    finally:
+        # Whoever found our socket and builds with our engine is waited for.
+        await engine.close(grace_s=_OTHERS_GRACE_S)
+        await front.shutdown(1.0)
+
+
+async def _wait_for(path: Path) -> bool:
+    import asyncio
+
+    deadline = asyncio.get_running_loop().time() + _OWNER_WAIT_S
+    while asyncio.get_running_loop().time() < deadline:
+        if _answers(path):
+            return True
+        await asyncio.sleep(_OWNER_POLL_S)
+    return False
