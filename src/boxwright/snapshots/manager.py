@@ -151,8 +151,12 @@ class SnapshotManager:
             row = self.table.get(snapshot_id)
             if row is None:
                 raise SnapshotNotFoundError(snapshot_id)
-            found = self._nodes[snapshot_id] = Node(row)
+            found = self._remember(row)
         return found
+
+    def _remember(self, row: Row) -> Node:
+        node = self._nodes[row.id] = Node(row, self.folder(row.id) / "fs")
+        return node
 
     def hold(self, node: Node) -> ImmutableRef:
         """Return a counted handle on a record."""
@@ -285,7 +289,7 @@ class SnapshotManager:
         self.table.insert(row)
         trace.point("snapshot-recorded")
         await self._forget_mutable(ref)
-        node = self._nodes[row.id] = Node(row)
+        node = self._remember(row)
         return self.hold(node)
 
     async def discard(self, ref: MutableRef) -> None:
@@ -415,7 +419,7 @@ class SnapshotManager:
             present=False,
         )
         self.table.insert(row)
-        node = self._nodes[row.id] = Node(row)
+        node = self._remember(row)
         return self.hold(node)
 
     # -- reading ------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class Node:
     """Runtime state of one record; belongs to the event loop.
 
     Attributes:
+        fs: The folder of its own layer, whether made already or not.
         refs: Handles out there; the record can't be deleted while there are any.
         fetches: Ways to fetch the layer's blob, the latest last.
         prepared: Everything that a mount needs is on the disk.
@@ -46,6 +47,7 @@ class Node:
     """
 
     row: Row
+    fs: Path
     refs: int = 0
     fetches: list[Fetch] = field(default_factory=list)
     prepared: bool = False

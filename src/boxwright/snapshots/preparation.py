@@ -73,7 +73,7 @@ class Preparation:
         """Return the folders that overlayfs stacks for a prepared tree, base first."""
         tail: list[Path] = []
         while node.row.kind == "layer":
-            tail.append(self._fs(node))
+            tail.append(node.fs)
             if not node.row.parents:
                 return tail[::-1]
             node = self._manager.node(node.row.parents[0])
@@ -83,7 +83,7 @@ class Preparation:
         base = self._base_stack(node)
         if node.row.plain:
             return [*base, self._manager.folder(node.row.id) / "view"]
-        return base + [self._fs(layer) for layer in self._upper_layers(node)]
+        return base + [layer.fs for layer in self._upper_layers(node)]
 
     def _base_stack(self, node: Node) -> list[Path]:
         if node.row.kind == "merge":
@@ -99,9 +99,6 @@ class Preparation:
             for parent in node.row.parents[1:]
             for layer in self.layers(self._manager.node(parent))
         ]
-
-    def _fs(self, node: Node) -> Path:
-        return self._manager.folder(node.row.id) / "fs"
 
     # -- making -------------------------------------------------------------------------
 
@@ -208,7 +205,7 @@ class Preparation:
         async with node.lock:
             if node.row.plain or await self._is_stackable(node):
                 return
-            upper = [self._fs(layer) for layer in self._upper_layers(node)]
+            upper = [layer.fs for layer in self._upper_layers(node)]
             async with AsyncExitStack() as stack:
                 base = self._base_stack(node)
                 below = (
@@ -233,7 +230,7 @@ class Preparation:
         The kernel refuses the same folder twice in one stack.
         """
         base = self._base_stack(node)
-        upper = [self._fs(layer) for layer in self._upper_layers(node)]
+        upper = [layer.fs for layer in self._upper_layers(node)]
         if not upper and not base:
             return False
         stack = base + upper

@@ -8,7 +8,8 @@ On disk::
 Publishing is *stage → verify digest → fsync file → link → fsync folder → commit row*. A crash
 leaves a staged file, or a linked file without a row; opening the store removes both. The row
 is the truth: a file without one does not exist for readers. ``_publish`` serialises linking and
-row against the deletion in a collection, so that neither sees the other half-done.
+row against the deletion in a collection, so that neither sees the other half-done; it is taken
+before the database's lock, so nobody may commit or delete a blob inside a ``transaction()``.
 """
 
 from __future__ import annotations
@@ -332,8 +333,18 @@ class BlobStore:
 
     def delete(self, digest: Digest) -> int:
         """Forget a blob whoever may need it; return the bytes freed. For repair and pruning."""
+        return self.delete_unless(digest, None) or 0
+
+    def delete_unless(self, digest: Digest, still_needed: str | None) -> int | None:
+        """Delete a blob unless the query ``still_needed`` (one parameter) finds it by now.
+
+        Returns:
+            The bytes freed, ``None`` if it was kept.
+        """
         with self._publish:
             with self._database.transaction() as cursor:
+                if still_needed and cursor.execute(still_needed, (digest,)).fetchone():
+                    return None
                 rows = cursor.execute(
                     "DELETE FROM blobs WHERE digest = ? RETURNING size", (digest,)
                 ).fetchall()
@@ -342,13 +353,6 @@ class BlobStore:
             self.path(digest).unlink(missing_ok=True)
             trace.point("gc-unlinked")
         return int(rows[0][0]) if rows else 0
-
-    def delete_unless(self, digest: Digest, still_needed: str) -> int:
-        """Delete a blob unless the query ``still_needed`` (one parameter) finds it by now."""
-        with self._publish, self._database.transaction():
-            if self._database.execute(still_needed, (digest,)):
-                return 0
-            return self.delete(digest)
 
     def walk(self) -> Iterator[BlobInfo]:
         """Iterate over all blobs by digest, in batches, while others may come and go."""

@@ -107,6 +107,9 @@ class Database:
     def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Cursor]:
         """Run the block as one transaction; nested blocks join the outermost one.
 
+        The block holds the lock of the whole database: keep it short, no files, no waiting, and
+        no commit or deletion of a blob (BlobStore takes its own lock first).
+
         Args:
             durable: Be on the disk when the outermost block ends.
 

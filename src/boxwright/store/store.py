@@ -170,8 +170,9 @@ class Store:
         count = size = 0
         for (text,) in dead:
             freed = self.blobs.delete_unless(Digest(text), still_live)
-            count += bool(freed)
-            size += freed
+            if freed is not None:
+                count += 1
+                size += freed
         return Collected(count, size)
 
     def usage(self) -> Usage:
