@@ -18,6 +18,7 @@ from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
 from boxwright.dockerfile.bridge import OciStore
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
+from boxwright.session.manager import SessionManager
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.sources.image import (
     BlobFetcher,
@@ -27,6 +28,7 @@ from boxwright.sources.image import (
     StoredImage,
     resolve_manifest,
 )
+from boxwright.sources.oci_layout import LayoutImage, layout_digest
 from boxwright.sources.registry import Clients, RegistryImage
 from boxwright.store.store import Store
 
@@ -39,9 +41,10 @@ _FALLBACK_CODES = frozenset({Code.REGISTRY_UNREACHABLE, Code.NOT_FOUND, Code.REG
 class Images:
     """Resolves image names for one engine."""
 
-    def __init__(self, store: Store, clients: Clients) -> None:
+    def __init__(self, store: Store, clients: Clients, sessions: SessionManager) -> None:
         self._store = store
         self._clients = clients
+        self._sessions = sessions
 
     async def resolve_config(
         self,
@@ -59,7 +62,7 @@ class Images:
         """
         wanted = platform or Platform.host()
         if store is not None:
-            remote: ImageRemote = self.layout(ref, store)
+            remote = self._layout(ref, store, sessions)
             resolved = await self._resolve(remote, ref, wanted)
             return ref, resolved.root.digest, resolved.config
         name = Reference.parse(ref).with_default_tag()
@@ -121,9 +124,10 @@ class Images:
         """Store the root manifest: the same name by digest then needs no registry."""
         await to_worker(self._store.blobs.put, body)
 
-    def layout(self, ref: str, store: OciStore) -> ImageRemote:
+    def _layout(self, ref: str, store: OciStore, sessions: Sequence[str]) -> ImageRemote:
         """Return an image in a client's OCI layout."""
-        raise InvalidInputError("OCI layouts are not connected", detail=f"{ref} in {store}")
+        ids = (store.session_id,) if store.session_id else tuple(sessions)
+        return LayoutImage(self._sessions, ids, store.store_id, layout_digest(ref))
 
 
 class ImageProvider:

@@ -25,6 +25,7 @@ from boxwright.solver.jobs import Solver
 from boxwright.sources.base import SourceProvider, SourceResolver
 from boxwright.sources.image import BlobFetcher
 from boxwright.sources.local import LocalSources
+from boxwright.sources.oci_layout import OciLayoutProvider
 from boxwright.sources.registry import RegistryClients
 from boxwright.store.cachekeys import CacheKeyStore
 from boxwright.store.store import Store
@@ -92,10 +93,11 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
     )
     sessions = SessionManager()
     clients = RegistryClients(Hosts(settings.config.registry), sessions)
-    images = Images(store, clients)
+    images = Images(store, clients, sessions)
     fetcher = BlobFetcher(store.blobs)
     providers: dict[str, SourceProvider] = {
         "docker-image": ImageProvider(images, snapshots, fetcher),
+        "oci-layout": OciLayoutProvider(sessions, snapshots, fetcher),
         "local": LocalSources(snapshots, keep_owner=not settings.rootless),
     }
     sources = SourceResolver(providers)
