@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -10,6 +11,7 @@ from typing import Any, TypeVar, cast
 from google.protobuf.message import Message
 
 from boxwright.engine.engine import Engine
+from boxwright.engine.errors import EngineClosingError
 from boxwright.errors import BoxwrightError, InvalidInputError
 from boxwright.wire import methods
 from boxwright.wire.pb import control_pb2
@@ -77,6 +79,13 @@ class ControlService:
             response = await self._engine.solve(request)
         except BoxwrightError as exc:
             _log.info("build %s failed: %s", request.Ref, exc.brief)
+            raise
+        except asyncio.CancelledError:
+            _log.info("build %s was cancelled", request.Ref)
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                # Not the caller gave up, the engine did.
+                raise EngineClosingError from None
             raise
         _log.info("build %s finished", request.Ref)
         return response

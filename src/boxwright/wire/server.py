@@ -203,6 +203,7 @@ class _ServerEndpoint(Endpoint):
         self._server = server
         self.tasks: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._stopping = False
 
     def on_headers(self, stream: Stream, headers: Headers, *, end: bool) -> None:
         if stream.owner is not None:  # trailers of a request: nothing in them for us
@@ -282,9 +283,11 @@ class _ServerEndpoint(Endpoint):
             else:
                 error = to_rpc_error(exc)
         except asyncio.CancelledError as exc:
-            error = to_rpc_error(exc)
             if call._was_reset or self.closed.done():  # noqa: SLF001
                 return
+            error = to_rpc_error(exc)
+            if self._stopping:
+                error = RpcError(StatusCode.UNAVAILABLE, "the server is shutting down")
         except Exception as exc:  # noqa: BLE001 - the one place where calls end
             error = to_rpc_error(exc)
         call._finish(error)  # noqa: SLF001
@@ -326,6 +329,7 @@ class _ServerEndpoint(Endpoint):
 
     async def stop(self) -> None:
         """Cancel all calls, wait for their handlers, close."""
+        self._stopping = True
         for task in list(self.tasks):
             task.cancel()
         if self.tasks:
