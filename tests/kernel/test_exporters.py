@@ -476,3 +476,31 @@ def test_umoci_unpacks_layers(tmp_path):
         capture_output=True,
     )
     assert sorted(os.listdir(tmp_path / "bundle/rootfs")) == ["keep", "new"]
+
+
+class ContentClient(Client):
+    def __init__(self):
+        super().__init__()
+        self.blobs = {}
+
+    async def write_content(self, store_id, digest, size, pieces):
+        assert store_id == "export"
+        data = b"".join(pieces)
+        assert (Digest.of(data), len(data)) == (digest, size)
+        self.blobs[digest] = data
+
+
+def test_single_blobs_arrive_children_first(tmp_path):
+    async def body(parts):
+        ref = await parts.tree({"a": b"1"})
+        with pytest.raises(UnimplementedError):
+            await parts.export("oci", ExportSource(ref), tar="false")
+        parts.client = ContentClient()
+        result = await parts.export("oci", ExportSource(ref), tar="false")
+        order = list(parts.client.blobs)
+        assert order[-1] == result.descriptor.digest
+        manifest = Manifest.decode(parts.client.blobs[order[-1]])
+        assert set(order[:-1]) == {item.digest for item in manifest.children()}
+        await ref.release()
+
+    run(tmp_path, body)

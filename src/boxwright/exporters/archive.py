@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol, cast
 
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
@@ -30,10 +31,11 @@ from boxwright.exporters.writer import CommittedImage, commit_image
 from boxwright.fsutil.tar import Entry, EntryType, TarWriter
 from boxwright.oci import layout
 from boxwright.oci.patch import format_time
-from boxwright.session.base import FileSink
+from boxwright.session.base import FileSink, Session
 from boxwright.store import Store
 
 _CHUNK = 1 << 20
+_EXPORT_STORE = "export"
 _MODES = {layout.INDEX_FILE: 0o644, layout.DOCKER_MANIFEST_FILE: 0o644}
 
 
@@ -81,11 +83,6 @@ class ArchiveExporter:
                 "docker exporter does not currently support exporting manifest lists",
                 hint="use type=oci or push the image",
             )
-        if not self.tar:
-            raise UnimplementedError(
-                f"output type={self.type} with tar=false is not served yet",
-                hint="leave tar=false out and unpack the archive",
-            )
         source, options = with_attributes(source, self.options, self.metadata)
         image = await commit_image(source, options, context)
         image = replace(image, descriptor=self._dated(image.descriptor, source, context))
@@ -94,10 +91,13 @@ class ArchiveExporter:
         if names:
             result.response[NAME_KEY] = ",".join(names)
         session = await context.sessions.get(context.session_id)
-        files = await to_worker(self._files, image, names, context.store)
-        with context.step.part("sending tarball"):
-            sink = await session.send_file(result.response, exporter_id=context.exporter_id)
-            await send_pieces(sink, _archive(context.store, files))
+        if self.tar:
+            files = await to_worker(self._files, image, names, context.store)
+            with context.step.part("sending tarball"):
+                sink = await session.send_file(result.response, exporter_id=context.exporter_id)
+                await send_pieces(sink, _archive(context.store, files))
+        else:
+            await _send_blobs(session, image.descriptor.digest, context.store)
         return result
 
     def _dated(
@@ -126,19 +126,64 @@ class ArchiveExporter:
         if self.type == "docker":
             manifests = [(manifest, names) for manifest in image.manifests.values()]
             files[layout.DOCKER_MANIFEST_FILE] = layout.encode_docker_manifest(manifests)
-        pending = [image.descriptor.digest]
-        while pending:
-            digest = pending.pop()
-            path = layout.blob_path(digest)
-            if path not in files:
-                files[path] = digest
-                files[f"blobs/{digest.algorithm}/"] = None
-                pending += store.blobs.refs(digest)
+        for digest in _graph(store, image.descriptor.digest):
+            files[layout.blob_path(digest)] = digest
+            files[f"blobs/{digest.algorithm}/"] = None
         return dict(sorted(files.items()))
 
 
 def _full_name(name: str) -> str:
     return str(Reference.parse(name).with_default_tag())
+
+
+def _graph(store: Store, root: Digest) -> list[Digest]:
+    """Return all blobs of an image, each before those that refer to it."""
+    found: dict[Digest, None] = {}
+    pending = [(root, iter(store.blobs.refs(root)))]
+    while pending:
+        digest, children = pending[-1]
+        child = next((item for item in children if item not in found), None)
+        if child is None:
+            found[digest] = None
+            pending.pop()
+        else:
+            pending.append((child, iter(store.blobs.refs(child))))
+    return list(found)
+
+
+class ContentWriter(Protocol):
+    """A session whose client takes single blobs (containerd's Content service)."""
+
+    async def write_content(
+        self, store_id: str, digest: Digest, size: int, pieces: Iterator[bytes]
+    ) -> None:
+        """Write one blob; one that the client has already is not sent.
+
+        Args:
+            store_id: which of the client's stores.
+            digest: the blob, verified by the client.
+            size: its bytes.
+            pieces: its content; blocks, so it is iterated in a worker.
+        """
+        ...
+
+
+async def _send_blobs(session: Session, root: Digest, store: Store) -> None:
+    """Copy an image into the client's content store, whose index the client writes itself."""
+    if not hasattr(session, "write_content"):
+        raise UnimplementedError(
+            "this client takes no single blobs", hint="leave tar=false out of the output"
+        )
+    writer = cast("ContentWriter", session)
+    for digest in await to_worker(_graph, store, root):
+        size = os.stat(store.blobs.path(digest)).st_size
+        await writer.write_content(_EXPORT_STORE, digest, size, _content(store, digest))
+
+
+def _content(store: Store, digest: Digest) -> Iterator[bytes]:
+    with store.blobs.open(digest) as file:
+        while data := file.read(_CHUNK):
+            yield data
 
 
 async def send_pieces(sink: FileSink, pieces: Iterator[bytes]) -> None:

@@ -10,7 +10,6 @@ whatever is in the way is replaced except a folder by a folder, missing parents 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import stat
@@ -23,6 +22,7 @@ from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError, Code
 from boxwright.fsutil import whiteouts as wh
 from boxwright.fsutil.compress import ByteStream, open_decompressor
+from boxwright.fsutil.pipeline import ReadAhead
 from boxwright.fsutil.tar import Entry, EntryType, TarReader
 from boxwright.linux.files import openat2_in_root
 
@@ -102,34 +102,25 @@ def apply_layer(
         OSError: the file system's own trouble (full, read-only, I/O error).
     """
     _, plain = open_decompressor(stream)
-    hashing = _HashingStream(plain)
-    with _Unpacker(
-        TarReader(hashing),
-        root,
-        whiteouts=whiteouts,
-        userxattr=userxattr,
-        same_owner=same_owner,
-        owner=owner,
-        parents=parents,
-    ) as unpacker:
+    with (
+        ReadAhead(plain) as ahead,
+        _Unpacker(
+            TarReader(ahead),
+            root,
+            whiteouts=whiteouts,
+            userxattr=userxattr,
+            same_owner=same_owner,
+            owner=owner,
+            parents=parents,
+        ) as unpacker,
+    ):
         unpacker.run()
-    return ApplyResult(
-        bytes=unpacker.tar.content_bytes,
-        entries=unpacker.tar.entries,
-        diff_id=Digest.from_hex(hashing.hash.hexdigest()),
-        ignored=tuple(unpacker.ignored),
-    )
-
-
-class _HashingStream:
-    def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
-        self.hash = hashlib.sha256()
-
-    def read(self, size: int, /) -> bytes:
-        data = self._stream.read(size)
-        self.hash.update(data)
-        return data
+        return ApplyResult(
+            bytes=unpacker.tar.content_bytes,
+            entries=unpacker.tar.entries,
+            diff_id=ahead.digest(),
+            ignored=tuple(unpacker.ignored),
+        )
 
 
 class _Unpacker:

@@ -13,7 +13,6 @@ it, never from the unpacked tree, as their diff id must not change.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import threading
@@ -32,6 +31,7 @@ from boxwright.fsutil.compress import (
     open_compressor,
     open_decompressor,
 )
+from boxwright.fsutil.pipeline import HashThread
 from boxwright.fsutil.tar import TarReader, TarWriter
 from boxwright.oci import mediatypes
 from boxwright.snapshots.diff import changes
@@ -265,28 +265,32 @@ class _BlobPipe:
         self._compression = compression
         self._stop = stop
         self._writer = store.blobs.writer()
-        self._hash = hashlib.sha256()
-        self._is_plain = compression.algorithm == "uncompressed"
+        # uncompressed, the writer's own digest is the diff id
+        self._hash = None if compression.algorithm == "uncompressed" else HashThread()
         self._compressor = open_compressor(compression, self._writer.write)
 
     def __enter__(self) -> Self:
+        if self._hash is not None:
+            self._hash.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._hash is not None:
+            self._hash.__exit__()
         self._writer.abort()
 
     def write(self, data: bytes) -> None:
         if self._stop.is_set():
             raise _Stopped
-        if not self._is_plain:  # else the writer's own digest is the diff id
-            self._hash.update(data)
+        if self._hash is not None:
+            self._hash.write(data)
         self._compressor.write(data)
 
     def commit(self) -> tuple[Descriptor, Digest]:
         self._compressor.close()
         labels = {COMPRESSOR: compressor_version(self._compression)}
-        if not self._is_plain:
-            labels[UNCOMPRESSED] = str(Digest.from_hex(self._hash.hexdigest()))
+        if self._hash is not None:
+            labels[UNCOMPRESSED] = str(self._hash.digest())
         digest, size = self._writer.commit(labels)
         diff_id = Digest(labels.get(UNCOMPRESSED, digest))
         media_type = mediatypes.layer_media_type(self._compression.algorithm)
