@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from boxwright.wire import methods as m
+from boxwright.wire.bytestream import SocketStream
 from boxwright.wire.client import ConnectError, Connection
 from boxwright.wire.pb import control_pb2
 from boxwright.wire.server import Server
@@ -171,6 +172,25 @@ def test_renewed_certificates_are_used_by_the_next_handshake(tmp_path):
     run(main())
 
 
+def test_client_that_offers_no_alpn_is_served(tmp_path):
+    """As buildx's remote driver connects."""
+
+    async def main():
+        authority = Authority(tmp_path, "ca")
+        options = authority.issue("server", "builder", names=LOCAL)
+        server, address = await listening(TlsOptions(cert=options.cert, key=options.key))
+        context = ssl.create_default_context(cafile=authority.path)
+        loop = asyncio.get_running_loop()
+        port = int(address.rsplit(":", 1)[1])
+        _, stream = await loop.create_connection(SocketStream, "127.0.0.1", port, ssl=context)
+        connection = Connection.over(stream)
+        await connection.unary(m.CONTROL_INFO, control_pb2.InfoRequest())
+        await connection.close()
+        await server.shutdown(1)
+
+    run(main())
+
+
 def test_unusable_files_are_config_errors(tmp_path):
     async def main():
         missing = tmp_path / "missing.pem"
@@ -186,7 +206,7 @@ def test_unusable_files_are_config_errors(tmp_path):
     run(main())
 
 
-def test_peer_without_http2_is_refused_on_both_sides(tmp_path):
+def test_peer_that_speaks_http1_is_refused_on_both_sides(tmp_path):
     async def main():
         authority = Authority(tmp_path, "ca")
         options = authority.issue("server", "builder", names=LOCAL)
@@ -194,7 +214,8 @@ def test_peer_without_http2_is_refused_on_both_sides(tmp_path):
         port = int(address.rsplit(":", 1)[1])
         plain = ssl.create_default_context(cafile=authority.path)
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=plain)
-        assert await reader.read() == b""
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"not an HTTP/2 connection" in await reader.read()
         writer.close()
         await server.shutdown(1)
 
