@@ -75,6 +75,9 @@ from boxwright.llb.state import State
 from boxwright.oci.image import Image
 from boxwright.wire.pb import ops_pb2 as pb
 
+_TURN = 200
+"""Instructions after which other builds get their turn."""
+
 
 class UnknownStageError(DockerfileError):
     """The target is no stage of the Dockerfile."""
@@ -426,13 +429,12 @@ class _Converter:
             skip = stage not in needed or stage.dispatched
             if skip and not self.options.all_stages:
                 continue
-            await asyncio.sleep(0)  # a long file must not keep other builds waiting
-            self._dispatch_stage(stage)
+            await self._dispatch_stage(stage)
             used |= stage.ctx_paths
         target.paths.add("/")
         return context_output, used
 
-    def _dispatch_stage(self, stage: StageState) -> None:
+    async def _dispatch_stage(self, stage: StageState) -> None:
         stage.inherit()
         stage.dispatched = True
         if stage.platform is None:
@@ -452,9 +454,11 @@ class _Converter:
         if config.user:
             set_user(stage, config.user)
         stage.state = stage.state.with_network(self.build.network)
-        for bound in stage.commands:
+        for number, bound in enumerate(stage.commands, 1):
             with located(bound.command.ranges):
                 dispatch(stage, bound, self.context)
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
         stage.scan_context = self._scan_wanted(stage, SBOM_SCAN_CONTEXT)
         stage.scan_stage = self._scan_wanted(stage, SBOM_SCAN_STAGE)
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 
 from boxwright.core.digest import Digest
-from boxwright.dockerfile.contexts import BuildContexts, archive_newest_mtime
+from boxwright.dockerfile.contexts import BuildContexts, NamedContext, archive_newest_mtime
 from boxwright.dockerfile.convert_stage import SCRATCH
 from boxwright.dockerfile.dispatch_context import located
 from boxwright.dockerfile.dispatch_copy import git_state, http_filename, is_http_source
@@ -84,7 +84,7 @@ async def _resolve(
     if value == "context":
         state = await contexts.main_context()
         return await _date_of(state, contexts, "[internal] resolve main build context metadata")
-    named = contexts.named(value)
+    named = _named(value, contexts)
     if named is not None:
         state, _ = await named.load()
         log_name = f"[internal] resolve {_KEY} named context {value}"
@@ -98,6 +98,13 @@ async def _resolve(
     raise InvalidInputError(
         f"invalid {_KEY}: {value}", hint="give seconds since 1970, context, or a stage's name"
     )
+
+
+def _named(value: str, contexts: BuildContexts) -> NamedContext | None:
+    try:
+        return contexts.named(value)
+    except InvalidInputError:
+        return None  # no context can have this name; a stage may
 
 
 def _stage_source(stage: Stage, build: BuildOptions, env: EnvList, escape: str) -> State:

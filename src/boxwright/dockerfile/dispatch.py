@@ -61,7 +61,8 @@ def dispatch(stage: StageState, bound: BoundCommand, context: DispatchContext) -
             knows.
     """
     command = bound.command
-    context = replace(context, linter=context.linter.for_comments(command.comments))
+    if command.comments:
+        context = replace(context, linter=context.linter.for_comments(command.comments))
     stage.in_on_build = bound.on_build
     command = expand_command(command, lambda word: context.expand(stage, command, word))
     command = expand_contents(command, lambda word: context.expand_raw(stage, command, word))

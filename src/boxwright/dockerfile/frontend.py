@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from boxwright.core import gojson
 from boxwright.core.platform import Platform
+from boxwright.core.workers import to_worker
 from boxwright.dockerfile import subrequests
 from boxwright.dockerfile.bridge import (
     Announcer,
@@ -235,7 +236,7 @@ class _Build:
         finally:
             if first:
                 await self._warnings.flush()
-        definition = await asyncio.to_thread(converted.marshal)
+        definition = await to_worker(converted.marshal)
         ref = await self._bridge.solve(definition, cache_imports=build.cache_imports)
         return _Solved(converted, ref, platform or Platform.host())
 

@@ -113,7 +113,7 @@ def run_case(folder: Path) -> dict:
 
 def update() -> None:
     for folder in case_folders():
-        text = json.dumps(run_case(folder), indent=1, ensure_ascii=False)
+        text = json.dumps(run_case(folder), indent=1, ensure_ascii=False, sort_keys=True)
         (folder / "expected.json").write_text(text + "\n")
 
 
