@@ -1,4 +1,4 @@
-"""How a stack of layer folders becomes one tree: overlayfs, fuse-overlayfs.
+"""How a stack of layer folders becomes one tree: overlayfs, fuse-overlayfs, or by copying.
 
 A layer folder is in overlayfs's own form: character devices 0:0 are whiteouts, the opaque
 attribute hides what lies below a folder. Layers come base first everywhere in this package;
@@ -188,7 +188,11 @@ def open_backend(name: BackendName, folder: Path, *, userxattr: bool) -> Backend
         if program is None:
             raise MountError("fuse-overlayfs is not installed", "install fuse-overlayfs")
         return FuseBackend(program)
-    raise MountError(f"unknown snapshotter {name!r}", "choose overlay or fuse")
+    if name == "native":
+        from boxwright.snapshots.native import NativeBackend
+
+        return NativeBackend(userxattr=userxattr)
+    raise MountError(f"unknown snapshotter {name!r}", "choose overlay, fuse or native")
 
 
 def is_whiteout(info: os.stat_result) -> bool:

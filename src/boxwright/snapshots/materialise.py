@@ -124,20 +124,38 @@ def flatten(layers: Sequence[Path], below: Path | None, folder: Path, *, userxat
         make_root(staged, layers[-1] if layers else below)
         opaque = OPAQUE_XATTRS[1] if userxattr else OPAQUE_XATTRS[0]
         for layer in layers:
-            _Flattener(layer, below, staged, opaque).run()
+            _Flattener(layer, below, staged, opaque, LinkCopier()).run()
     remove_tree(target)
     staged.rename(target)
+
+
+def copy_stack(layers: Sequence[Path], target: Path, *, link: bool) -> None:
+    """Put the tree that ``layers`` stand for, base first, into the empty folder ``target``.
+
+    Args:
+        layers: Layer folders.
+        target: Where to.
+        link: Hard-link files: the copy will only be read.
+
+    Raises:
+        DiskFullError: no space left.
+    """
+    with disk_errors(target):
+        for layer in layers:
+            _Flattener(layer, None, target, OPAQUE_XATTRS[0], LinkCopier(sealed=link)).run()
 
 
 class _Flattener:
     """Applies one layer folder to the tree that is being made."""
 
-    def __init__(self, layer: Path, below: Path | None, target: Path, opaque: str) -> None:
+    def __init__(
+        self, layer: Path, below: Path | None, target: Path, opaque: str, copier: LinkCopier
+    ) -> None:
         self._layer = layer
         self._below = below
         self._target = target
         self._opaque = opaque
-        self._copier = LinkCopier()
+        self._copier = copier
 
     def run(self) -> None:
         pending = [""]

@@ -92,8 +92,13 @@ class Store:
         self.images = ImageStore(self.db, clock)
         self.mounts = root / "run" / "mnt"
         self.was_clean = self._meta("clean") == "1"
-        self._recover()
         self.trash = Trash(root / "trash")
+        try:
+            self._recover()
+        except BaseException:
+            self.trash.close()
+            self.db.close()
+            raise
 
     @classmethod
     def open(cls, root: Path, *, clock: Clock | None = None, rootless: bool = False) -> Self:
@@ -131,8 +136,8 @@ class Store:
     def _recover(self) -> None:
         left = mount.unmount_below(self.root / "run")
         self.mounts.mkdir(parents=True, exist_ok=True)
-        for entry in os.scandir(self.mounts):
-            os.rmdir(entry.path)
+        for entry in list(os.scandir(self.mounts)):
+            self.discard(Path(entry.path))
         leases = self.leases.recover()
         removed = 0 if self.was_clean else self.blobs.recover()
         self._set_meta("clean", "0")
