@@ -164,9 +164,29 @@ class EdgeNode:
         self.cache_maps_seen.append(cache_map.digest)
         self.cache_map_done = done or bool(self.inputs)
         self.index_stale = True
-        if not self.inputs and not self.ignores_cache:
-            for key in self.cache.query((), 0, cache_map.digest, self.index):
-                self._add_key(key)
+        self._find_root_keys()
+
+    def _find_root_keys(self) -> None:
+        if self.inputs or self.ignores_cache:
+            return
+        for digest in self.cache_maps_seen:
+            for key in self.cache.query((), 0, digest, self.index):
+                if key.id not in self.known_ids:
+                    self.known_ids.add(key.id)
+                    self._add_key(key)
+
+    def refresh(self) -> bool:
+        """Look once more before the op runs; return whether there is a record now.
+
+        Keys are looked up when they become known. What was saved since then (by a step that
+        this one could not be merged with, or by another process) would be missed.
+        """
+        if not self.ignores_cache:
+            self._find_root_keys()
+            for inp in self.inputs:
+                self._probe(inp, inp.selected_keys())
+            self._combine()
+        return bool(self.records)
 
     def add_slow_key(self, inp: InputState, digest: str) -> None:
         """Take in the digest of an input's content; empty if only preprocessing was wanted."""

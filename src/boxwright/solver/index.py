@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from boxwright.solver.edge import EdgeNode
 
 
+_SWEEP_AT = 4096
+
+
 @dataclass(slots=True)
 class _Item:
     node: EdgeNode | None = None
@@ -31,6 +34,7 @@ class EdgeIndex:
         self._items: dict[str, _Item] = {}
         self._of_node: dict[EdgeNode, dict[str, None]] = {}
         self._sequence = 0
+        self._sweep_at = _SWEEP_AT
 
     def __len__(self) -> int:
         """Return the number of keys held."""
@@ -59,32 +63,34 @@ class EdgeIndex:
         """Forget an edge."""
         for item_id in self._of_node.pop(node, {}):
             item = self._items.get(item_id)
-            if item is not None and item.node in {node, None}:
+            if item is not None and item.node is node:
                 item.node = None
-                self._collect(item_id)
+        if not self._of_node:
+            self._items.clear()
+        elif len(self._items) > self._sweep_at:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop all keys that lead to no live edge. Keys may lead to each other in circles."""
+        useful = {item_id for item_id, item in self._items.items() if item.node is not None}
+        pending = list(useful)
+        while pending:
+            fresh = self._items[pending.pop()].sources.keys() & self._items.keys() - useful
+            useful |= fresh
+            pending.extend(fresh)
+        self._items = {i: item for i, item in self._items.items() if i in useful}
+        for item in self._items.values():
+            kept = {
+                link: {t: None for t in targets if t in useful}
+                for link, targets in item.links.items()
+            }
+            item.links = {link: targets for link, targets in kept.items() if targets}
+            item.sources = {i: None for i in item.sources if i in useful}
+        self._sweep_at = max(_SWEEP_AT, 2 * len(self._items))
 
     def _new_id(self) -> str:
         self._sequence += 1
         return f"#{self._sequence}"
-
-    def _collect(self, start: str) -> None:
-        """Drop an item that stands for no edge and leads nowhere, and what led only to it."""
-        pending = [start]
-        while pending:
-            item_id = pending.pop()
-            item = self._items.get(item_id)
-            if item is None or item.node is not None or item.links:
-                continue
-            del self._items[item_id]
-            for source_id in item.sources:
-                source = self._items.get(source_id)
-                if source is None:
-                    continue
-                for link in [li for li, targets in source.links.items() if item_id in targets]:
-                    del source.links[link][item_id]
-                    if not source.links[link]:
-                        del source.links[link]
-                pending.append(source_id)
 
     def _link(self, item_id: str, key: CacheKey) -> _Item:
         """Make all keys of all inputs of ``key`` lead to the item."""

@@ -47,7 +47,9 @@ def make_plan(node: EdgeNode) -> Plan:
         plan.work.add(EXEC)
         return plan
     for inp in node.inputs:
-        wanted = wanted_level(node, inp, demand)
+        # What was asked for stays asked for: work that has begun is not worth stopping because
+        # another input became more promising.
+        wanted = max(wanted_level(node, inp, demand), inp.demand)
         plan.inputs[inp.index] = wanted
         if wanted > inp.node.level and inp.node.error is not None:
             plan.error = inp.node.error
@@ -104,6 +106,8 @@ def _go_slow(node: EdgeNode, inp: InputState) -> bool:
 def _go_complete(node: EdgeNode, inp: InputState, demand: Level) -> bool:
     """Whether an input's result is wanted, for its content key or for the run."""
     has_slow = inp.dep.compute is not None
+    if demand < Level.SLOW:
+        return False
     if inp.candidates and _waits_for_content(node, inp):
         return False
     if demand < Level.COMPLETE:

@@ -9,6 +9,7 @@ can happen in between, and work that a hit makes needless is not even started.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Iterable
 
@@ -169,6 +170,7 @@ class Scheduler:
             plan = Plan(inputs=[Level.UNKNOWN] * len(node.inputs))
         for inp, wanted in zip(node.inputs, plan.inputs, strict=True):
             source = inp.node
+            inp.demand = wanted
             if source.demands.get(inp, Level.UNKNOWN) != wanted:
                 if wanted == Level.UNKNOWN:
                     del source.demands[inp]
@@ -223,7 +225,14 @@ class Scheduler:
                 work.cancel()
         for kind in plan.work - node.work.keys():
             name = f"{kind} {node.active.vertex.name}"
-            node.work[kind] = Work(self._tasks.start(self._work(node, kind), name))
+            work = node.work[kind] = Work(self._tasks.start(self._work(node, kind), name))
+            # Not in the task itself: one that is cancelled at once never gets to run.
+            work.task.add_done_callback(functools.partial(self._work_ended, node, kind))
+
+    def _work_ended(self, node: EdgeNode, kind: str, _task: asyncio.Task[None]) -> None:
+        del node.work[kind]
+        self._to_observe[node] = None
+        self.settle()
 
     async def _work(self, node: EdgeNode, kind: str) -> None:
         work = node.work[kind]
@@ -242,10 +251,6 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - it belongs to those who wait for the edge
             if not work.cancelled and not node.finished:
                 self._fail(node, error)
-        finally:
-            del node.work[kind]
-            self._to_observe[node] = None
-            self.settle()
 
     async def _get_cache_map(self, node: EdgeNode) -> None:
         index = len(node.cache_maps_seen)
@@ -279,6 +284,9 @@ class Scheduler:
             return
 
     async def _exec(self, node: EdgeNode) -> None:
+        if node.refresh():
+            self._announce(node)
+            return
         inputs = [i.node.result.result for i in node.inputs if i.node.result is not None]
         keys = node.commit_keys()
         outputs = await node.active.op.exec(inputs)

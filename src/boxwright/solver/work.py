@@ -87,6 +87,8 @@ class SharedCall(Generic[T]):
                 continue
             if task is None:
                 task = self._task = self._tasks.start(self._run(func), self._name)
+                # Not in the task itself: one that is cancelled at once never gets to run.
+                task.add_done_callback(self._ended)
             await self._join(task)
         return self._value[0]
 
@@ -108,8 +110,9 @@ class SharedCall(Generic[T]):
                 self._error = WorkCancelledError("the step was cancelled", detail=self._name)
         except Exception as error:  # noqa: BLE001 - handed to every waiter
             self._error = error
-        finally:
-            self._task = None
+
+    def _ended(self, _task: asyncio.Task[None]) -> None:
+        self._task = None
 
 
 class WorkCancelledError(BoxwrightError):
