@@ -641,6 +641,17 @@ class SnapshotManager:
                     self._nodes[snapshot_id].row.boot = None
         return len(waiting) + len(caches)
 
+    async def keep_synced(self, *, interval_s: float = 60.0) -> None:
+        """Call :meth:`sync` now and then, for ever; the engine runs it as a task of its own.
+
+        Args:
+            interval_s: Between two rounds; long enough for the kernel to have written most of
+                it by itself.
+        """
+        while True:
+            await asyncio.sleep(interval_s)
+            await self.sync()
+
     async def close(self, *, sync: bool = False) -> None:
         """Throw unfinished trees away and, with ``sync``, have the others survive a power cut."""
         for ref in list(self._mutable.values()):

@@ -155,8 +155,12 @@ class Records:
         self._db.execute("DELETE FROM snapshots WHERE id = ?", (snapshot_id,))
 
     def unsynced(self) -> list[Row]:
-        """Return the rows whose trees no syncfs has covered yet."""
-        return [row for row in self.all() if row.boot is not None]
+        """Return the rows whose trees no syncfs has covered yet, the oldest first."""
+        query = (
+            f"SELECT {_COLUMNS} FROM snapshots WHERE boot IS NOT NULL"  # noqa: S608
+            " ORDER BY created_ns, id"
+        )
+        return [_row(values) for values in self._db.execute(query)]
 
     def mark_synced(self, ids: Sequence[str]) -> None:
         """Note that the trees of these rows are on the disk."""
