@@ -17,6 +17,7 @@ from boxwright.cli.target import Target
 if TYPE_CHECKING:
     from boxwright.cli.boxwright import GlobalOptions
     from boxwright.client.client import Client
+    from boxwright.engine.engine import Engine
     from boxwright.engine.settings import EngineSettings
     from boxwright.wire.tls import TlsOptions
 
@@ -58,6 +59,36 @@ def run_embedded(options: GlobalOptions, use: Callable[[Client], Awaitable[T]]) 
         return _run(lambda: _use_daemon(address, None, use, _OWNER_WAIT_S))
     settings = _settings(options, root)
     return _run(lambda: _use_engine(settings, use))
+
+
+def run_engine(options: GlobalOptions, use: Callable[[Engine], Awaitable[T]]) -> T:
+    """Own the state folder's engine, on its socket too, while ``use(engine)`` runs.
+
+    Raises:
+        StoreLockedError: another process owns it.
+    """
+    from boxwright.engine.settings import default_root
+
+    is_root = os.geteuid() == 0
+    root = Path(options.root) if options.root else default_root(os.environ, is_root=is_root)
+    settings = _settings(options, root)
+    return _run(lambda: _own_engine(settings, use))
+
+
+async def _own_engine(settings: EngineSettings, use: Callable[[Engine], Awaitable[T]]) -> T:
+    from boxwright.daemon.service import Front
+    from boxwright.engine.engine import Engine
+
+    engine = await Engine.open(settings)
+    front = Front(engine)
+    try:
+        await front.listen_for_owner(settings.root)
+        return await use(engine)
+    finally:
+        # Whoever found our socket and builds with our engine is waited for.
+        front.stop_serving()
+        await engine.close(grace_s=_OTHERS_GRACE_S)
+        await front.shutdown(1.0)
 
 
 def _settings(options: GlobalOptions, root: Path) -> EngineSettings:
@@ -139,27 +170,20 @@ async def _use_daemon(
 async def _use_engine(settings: EngineSettings, use: Callable[[Client], Awaitable[T]]) -> T:
     from boxwright.client.client import Client
     from boxwright.client.transport import EmbeddedTransport
-    from boxwright.daemon.service import Front
-    from boxwright.engine.engine import Engine
     from boxwright.store.errors import StoreLockedError
 
+    async def use_engine(engine: Engine) -> T:
+        async with Client(EmbeddedTransport(engine)) as client:
+            return await use(client)
+
     try:
-        engine = await Engine.open(settings)
+        return await _own_engine(settings, use_engine)
     except StoreLockedError:
         # Somebody was faster by a moment: he serves, as soon as he is up.
         path = settings.root / _OWNER_SOCKET
         if not await _wait_for(path):
             raise
         return await _use_daemon(f"unix://{path}", None, use, _OWNER_WAIT_S)
-    front = Front(engine)
-    try:
-        await front.listen_for_owner(settings.root)
-        async with Client(EmbeddedTransport(engine)) as client:
-            return await use(client)
-    finally:
-        # Whoever found our socket and builds with our engine is waited for.
-        await engine.close(grace_s=_OTHERS_GRACE_S)
-        await front.shutdown(1.0)
 
 
 async def _wait_for(path: Path) -> bool:

@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import click
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the program that this executable was called as, and exit with its status."""
     arguments = sys.argv if argv is None else argv
     name = os.path.basename(arguments[0])
+    command: click.Command
     if name == "buildctl":
-        from boxwright.cli.buildctl import command
+        from boxwright.cli import buildctl
+
+        command = buildctl.command
     elif name == "buildkitd":
-        from boxwright.cli.daemon import buildkitd as command
+        from boxwright.cli import daemon
+
+        command = daemon.buildkitd
     else:
         name = "boxwright"
-        from boxwright.cli.boxwright import command
+        from boxwright.cli import boxwright
+
+        command = boxwright.command
     from boxwright.cli.errors import run_command
 
     sys.exit(run_command(command, arguments[1:], name))
