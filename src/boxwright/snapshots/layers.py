@@ -45,6 +45,8 @@ _log = logging.getLogger(__name__)
 
 UNCOMPRESSED = "containerd.io/uncompressed"
 COMPRESSOR = "boxwright/compressor"
+# upstream leaves this one in manifests, so equal manifests need it
+REWRITTEN = "buildkit/rewritten-timestamp"
 _CHUNK = 1 << 20
 
 
@@ -245,13 +247,13 @@ class _LayerJob:
             return self._write(fill)
 
     def _write_bytes(self, read: Callable[[int], bytes]) -> ExportedLayer:
-        with _BlobPipe(self._store, self._compression, self._stop) as pipe:
+        with _BlobPipe(self._store, self._compression, self._epoch_s, self._stop) as pipe:
             while data := read(_CHUNK):
                 pipe.write(data)
             return self._exported(*pipe.commit())
 
     def _write(self, fill: Callable[[TarWriter], None]) -> ExportedLayer:
-        with _BlobPipe(self._store, self._compression, self._stop) as pipe:
+        with _BlobPipe(self._store, self._compression, self._epoch_s, self._stop) as pipe:
             tar = TarWriter(pipe.write)
             fill(tar)
             tar.close()
@@ -261,8 +263,15 @@ class _LayerJob:
 class _BlobPipe:
     """Uncompressed bytes in, a blob out."""
 
-    def __init__(self, store: Store, compression: Compression, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        store: Store,
+        compression: Compression,
+        epoch_s: int | None,
+        stop: threading.Event,
+    ) -> None:
         self._compression = compression
+        self._epoch_s = epoch_s
         self._stop = stop
         self._writer = store.blobs.writer()
         # uncompressed, the writer's own digest is the diff id
@@ -294,8 +303,10 @@ class _BlobPipe:
         digest, size = self._writer.commit(labels)
         diff_id = Digest(labels.get(UNCOMPRESSED, digest))
         media_type = mediatypes.layer_media_type(self._compression.algorithm)
-        descriptor = Descriptor(media_type, digest, size, {UNCOMPRESSED: str(diff_id)})
-        return descriptor, diff_id
+        annotations = {UNCOMPRESSED: str(diff_id)}
+        if self._epoch_s is not None:
+            annotations[REWRITTEN] = str(self._epoch_s)
+        return Descriptor(media_type, digest, size, annotations), diff_id
 
 
 _Locks = dict[tuple[str, str], asyncio.Lock]
