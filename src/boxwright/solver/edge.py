@@ -184,7 +184,12 @@ class EdgeNode:
         if not self.ignores_cache:
             self._find_root_keys()
             for inp in self.inputs:
-                self._probe(inp, inp.selected_keys())
+                # Only keys that the input advertises: those of a run that had to ignore the
+                # cache must not lead to results of earlier runs.
+                keys = select(inp.node.keys, inp.dep.selector)
+                if inp.slow_key is not None:
+                    keys.append(SelectedKey(inp.slow_key.key, inp.slow_key.exporter))
+                self._probe(inp, keys)
             self._combine()
         return bool(self.records)
 

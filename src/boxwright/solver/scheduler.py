@@ -147,6 +147,11 @@ class Scheduler:
         if changed or node.result or node.error:
             self._announce(node)
 
+    def _learned(self, node: EdgeNode) -> None:
+        """Have an edge draw its conclusions before anybody plans with what it knows now."""
+        self._to_observe[node] = None
+        self._announce(node)
+
     def _announce(self, node: EdgeNode) -> None:
         self._to_plan[node] = None
         for consumer in node.consumers:
@@ -257,7 +262,7 @@ class Scheduler:
         cache_map, done = await node.active.op.cache_map(index)
         if not node.finished:
             node.add_cache_map(cache_map, done=done)
-            self._announce(node)
+            self._learned(node)
 
     async def _get_slow_key(self, node: EdgeNode, index: int) -> None:
         inp = node.inputs[index]
@@ -266,6 +271,7 @@ class Scheduler:
         digest = await node.active.op.slow_key(index, inp.dep, result.result)
         if not node.finished:
             node.add_slow_key(inp, digest)
+            self._learned(node)
 
     async def _load(self, node: EdgeNode) -> None:
         """Load the best record that can be loaded; if none can, the edge has no records."""
@@ -285,7 +291,7 @@ class Scheduler:
 
     async def _exec(self, node: EdgeNode) -> None:
         if node.refresh():
-            self._announce(node)
+            self._learned(node)
             return
         inputs = [i.node.result.result for i in node.inputs if i.node.result is not None]
         keys = node.commit_keys()

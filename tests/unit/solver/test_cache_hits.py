@@ -142,6 +142,24 @@ def test_content_is_not_computed_when_another_input_rules_out_a_hit():
     run(scenario)
 
 
+def test_content_is_not_computed_before_all_definition_keys_are_known():
+    async def scenario(graph, solver):
+        def top():
+            copy = graph.vertex("copy", graph.vertex("source"), slow={0: "c"})
+            return graph.vertex("top", copy, graph.vertex("other"), slow={1: "d"})
+
+        await graph.build(solver, "j0", top())
+        # new results for the inputs: only their keys lead to the top now
+        for result in [r for r in graph.made if r.value != "value of top"]:
+            await graph.results.drop(result.id)
+        graph.reset()
+        await graph.build(solver, "j1", top())
+        assert graph.execs() == {}
+        assert not graph.calls["copy"].slow
+
+    run(scenario)
+
+
 def test_selectors_separate_uses_of_one_input():
     async def scenario(graph, solver):
         def step(selector):
