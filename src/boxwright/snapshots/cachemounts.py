@@ -60,6 +60,10 @@ class CacheMounts:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         db = self._store.db
         db.execute("DELETE FROM cache_mounts WHERE boot <> ?", (self._store.boot_id,))
+        db.execute(
+            "DELETE FROM cache_mounts WHERE parent <> ''"
+            " AND parent NOT IN (SELECT id FROM snapshots)"
+        )
         known = {row[0] for row in db.execute("SELECT id FROM cache_mounts")}
         for entry in os.scandir(self._folder):
             if entry.name not in known:
@@ -152,7 +156,9 @@ class CacheMounts:
         if not upper.exists():
             await to_worker(materialise.make_root, upper, layers[-1] if layers else None)
         slot.root = (
-            await self._snapshots.mount_over(layers, upper, folder / "work") if layers else upper
+            await self._snapshots.mounts.writable(layers, upper, folder / "work")
+            if layers
+            else upper
         )
         return slot.root
 
@@ -169,7 +175,7 @@ class CacheMounts:
         try:
             if slot.root is not None and slot.parent is not None:
                 slot.is_shared = False  # nobody may join while it is being unmounted
-                await self._snapshots.unmount(slot.root)
+                await self._snapshots.mounts.unmount(slot.root)
         finally:
             if slot.parent is not None:
                 await slot.parent.release()

@@ -18,8 +18,6 @@ Public methods that are not coroutines touch only memory, SQLite rows and single
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -35,9 +33,11 @@ from boxwright.linux import files
 from boxwright.snapshots import chains, materialise
 from boxwright.snapshots.backend import Backend, BackendName, open_backend
 from boxwright.snapshots.errors import SnapshotInUseError, SnapshotNotFoundError
+from boxwright.snapshots.mounts import Mounts
 from boxwright.snapshots.node import LayerBlob, Node
 from boxwright.snapshots.preparation import Preparation
 from boxwright.snapshots.records import Records, Row
+from boxwright.snapshots.recovery import recover
 from boxwright.snapshots.refs import ImmutableRef, Layer, LayerTree, MutableRef
 from boxwright.snapshots.usage import CACHE_MOUNT_TYPE, SnapshotRecord, tree_size
 from boxwright.store import Store, trace
@@ -46,8 +46,6 @@ from boxwright.store.trash import remove_tree
 if TYPE_CHECKING:
     from boxwright.snapshots.cachemounts import CacheMounts
     from boxwright.snapshots.contenthash import ContentHashes
-
-logger = logging.getLogger(__name__)
 
 _ID_BYTES = 8
 SOURCE_VARIANT = "source"
@@ -65,7 +63,7 @@ class SnapshotManager:
         self._nodes: dict[str, Node] = {}
         self._mutable: dict[str, MutableRef] = {}
         self._mutable_locks: dict[str, asyncio.Lock] = {}
-        self._mount_numbers = itertools.count(1)
+        self.mounts = Mounts(backend, store.mounts)
         self._preparation = Preparation(self)
         self.content_hashes: ContentHashes | None = None
         self.cache_mounts: CacheMounts | None = None
@@ -93,46 +91,8 @@ class SnapshotManager:
         folder.mkdir(exist_ok=True, mode=0o700)
         wants_userxattr = store.rootless if userxattr is None else userxattr
         manager = cls(store, open_backend(backend, folder, userxattr=wants_userxattr))
-        manager._recover()
+        recover(store, manager.table, folder)
         return manager
-
-    def _recover(self) -> None:
-        lost = 0
-        for row in reversed(self.table.unsynced()):  # children before parents
-            if row.boot != self.store.boot_id:
-                lost += self._forget_lost(row)
-        known = {row.id: row for row in self.table.all()}
-        for entry in os.scandir(self._folder):
-            found = known.get(entry.name)
-            if found is None:
-                self.store.discard(Path(entry.path))
-                lost += 1
-                continue
-            for inner in os.scandir(entry.path):
-                if not self._belongs(found, inner.name):
-                    self.store.discard(Path(inner.path))
-        if lost:
-            logger.info("%d unfinished or unsynced snapshots removed", lost)
-
-    @staticmethod
-    def _belongs(row: Row, name: str) -> bool:
-        return (name == "fs" and row.present) or (name == "view" and row.plain)
-
-    def _forget_lost(self, row: Row) -> int:
-        """Forget a tree that a power cut may have torn, and all that is built on it."""
-        if row.blob is not None or row.kind != "layer":
-            # An image layer is unpacked again, a rewritten stack is rewritten again.
-            self.table.update(row.id, present=0, plain=0, boot=None)
-            return 1
-        lost = 0
-        for child in self.table.children(row.id):
-            found = self.table.get(child)
-            lost += self._forget_lost(found) if found else 0
-            if self.table.get(child):
-                self.table.delete(child)
-        if self.table.get(row.id):
-            self.table.delete(row.id)
-        return lost + 1
 
     def folder(self, snapshot_id: str) -> Path:
         """Return the folder of a record."""
@@ -230,43 +190,12 @@ class SnapshotManager:
         layers = await self.ensure_upper(ref)
         if not layers:
             return ref.upper
-        return await self.mount_over(layers, ref.upper, self.folder(ref.id) / "work")
-
-    async def mount_over(self, layers: Sequence[Path], upper: Path, work: Path) -> Path:
-        """Mount a writable folder over layers, base first; return the mount point.
-
-        Raises:
-            MountError: the kernel refused.
-        """
-        target = self._mount_point()
-
-        def mount() -> None:
-            remove_tree(work)  # volatile mounts leave a mark that forbids the next one
-            work.mkdir(mode=0o700)
-            self.backend.mount_writable(layers, upper, work, target)
-
-        try:
-            await to_worker(mount)
-        except BaseException:
-            self.backend.unmount(target)
-            raise
-        return target
+        return await self.mounts.writable(layers, ref.upper, self.folder(ref.id) / "work")
 
     async def unmount_writable(self, ref: MutableRef, root: Path) -> None:
         """Undo :meth:`mount_writable`, even when cancelled."""
         if root != ref.upper:
-            await self.unmount(root)
-
-    async def unmount(self, target: Path) -> None:
-        """Unmount a mount point of this manager, even when cancelled."""
-        try:
-            await to_worker(self.backend.unmount, target)
-        except asyncio.CancelledError:
-            self.backend.unmount(target)  # harmless if the worker got there first
-            raise
-
-    def _mount_point(self) -> Path:
-        return self.store.mounts / str(next(self._mount_numbers))
+            await self.mounts.unmount(root)
 
     async def commit(self, ref: MutableRef) -> ImmutableRef:
         """Write the row of a finished tree (its handle has made sure that nobody mounts it)."""
@@ -448,7 +377,7 @@ class SnapshotManager:
                 return
             async with node.mount_lock:
                 if node.view is None:
-                    node.view = await self._mount_layers(layers)
+                    node.view = await self.mounts.view(layers)
                 node.readers += 1
                 view = node.view
             try:
@@ -457,30 +386,9 @@ class SnapshotManager:
                 node.readers -= 1
                 if node.readers == 0:
                     node.view = None
-                    await self.unmount(view)
+                    await self.mounts.unmount(view)
         finally:
             await holder.release()
-
-    @asynccontextmanager
-    async def stack_view(self, layers: Sequence[Path]) -> AsyncIterator[Path]:
-        """Give the read-only root of any layers, base first, not shared."""
-        if len(layers) == 1:
-            yield layers[0]
-            return
-        view = await self._mount_layers(layers)
-        try:
-            yield view
-        finally:
-            await self.unmount(view)
-
-    async def _mount_layers(self, layers: Sequence[Path]) -> Path:
-        target = self._mount_point()
-        try:
-            await to_worker(self.backend.mount_view, layers, target)
-        except BaseException:
-            self.backend.unmount(target)
-            raise
-        return target
 
     async def layers(self, node: Node) -> list[Layer]:
         """Return the layers of a tree from the base up."""

@@ -209,7 +209,7 @@ class Preparation:
             async with AsyncExitStack() as stack:
                 base = self._base_stack(node)
                 below = (
-                    await stack.enter_async_context(self._manager.stack_view(base))
+                    await stack.enter_async_context(self._manager.mounts.stack(base))
                     if base
                     else None
                 )
