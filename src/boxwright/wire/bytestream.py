@@ -55,7 +55,10 @@ class ByteSink(Protocol):
     """The receiving end; called from the event loop only."""
 
     def bytes_received(self, data: bytes | memoryview) -> None:
-        """Take ``data``, which is valid only during the call."""
+        """Take ``data``: immutable bytes, or a view that is valid during the call.
+
+        A view of immutable bytes (``readonly``) may be kept.
+        """
 
     def bytes_ended(self, error: Exception | None) -> None:
         """No further bytes in either direction; called exactly once."""

@@ -33,6 +33,7 @@ logging.getLogger("hpack").setLevel(logging.INFO)
 _COST_RESET: Final = 20
 _COST_SETTINGS: Final = 20
 _DATA_REFUND: Final = 2
+_PARTIAL_FROM: Final = 2048
 _JOIN_BELOW: Final = 4096
 _CLOSED_REMEMBERED: Final = 1024
 
@@ -60,7 +61,7 @@ class Http2Events(Protocol):
         """A request, response or trailers; ``end`` closes the peer's side."""
 
     def on_data(self, stream: Stream, data: memoryview, *, end: bool) -> None:
-        """Bytes of a stream; the view is only valid during the call."""
+        """Bytes of a stream, which may be part of a frame; ``end`` comes with the last."""
 
     def on_reset(self, stream: Stream, error_code: int) -> None:
         """The peer, or a stream error seen here, ended the stream at once."""
@@ -132,9 +133,12 @@ class Http2:
         self.peer_max_header_list = 1 << 24
         self.peer_goaway: int | None = None
         self._clock = clock
-        self._rest: list[bytes] = []
+        self._rest: list[Buffer] = []
         self._rest_size = 0
         self._rest_need = 0
+        self._body_left = 0
+        self._body_flags = 0
+        self._body_stream: Stream | None = None
         self._preface_left = b"" if is_client else f.PREFACE
         self._saw_settings = False
         self._next_id = 1 if is_client else 2
@@ -394,11 +398,13 @@ class Http2:
     # --- input --------------------------------------------------------------------------
 
     def receive(self, data: bytes | memoryview) -> None:
-        """Take bytes from the peer; ``data`` is not kept after the call.
+        """Take bytes from the peer; only views of immutable bytes are kept after the call.
 
         Raises:
             Http2Error: the connection must be closed after writing ``out``.
         """
+        if self._body_left:
+            data = self._more_body(memoryview(data))
         if self._rest:
             self._rest.append(bytes(data))
             self._rest_size += len(data)
@@ -422,6 +428,12 @@ class Http2:
             end = offset + f.FRAME_HEADER_BYTES + length
             if end > size:
                 need = f.FRAME_HEADER_BYTES + length
+                if kind == f.DATA and size - offset >= _PARTIAL_FROM and not self._block_stream:
+                    stream = self.streams.get(stream_id & f.MAX_WINDOW)
+                    if stream is not None and not flags & f.FLAG_PADDED:
+                        self._begin_body(stream, flags, length)
+                        self._more_body(view[offset + f.FRAME_HEADER_BYTES :])
+                        return
                 break
             if self._block_stream and kind != f.CONTINUATION:
                 raise self._fail(ErrorCode.PROTOCOL_ERROR, "header block was interrupted")
@@ -510,6 +522,46 @@ class Http2:
         if end:
             self._close_remote(stream)
         self.events.on_data(stream, data, end=end)
+
+    def _begin_body(self, stream: Stream, flags: int, length: int) -> None:
+        """Account for a whole DATA frame of which only the beginning is here.
+
+        Its bytes are passed on as they come: putting frames together would copy every byte of
+        a transfer whose frames are larger than what one read returns.
+        """
+        self._body_left = length
+        self._body_stream = stream
+        self._body_flags = flags
+        self._recv_window -= length
+        if self._recv_window < 0:
+            raise self._fail(ErrorCode.FLOW_CONTROL_ERROR, "connection window was overrun")
+        self._recv_unacked += length
+        if stream.remote_closed:
+            self._stream_error(stream, ErrorCode.STREAM_CLOSED)
+            return
+        stream.recv_window -= length
+        if stream.recv_window < 0:
+            self._stream_error(stream, ErrorCode.FLOW_CONTROL_ERROR)
+
+    def _more_body(self, data: memoryview) -> memoryview:
+        """Deliver bytes of the DATA frame in progress; return what follows it."""
+        piece = data[: self._body_left]
+        self._body_left -= len(piece)
+        stream = self._body_stream
+        if stream is not None and self.streams.get(stream.id) is stream:
+            end = self._body_left == 0 and self._body_flags & f.FLAG_END_STREAM != 0
+            if self._budget < self._budget_limit:
+                self._budget += _DATA_REFUND
+            if end:
+                self._close_remote(stream)
+            self.events.on_data(stream, piece, end=end)
+        if self._body_left == 0:
+            self._body_stream = None
+            if self._recv_unacked >= self._credit_connection_at:
+                self._recv_window += self._recv_unacked
+                self.out.append(f.window_update(0, self._recv_unacked))
+                self._recv_unacked = 0
+        return data[len(piece) :]
 
     def _data_after_end(self, stream: Stream | None, stream_id: int) -> None:
         if stream is not None:

@@ -34,6 +34,7 @@ _LOW_WATER: Final = 64 << 10
 _JOIN_BELOW: Final = 4096
 MessageT = TypeVar("MessageT", bound=Message)
 _PREFIX: Final = struct.Struct(">BI")
+_FIRST_PIECE: Final = _PREFIX.size + 16
 
 _RESET_STATUS: Final[dict[int, StatusCode]] = {
     ErrorCode.REFUSED_STREAM: StatusCode.UNAVAILABLE,
@@ -41,6 +42,11 @@ _RESET_STATUS: Final[dict[int, StatusCode]] = {
     ErrorCode.ENHANCE_YOUR_CALM: StatusCode.RESOURCE_EXHAUSTED,
     ErrorCode.INADEQUATE_SECURITY: StatusCode.PERMISSION_DENIED,
 }
+
+
+def _keep(view: memoryview) -> Buffer:
+    """Return what may be kept after the call: large views of immutable bytes as they are."""
+    return view if view.readonly and len(view) >= _JOIN_BELOW else bytes(view)
 
 
 def _gunzip(data: bytes, limit: int) -> bytes:
@@ -73,26 +79,30 @@ class RpcStream:
         "_gzip",
         "_have",
         "_inbox",
+        "_left",
         "_need",
         "_parts",
         "_recv_waiter",
         "_sink",
         "_stream",
+        "_total",
     )
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._stream: Stream | None = None
         self._inbox: deque[bytes] = deque()
-        self._parts: list[bytes] = []
+        self._parts: list[Buffer] = []
         self._have = 0
         self._need = 0
+        self._left = 0  # of a message that is being passed on in pieces
+        self._total = 0
         self._gzip = False
         self._ended = False
         self._error: RpcError | None = None
         self._recv_waiter: asyncio.Future[None] | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
-        self._sink: Callable[[memoryview], None] | None = None
+        self._sink: Callable[[memoryview, int, int], None] | None = None
         self._end_hook: Callable[[RpcError | None], None] | None = None
         self._drain_hook: Callable[[], None] | None = None
 
@@ -214,23 +224,29 @@ class RpcStream:
 
     def set_sink(
         self,
-        on_message: Callable[[memoryview], None],
+        on_piece: Callable[[memoryview, int, int], None],
         on_end: Callable[[RpcError | None], None],
         on_drained: Callable[[], None] | None = None,
     ) -> None:
-        """Deliver messages synchronously to ``on_message`` instead of to :meth:`recv_bytes`.
+        """Deliver synchronously to ``on_piece`` instead of to :meth:`recv_bytes`.
 
-        The view is valid only during the call. For consumers that never wait, such as a
-        tunnel: credit goes back to the peer at once. ``on_drained`` is called each time that
-        the send queue, after :meth:`notify_drained`, has become short.
+        For consumers that never wait, such as a tunnel: credit goes back to the peer at once,
+        and messages are passed on in the pieces in which they arrive, not put together.
+
+        Args:
+            on_piece: ``(piece, offset in its message, size of the message)``. A message's
+                first piece has at least 16 bytes, or is all of it. An empty message is one
+                empty piece.
+            on_end: called once, with what :meth:`recv_bytes` would have raised or None.
+            on_drained: called once after each :meth:`notify_drained`.
         """
-        self._sink = on_message
+        self._sink = on_piece
         self._end_hook = on_end
         self._drain_hook = on_drained
         while self._inbox:
             message = self._inbox.popleft()
             self._take(len(message) + _PREFIX.size)
-            on_message(memoryview(message))
+            on_piece(memoryview(message), 0, len(message))
         if self._ended:
             self._end_hook = None
             on_end(self._error)
@@ -243,12 +259,16 @@ class RpcStream:
     # --- events from the endpoint ---------------------------------------------------------
 
     def _feed(self, data: memoryview) -> None:
+        """Take bytes of the stream: find messages, deliver them, keep the rest."""
         if self._ended:
             return
-        if self._sink is not None and self._stream is not None:
-            self._endpoint.h2.consumed(self._stream, len(data))
+        if self._sink is not None:
+            if self._stream is not None:
+                self._endpoint.h2.consumed(self._stream, len(data))
+            if self._left:
+                data = self._pass_on(data)
         if self._parts:
-            self._parts.append(bytes(data))
+            self._parts.append(_keep(data))
             self._have += len(data)
             if self._have < self._need:
                 return
@@ -265,16 +285,31 @@ class RpcStream:
                 raise RpcError(StatusCode.RESOURCE_EXHAUSTED, text)
             need = _PREFIX.size + length
             if offset + need > size:
+                if flag == 0 and self._sink is not None and size - offset >= _FIRST_PIECE:
+                    self._left = self._total = length
+                    self._pass_on(data[offset + _PREFIX.size :])
+                    return
                 break
             self._deliver(flag, data[offset + _PREFIX.size : offset + need])
             offset += need
             need = _PREFIX.size
         if offset < size:
-            self._parts = [bytes(data[offset:])]
+            self._parts = [_keep(data[offset:])]
             self._have = size - offset
             self._need = need
-            if self._sink is None and self._stream is not None and need > _PREFIX.size:
+            if self._sink is not None:
+                self._need = min(need, _FIRST_PIECE)
+            elif self._stream is not None and need > _PREFIX.size:
                 self._endpoint.h2.expect(self._stream, need - self._have)
+
+    def _pass_on(self, data: memoryview) -> memoryview:
+        """Give the sink what belongs to the message in progress; return what follows it."""
+        piece = data[: self._left]
+        offset = self._total - self._left
+        self._left -= len(piece)
+        if self._sink is not None:
+            self._sink(piece, offset, self._total)
+        return data[len(piece) :]
 
     def _deliver(self, flag: int, view: memoryview) -> None:
         if flag:
@@ -282,7 +317,7 @@ class RpcStream:
                 raise RpcError(StatusCode.INTERNAL, "compressed message without grpc-encoding")
             view = memoryview(_gunzip(bytes(view), self._endpoint.max_message))
         if self._sink is not None:
-            self._sink(view)
+            self._sink(view, 0, len(view))
             return
         self._inbox.append(bytes(view))
         waiter = self._recv_waiter
@@ -293,7 +328,7 @@ class RpcStream:
         """The peer sent its last message, or the call failed."""
         if self._ended:
             return
-        if error is None and self._parts:
+        if error is None and (self._parts or self._left):
             error = RpcError(StatusCode.INTERNAL, "the stream ended inside a message")
         self._ended = True
         self._error = error

@@ -41,6 +41,7 @@ class MessageTunnel:
         self.peer = Peer("tunnel", address)
         self._sink: ByteSink | None = None
         self._paused = False
+        self._odd: list[bytes] | None = None  # a message that is not plainly one field 1
         self._closed = asyncio.get_running_loop().create_future()
 
     def start(self, sink: ByteSink) -> None:
@@ -48,7 +49,7 @@ class MessageTunnel:
         self._sink = sink
         if isinstance(self._stream, ServerStream):
             self._stream.send_headers()  # some clients wait for them before they send
-        self._stream.set_sink(self._on_message, self._on_end, self._on_drained)
+        self._stream.set_sink(self._on_piece, self._on_end, self._on_drained)
 
     def write(self, buffers: list[Buffer]) -> None:
         """Queue ``buffers`` as messages of about 64 KiB."""
@@ -88,19 +89,29 @@ class MessageTunnel:
         """Wait until either end has closed the tunnel."""
         await asyncio.shield(self._closed)
 
-    def _on_message(self, view: memoryview) -> None:
+    def _on_piece(self, view: memoryview, offset: int, total: int) -> None:
+        """Pass on what lies inside of field 1, without waiting for the end of the message."""
         sink = self._sink
-        if sink is None or len(view) == 0 or self._closed.done():
+        if sink is None or total == 0 or self._closed.done():
             return
-        data = _field_data(view)
-        if data is None:
+        if offset == 0:
+            start = _field_start(view, total)
+            if start is None:
+                self._odd = []
+            else:
+                view = view[start:]
+        if self._odd is not None:
+            self._odd.append(bytes(view))
+            if offset + len(view) < total:
+                return
+            whole, self._odd = b"".join(self._odd), None
             try:
-                data = memoryview(control_pb2.BytesMessage.FromString(bytes(view)).data)
+                view = memoryview(control_pb2.BytesMessage.FromString(whole).data)
             except DecodeError:
                 self.abort()
                 return
-        if data:
-            sink.bytes_received(data)
+        if view:
+            sink.bytes_received(view)
 
     def _on_end(self, error: RpcError | None) -> None:
         if self._closed.done():
@@ -127,16 +138,15 @@ def _field_header(size: int) -> bytes:
     return bytes(out)
 
 
-def _field_data(view: memoryview) -> memoryview | None:
-    """Return the data of a message that is exactly one field 1, without copying it."""
+def _field_start(view: memoryview, total: int) -> int | None:
+    """Return where the data begins in a message of ``total`` bytes that is one field 1."""
     if view[0] != _DATA_TAG:
         return None
-    total = len(view)
     size = shift = 0
-    for offset in range(1, min(total, 6)):
+    for offset in range(1, min(len(view), 6)):
         byte = view[offset]
         size |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return view[offset + 1 :] if total - offset - 1 == size else None
+            return offset + 1 if offset + 1 + size == total else None
         shift += 7
     return None
