@@ -33,6 +33,7 @@ logging.getLogger("hpack").setLevel(logging.INFO)
 _COST_RESET: Final = 20
 _COST_SETTINGS: Final = 20
 _DATA_REFUND: Final = 2
+_REFUND_SHIFT: Final = 9  # one more for every 512 bytes that were sent
 _PARTIAL_FROM: Final = 2048
 _JOIN_BELOW: Final = 4096
 _CLOSED_REMEMBERED: Final = 1024
@@ -348,9 +349,10 @@ class Http2:
         else:
             self.out.append(header)
             self.out += parts
-        # Peers answer data with window updates; what we send pays for them.
+        # Peers answer data with window updates, some with two for every few KiB that they read
+        # (Go's own server does): what we send pays for them.
         if self._budget < self._budget_limit:
-            self._budget += _DATA_REFUND * 2
+            self._budget += _DATA_REFUND * 2 + (size >> _REFUND_SHIFT)
         if end:
             stream.end_queued = False
             self._close_local(stream)
