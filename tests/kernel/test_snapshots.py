@@ -309,6 +309,31 @@ def test_a_layer_that_can_not_be_had_is_missing(store):
     asyncio.run(scenario())
 
 
+def test_an_image_that_can_not_be_fetched_any_more_is_gone_until_it_is_resolved_again(tmp_path):
+    async def first(store: Store) -> tuple[str, str]:
+        manager = SnapshotManager.open(store)
+        image = manager.from_blobs([image_layer(store, {"a": b"1"}, [])])
+        merged = manager.merge([image, image])
+        assert manager.exists(image.id)
+        assert manager.exists(merged.id)
+        return image.id, merged.id
+
+    async def second(store: Store, image_id: str, merged_id: str) -> None:
+        manager = SnapshotManager.open(store)
+        assert manager.get(image_id) is None
+        assert not manager.exists(merged_id)
+        assert not manager.exists("never")
+        assert manager.from_blobs([image_layer(store, {"a": b"1"}, [])]).id == image_id
+        assert manager.exists(merged_id)
+
+    store = Store.open(tmp_path)
+    ids = asyncio.run(first(store))
+    store.close()
+    store = Store.open(tmp_path)
+    asyncio.run(second(store, *ids))
+    store.close()
+
+
 def test_a_layer_that_is_not_what_the_image_says_is_refused(store):
     async def scenario():
         manager = SnapshotManager.open(store)

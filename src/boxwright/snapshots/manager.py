@@ -139,12 +139,22 @@ class SnapshotManager:
 
     def get(self, snapshot_id: str) -> ImmutableRef | None:
         """Return a handle on a committed snapshot, or ``None`` if it is gone."""
-        try:
-            node = self.node(snapshot_id)
-        except SnapshotNotFoundError:
+        if not self.exists(snapshot_id):
             return None
+        node = self.node(snapshot_id)
         self._touch(node.row)
         return self.hold(node)
+
+    def exists(self, snapshot_id: str) -> bool:
+        """Return whether a snapshot is there and could be mounted.
+
+        An image that was never unpacked is gone with the process that knew how to fetch it,
+        unless its blobs are in the store: then :meth:`from_blobs` brings it back.
+        """
+        try:
+            return self._preparation.is_available(self.node(snapshot_id))
+        except SnapshotNotFoundError:
+            return False
 
     def _touch(self, row: Row) -> None:
         row.used_ns = self.clock.now_ns()

@@ -100,6 +100,21 @@ class Preparation:
             for layer in self.layers(self._manager.node(parent))
         ]
 
+    def is_available(self, node: Node) -> bool:
+        """Return whether everything that ``node`` consists of is here or can be fetched."""
+        pending = [node]
+        while pending:
+            node = pending.pop()
+            row = node.row
+            if node.prepared:
+                continue
+            if row.kind == "layer" and not row.present and not node.fetches:
+                stat = self._manager.store.blobs.stat
+                if row.blob is None or stat(row.blob) is None:
+                    return False
+            pending.extend(self._manager.node(parent) for parent in row.parents if parent)
+        return True
+
     # -- making -------------------------------------------------------------------------
 
     async def prepare(self, node: Node) -> None:
