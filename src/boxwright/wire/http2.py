@@ -209,6 +209,11 @@ class Http2:
         self.send_headers(stream, headers, end=end)
         return stream
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the peer's SETTINGS have arrived."""
+        return self._saw_settings
+
     def can_open(self) -> bool:
         """Whether the peer's limits and GOAWAY allow one more stream of ours."""
         return (

@@ -51,6 +51,7 @@ _MESSAGE_BYTES: Final = 64 << 10
 _OK: Final = ((b"grpc-status", b"0"),)
 _RESPONSE: Final = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 _BACKLOG: Final = 512
+_PREFACE_TIMEOUT_S: Final = 20.0
 
 UnaryHandler = Callable[[Any, "Context"], Awaitable[Any]]
 StreamHandler = Callable[["ServerStream", "Context"], Awaitable[None]]
@@ -319,6 +320,11 @@ class _ServerEndpoint(Endpoint):
                 rpc._task.cancel()  # noqa: SLF001
             rpc._finish(error)  # noqa: SLF001
 
+    def expect_started(self) -> None:
+        """Drop a peer that has connected and said nothing: it would hold a descriptor."""
+        if not self.h2.is_started and not self.closed.done():
+            self.transport.abort()
+
     def drain(self) -> None:
         """Take no further calls; close when the last has ended."""
         if self.closed.done() or self._draining:
@@ -453,8 +459,14 @@ class Server:
         max_message = self._max_message or (TRUSTED_MAX_MESSAGE if trusted else MAX_MESSAGE)
         endpoint = _ServerEndpoint(self, transport, limits, max_message)
         self._endpoints.add(endpoint)
-        endpoint.closed.add_done_callback(lambda _: self._endpoints.discard(endpoint))
         endpoint.start()
+        timer = asyncio.get_running_loop().call_later(_PREFACE_TIMEOUT_S, endpoint.expect_started)
+
+        def ended(_: asyncio.Future[None]) -> None:
+            timer.cancel()
+            self._endpoints.discard(endpoint)
+
+        endpoint.closed.add_done_callback(ended)
         return endpoint
 
     async def shutdown(self, grace_s: float) -> None:

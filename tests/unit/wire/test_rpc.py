@@ -613,3 +613,15 @@ def test_reset_code_becomes_a_status():
                 assert caught.value.status is StatusCode.UNAVAILABLE
 
     run(main())
+
+
+def test_silent_peer_is_dropped(monkeypatch):
+    from boxwright.wire import server as module
+
+    async def main():
+        monkeypatch.setattr(module, "_PREFACE_TIMEOUT_S", 0.01)
+        near, far = memory_pipe()
+        await Server().serve_over(far)  # returns only because the peer was dropped
+        near.close()
+
+    run(main())
