@@ -59,13 +59,13 @@ def _tls_options(function: Any) -> Any:  # noqa: ANN401 - click decorators keep 
 @click.option("--debug", "is_debug", is_flag=True, help="Log what happens inside.")
 @_tls_options
 def daemon(**options: Any) -> None:  # noqa: ANN401
-    r"""Serve BuildKit's API for buildctl, docker buildx and boxwright itself.
+    """Serve BuildKit's API for buildctl, docker buildx and boxwright itself.
 
     \b
     Examples:
       boxwright daemon
       boxwright daemon --addr tcp://0.0.0.0:1234 --tlscert s.pem --tlskey s.key --tlscacert ca.pem
-    """
+    """  # noqa: D301 - click reads the backspace
     run_daemon("boxwright", **options)
 
 

@@ -33,7 +33,7 @@ def excerpt(filename: str, source: bytes, spans: list[tuple[int, int]]) -> str:
 
     It is empty where the spans lie outside the source.
     """
-    lines = source.decode("utf-8", "replace").split("\n")
+    lines = source.decode("utf-8", "replace").removesuffix("\n").split("\n")
     starts = [start for start, _ in spans if start >= 1]
     if not starts or min(starts) > len(lines):
         return ""
@@ -43,6 +43,7 @@ def excerpt(filename: str, source: bytes, spans: list[tuple[int, int]]) -> str:
     out = [f"{filename}:{first}\n{_RULE}\n"]
     for number in range(top, bottom + 1):
         marked = any(start <= number <= max(start, end) for start, end in spans)
-        out.append(f" {number:3d} | {'>>>' if marked else '   '} {lines[number - 1]}\n")
+        mark = ">>>" if marked else "   "
+        out.append(f" {number:3d} | {mark} {lines[number - 1]}".rstrip() + "\n")
     out.append(f"{_RULE}\n")
     return "".join(out)

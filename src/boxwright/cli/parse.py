@@ -104,8 +104,8 @@ def parse_bytes(text: str, flag: str) -> int:
     Raises:
         UsageError: it is no size.
     """
-    lowered = text.strip().lower().removesuffix("ib").removesuffix("b") or text
-    unit = lowered[-1] if lowered[-1] in _UNITS else "b"
+    lowered = text.strip().lower().removesuffix("ib").removesuffix("b")
+    unit = lowered[-1] if lowered and lowered[-1] in _UNITS else "b"
     number = lowered.removesuffix(unit)
     try:
         return int(float(number) * _UNITS[unit])

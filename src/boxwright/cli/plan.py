@@ -351,7 +351,7 @@ def _add_exports(plan: BuildPlan, flags: BuildFlags, *, is_embedded: bool) -> No
             _check_image_output(attrs)
             if is_embedded:
                 plan.stored_names = tuple(filter(None, attrs.get("name", "").split(",")))
-        exports.append(_export(replace(output, attrs=attrs), flags))
+        exports.append(_export(replace(output, attrs=attrs)))
     plan.request.exports = tuple(exports)
 
 
@@ -367,7 +367,7 @@ def _outputs(flags: BuildFlags) -> list[Output]:
             for output in outputs
         ]
     if flags.load and not any(o.type == "docker" and not o.dest for o in outputs):
-        outputs.append(Output("docker", "", {"load": "true"}))
+        outputs.append(Output("docker", "", {}))
     return outputs
 
 
@@ -377,11 +377,11 @@ def _check_image_output(attrs: Mapping[str, str]) -> None:
         raise UsageError("tag is needed when pushing to registry", hint="add --tag NAME")
 
 
-def _export(output: Output, flags: BuildFlags) -> Export:
-    if output.type == "docker" and not output.dest and (flags.load or not flags.outputs):
+def _export(output: Output) -> Export:
+    if output.type == "docker" and not output.dest:
         from boxwright.cli.load import load_export
 
-        return load_export({k: v for k, v in output.attrs.items() if k != "load"})
+        return load_export(output.attrs)
     return parse.to_export(output)
 
 

@@ -69,6 +69,8 @@ def make_renderer(mode: str, environ: Mapping[str, str], stream: TextIO | None =
 def write_error_logs(trace: BuildTrace, stream: TextIO) -> None:
     """Write the last log lines of every failed step."""
     for step in trace.failed_steps():
+        if not step.last_lines:
+            continue
         stream.write(f"------\n > {step.name}:\n")
         stream.writelines(f"{line}\n" for line in step.last_lines)
         stream.write("------\n")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
+from boxwright.client.foreign import typed_error
 from boxwright.session.base import SessionLostError
 from boxwright.session.inprocess import InProcessSession
 from boxwright.session.serve import serve_session
@@ -17,7 +18,7 @@ from boxwright.wire import methods
 from boxwright.wire.client import Connection
 from boxwright.wire.methods import Method
 from boxwright.wire.pb import control_pb2, gateway_pb2
-from boxwright.wire.status import RpcError, from_rpc_error
+from boxwright.wire.status import RpcError
 from boxwright.wire.tls import TlsOptions
 
 if TYPE_CHECKING:
@@ -258,8 +259,8 @@ class EmbeddedTransport:
 
 @contextmanager
 def _typed_errors() -> Iterator[None]:
-    """Turn the status of a call into the error that a Boxwright daemon sent with it."""
+    """Turn the status of a call into a typed error."""
     try:
         yield
     except RpcError as exc:
-        raise from_rpc_error(exc) from exc
+        raise typed_error(exc) from exc

@@ -112,7 +112,7 @@ class LocalSources:
         """Return the snapshot of a client's folder as it is now."""
         folder = session.local_dir(wanted.name)
         if folder is not None:
-            key = f"{wanted.name}::in-place:{folder}"
+            key = f"{wanted.name}:{wanted.shared_key_hint}:in-place:{folder}"
         else:
             key = f"{wanted.name}:{wanted.shared_key_hint}:{session.shared_key}"
         lock = self._locks.setdefault(key, asyncio.Lock())
