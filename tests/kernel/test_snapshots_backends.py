@@ -25,14 +25,16 @@ def has_fuse() -> bool:
 @pytest.fixture(
     params=[
         "overlay",
+        "overlay userxattr",
         "native",
         pytest.param(
             "fuse", marks=pytest.mark.skipif(not has_fuse(), reason="needs fuse-overlayfs")
         ),
     ]
 )
-def backend(request):
-    return request.param
+def options(request):
+    name, _, attributes = request.param.partition(" ")
+    return {"backend": name, "userxattr": bool(attributes)}
 
 
 @pytest.fixture
@@ -74,9 +76,9 @@ async def step(manager: SnapshotManager, parent: ImmutableRef | None, write) -> 
     return await tree.commit()
 
 
-def test_steps_layers_and_merges(store, backend):
+def test_steps_layers_and_merges(store, options):
     async def scenario():
-        manager = SnapshotManager.open(store, backend=backend)
+        manager = SnapshotManager.open(store, **options)
         base = await step(manager, None, first_step)
         top = await step(manager, base, second_step)
         async with top.mounted() as root:
@@ -116,9 +118,9 @@ def test_steps_layers_and_merges(store, backend):
     asyncio.run(scenario())
 
 
-def test_a_tree_mounted_twice_keeps_both_changes(store, backend):
+def test_a_tree_mounted_twice_keeps_both_changes(store, options):
     async def scenario():
-        manager = SnapshotManager.open(store, backend=backend)
+        manager = SnapshotManager.open(store, **options)
         base = await step(manager, None, first_step)
         tree = manager.new(base, description="two")
         for name in ("one", "two"):
@@ -132,9 +134,9 @@ def test_a_tree_mounted_twice_keeps_both_changes(store, backend):
     asyncio.run(scenario())
 
 
-def test_cache_mounts_over_a_parent(store, backend):
+def test_cache_mounts_over_a_parent(store, options):
     async def scenario():
-        manager = SnapshotManager.open(store, backend=backend)
+        manager = SnapshotManager.open(store, **options)
         caches = CacheMounts(manager)
         base = await step(manager, None, first_step)
         async with caches.acquired("k", "shared", parent=base) as root:

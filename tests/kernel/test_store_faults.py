@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import gzip
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.errors import Code
+from boxwright.snapshots import LayerBlob, SnapshotManager
 from boxwright.store import DiskFullError, Store
 
 COMMIT = """
@@ -111,7 +117,7 @@ def small_disk(tmp_path):
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(path)], check=True)
     yield path
-    subprocess.run(["umount", str(path)], check=True)
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @pytest.mark.root
@@ -139,3 +145,50 @@ def test_an_announced_size_that_can_not_fit_is_refused_before_writing(small_disk
     assert 0 < caught.value.available < 5 << 20
     assert os.listdir(store.blobs.ingest) == []
     store.close()
+
+
+@pytest.mark.root
+def test_a_layer_that_does_not_fit_is_one_clear_error_and_can_be_tried_again(small_disk):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo("large")
+        info.size = 8 << 20
+        archive.addfile(info, io.BytesIO(b"x" * info.size))
+    raw = buffer.getvalue()
+    blob = gzip.compress(raw)
+
+    async def scenario(store: Store) -> None:
+        manager = SnapshotManager.open(store)
+        digest = store.blobs.put(blob)
+        descriptor = Descriptor("application/vnd.oci.image.layer.v1.tar+gzip", digest, len(blob))
+        ref = manager.from_blobs([LayerBlob(descriptor, Digest.of(raw))])
+        with pytest.raises(DiskFullError):
+            await ref.extract()
+        assert list(manager.folder(ref.id).iterdir()) == []
+        subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)  # noqa: ASYNC221
+        async with ref.mounted() as root:
+            assert (root / "large").stat().st_size == 8 << 20
+
+    store = Store.open(small_disk)
+    asyncio.run(scenario(store))
+    store.close()
+
+
+@pytest.mark.root
+def test_a_store_on_a_full_disk_can_still_be_pruned(small_disk):
+    store = Store.open(small_disk)
+    digests = [store.blobs.put(os.urandom(50_000)) for _ in range(5)]
+    with pytest.raises(OSError, match="No space"), open(small_disk / "foreign", "wb") as file:
+        file.write(bytes(8 << 20))
+    with pytest.raises(DiskFullError):  # noqa: PT012
+        while True:
+            store.leases.create("x" * 2000).add_blobs(digests)
+            store.leases.release("x" * 2000)
+    assert store.db.integrity_errors() == []
+    store.db.execute("DELETE FROM leases")
+    assert store.gc(grace_ns=0).blobs == 5
+    assert store.blobs.put(b"fits again")
+    store.close()
+    again = Store.open(small_disk)
+    assert again.was_clean
+    again.close()

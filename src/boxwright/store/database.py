@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,20 @@ _BUSY_TIMEOUT_MS = 5000
 
 
 class Database:
-    """The connection; safe from every thread, closed by its owner (the Store)."""
+    """The connection; safe from every thread, closed by its owner (the Store).
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file; made if missing.
+        on_full: Called when the disk is full, before that is reported.
+
+    Raises:
+        StoreVersionError: a newer version wrote it.
+        StoreCorruptError: it is no database, or damaged.
+    """
+
+    def __init__(self, path: Path, *, on_full: Callable[[], None] = lambda: None) -> None:
         self._path = path
+        self._on_full = on_full
         self._lock = threading.RLock()
         self._depth = 0
         self._full_sync = False
@@ -75,6 +85,7 @@ class Database:
             raise
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                self._on_full()
                 raise DiskFullError(self._path) from error
             if error.sqlite_errorcode in _CORRUPT:
                 raise StoreCorruptError(

@@ -10,6 +10,7 @@ On disk::
     <root>/cachemounts/     RUN --mount=type=cache folders (package snapshots)
     <root>/run/mnt/         mount points; nothing in it outlives the process
     <root>/trash/           trees on their way out
+    <root>/reserve          room that is given up when the disk is full, so that pruning works
 
 The lock guards everything: whoever holds it may assume that no other process writes here.
 """
@@ -30,13 +31,19 @@ from boxwright.linux import files, mount, process
 from boxwright.store import schema, trace
 from boxwright.store.blobs import BlobStore
 from boxwright.store.database import Database
-from boxwright.store.errors import StoreAccessError, StoreLockedError, disk_errors
+from boxwright.store.errors import (
+    DiskFullError,
+    StoreAccessError,
+    StoreLockedError,
+    disk_errors,
+)
 from boxwright.store.images import ImageStore
 from boxwright.store.leases import Leases
 from boxwright.store.trash import Trash
 
 logger = logging.getLogger(__name__)
 
+RESERVE_BYTES = 1 << 20
 # A blob that was written a moment ago may not have found its lease or manifest yet.
 GRACE_NS = 10 * 60 * 1_000_000_000
 
@@ -86,7 +93,8 @@ class Store:
         self.rootless = rootless
         self.boot_id = process.boot_id()
         self._lock_fd = lock_fd
-        self.db = Database(root / "state.db")
+        self._reserve = root / "reserve"
+        self.db = Database(root / "state.db", on_full=self._give_up_reserve)
         self.blobs = BlobStore(root, self.db, clock)
         self.leases = Leases(self.db, clock)
         self.images = ImageStore(self.db, clock)
@@ -141,6 +149,7 @@ class Store:
         leases = self.leases.recover()
         removed = 0 if self.was_clean else self.blobs.recover()
         self._set_meta("clean", "0")
+        self._make_reserve()
         if left or leases or removed:
             logger.info(
                 "recovered %s: %d mounts, %d leases, %d half-written blobs removed",
@@ -149,6 +158,17 @@ class Store:
                 leases,
                 removed,
             )
+
+    def _make_reserve(self) -> None:
+        """Set aside what the database needs to be pruned on a disk that is full."""
+        try:
+            with open(self._reserve, "ab") as file:
+                files.preallocate(file.fileno(), RESERVE_BYTES)
+        except OSError as error:
+            logger.debug("no reserve on %s: %s", self.root, error)
+
+    def _give_up_reserve(self) -> None:
+        self._reserve.unlink(missing_ok=True)
 
     def discard(self, path: Path) -> None:
         """Move a file or folder of this store to the trash, where it is removed later.
@@ -259,10 +279,14 @@ class Store:
         if self._lock_fd < 0:
             return
         self.trash.close(drain=drain_trash)
-        self._set_meta("clean", "1")
-        self.db.close()
-        os.close(self._lock_fd)
-        self._lock_fd = -1
+        try:
+            self._set_meta("clean", "1")
+        except DiskFullError:
+            logger.info("disk full: the next start of %s looks for leftovers", self.root)
+        finally:
+            self.db.close()
+            os.close(self._lock_fd)
+            self._lock_fd = -1
 
 
 _DEAD_BLOBS = (
