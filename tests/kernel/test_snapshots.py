@@ -735,3 +735,30 @@ def test_after_a_power_cut_unsynced_steps_are_gone_and_image_layers_unpacked_aga
     store = Store.open(tmp_path)
     asyncio.run(second(store))
     store.close()
+
+
+def test_a_snapshot_whose_folder_was_removed_by_hand_is_forgotten(tmp_path):
+    async def first(store: Store) -> list[str]:
+        manager = SnapshotManager.open(store)
+        image = manager.from_blobs([image_layer(store, {"a": b"1"}, [])])
+        lost = await commit(manager, image, put(b="1"))
+        above = await commit(manager, lost, put(c="1"))
+        beside = await commit(manager, image, put(d="1"))
+        return [ref.id for ref in (image, lost, above, beside)]
+
+    async def second(store: Store, ids: list[str]) -> None:
+        manager = SnapshotManager.open(store)
+        image, lost, above, beside = (manager.get(ref_id) for ref_id in ids)
+        assert (lost, above) == (None, None)
+        assert image is not None
+        assert beside is not None
+        assert await contents(beside) == {"a": "1", "d": "1"}
+
+    store = Store.open(tmp_path)
+    ids = asyncio.run(first(store))
+    store.close()
+    for snapshot_id in ids[:2]:
+        subprocess.run(["rm", "-r", str(tmp_path / "snapshots" / snapshot_id)], check=True)
+    store = Store.open(tmp_path)
+    asyncio.run(second(store, ids))
+    store.close()

@@ -1,7 +1,7 @@
 """What to do about snapshots when their store is opened.
 
 A folder without a row was never committed; a row of another boot without a syncfs may have lost
-what its folder held. Nothing is ever guessed from the content of a tree.
+what its folder held; a row without its folder has lost it. Nothing is ever guessed from the content of a tree.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def recover(store: Store, table: Records, folder: Path) -> None:
-    """Forget trees that a power cut may have torn and remove folders that nothing knows.
+    """Forget trees that are torn or gone and remove folders that nothing knows.
 
     Raises:
         OSError: the folder can't be read.
@@ -25,6 +25,10 @@ def recover(store: Store, table: Records, folder: Path) -> None:
     lost = 0
     for row in reversed(table.unsynced()):  # children before parents
         if row.boot != store.boot_id:
+            lost += _forget(table, row)
+    names = {entry.name for entry in os.scandir(folder)}
+    for row in reversed(table.all()):
+        if (row.present or row.plain) and row.id not in names and table.get(row.id):
             lost += _forget(table, row)
     known = {row.id: row for row in table.all()}
     for entry in list(os.scandir(folder)):

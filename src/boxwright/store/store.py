@@ -238,6 +238,12 @@ class Store:
         if repair:
             for digest in bad:
                 self.blobs.delete(digest)
+            # A layer is written again when it is next exported; its source may be fetched again.
+            self.db.execute(
+                "DELETE FROM snapshot_blobs WHERE variant <> 'source'"
+                " AND digest NOT IN (SELECT digest FROM blobs)"
+            )
+            self.db.execute("DELETE FROM blob_refs WHERE parent NOT IN (SELECT digest FROM blobs)")
             for name in report.stray:
                 (self.blobs.folder / name).unlink(missing_ok=True)
         return VerifyReport(
