@@ -411,6 +411,12 @@ class Endpoint:
             _log.warning("closing connection to %s: %s", self.peer.address, exc.reason)
             self._fail(RpcError(StatusCode.UNAVAILABLE, str(exc)))
             return
+        except Exception:  # noqa: BLE001
+            # A bug of ours: it must end this connection, not the one that carries it.
+            _log.exception("closing connection to %s", self.peer.address)
+            self.h2.goaway(ErrorCode.INTERNAL_ERROR)
+            self._fail(RpcError(StatusCode.INTERNAL, "internal error in the connection"))
+            return
         if self.h2.out or self.h2.has_sendable():
             self.flush()
         else:
@@ -461,8 +467,8 @@ class Endpoint:
             out = self.h2.take_output()
             if out:
                 self.transport.write(out)
+            self._end(error)
             self.transport.close()
-        self._end(error)
 
     def _end(self, error: RpcError) -> None:
         if self.closed.done():

@@ -257,6 +257,8 @@ class _ServerEndpoint(Endpoint):
             _log.error("call task failed", exc_info=task.exception())
         if self._draining:
             self.flush_soon()
+        if self.closed.done() and not self.tasks:
+            self._server.forget(self)
 
     def _after_flush(self) -> None:
         if self._draining and not self.tasks:
@@ -337,7 +339,8 @@ class _ServerEndpoint(Endpoint):
         """Cancel all calls, wait for their handlers, close."""
         self._stopping = True
         for task in list(self.tasks):
-            task.cancel()
+            if not task.cancelling():  # else it is cleaning up: not to be disturbed
+                task.cancel()
         if self.tasks:
             await asyncio.wait(list(self.tasks))
         self.flush()
@@ -384,7 +387,7 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """How many connections are open."""
+        """How many connections are open, or have handlers that still clean up."""
         return len(self._endpoints)
 
     async def listen(
@@ -464,10 +467,15 @@ class Server:
 
         def ended(_: asyncio.Future[None]) -> None:
             timer.cancel()
-            self._endpoints.discard(endpoint)
+            if not endpoint.tasks:
+                self.forget(endpoint)
 
         endpoint.closed.add_done_callback(ended)
         return endpoint
+
+    def forget(self, endpoint: _ServerEndpoint) -> None:
+        """A connection has ended and so have its handlers."""
+        self._endpoints.discard(endpoint)
 
     async def shutdown(self, grace_s: float) -> None:
         """Stop listening, let calls finish for ``grace_s`` seconds, cancel the rest."""

@@ -625,3 +625,47 @@ def test_silent_peer_is_dropped(monkeypatch):
         near.close()
 
     run(main())
+
+
+def test_shutdown_waits_for_handlers_whose_client_has_gone(tmp_path):
+    async def main():
+        cleaning, release, cleaned = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def slow_to_end(stream, ctx):
+            stream.send_headers()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cleaning.set()
+                await release.wait()
+                cleaned.set()
+
+        server = Server()
+        server.add(m.CONTROL_SESSION, slow_to_end)
+        connection = await Connection.open(await server.listen(f"unix://{tmp_path}/s.sock"))
+        call = connection.stream(m.CONTROL_SESSION)
+        async with call:
+            await call.initial_metadata()
+            await connection.close()
+        await cleaning.wait()
+        assert server.connections == 1
+        asyncio.get_running_loop().call_soon(release.set)
+        await server.shutdown(0)
+        assert cleaned.is_set()
+        assert server.connections == 0
+
+    run(main())
+
+
+def test_bug_in_an_inner_connection_leaves_the_outer_one_alone(caplog):
+    async def main():
+        async with tunnelled((m.HEALTH_CHECK, healthy)) as back:
+            outer_session = back._endpoint.transport._stream
+            back._endpoint.on_headers = None  # whatever a bug may be
+            with pytest.raises(RpcError) as caught:
+                await back.unary(m.HEALTH_CHECK, health_pb2.HealthCheckRequest())
+            assert caught.value.status is StatusCode.INTERNAL
+            assert not outer_session._endpoint.closed.done()
+
+    run(main())
+    assert "closing connection" in caplog.text
