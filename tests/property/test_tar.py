@@ -4,7 +4,7 @@ import io
 import string
 import tarfile
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boxwright.errors import BoxwrightError
@@ -51,6 +51,7 @@ def write(members):
     return b"".join(pieces)
 
 
+@settings(deadline=None)
 @given(st.lists(entries(), max_size=5))
 def test_what_is_written_is_read_back(members):
     reader = TarReader(io.BytesIO(write(members)))
@@ -64,6 +65,7 @@ def test_what_is_written_is_read_back(members):
         assert got.xattrs == entry.xattrs
 
 
+@settings(deadline=None)
 @given(st.lists(entries(), min_size=1, max_size=3))
 def test_the_standard_library_reads_the_same(members):
     data = write(members)
@@ -74,6 +76,7 @@ def test_the_standard_library_reads_the_same(members):
         assert name.rstrip(b"/") == entry.name.rstrip(b"/")
 
 
+@settings(deadline=None)
 @given(st.lists(entries(), min_size=1, max_size=3), st.data())
 def test_a_damaged_archive_is_read_or_refused(members, data):
     archive = bytearray(write(members))
@@ -90,6 +93,7 @@ def test_a_damaged_archive_is_read_or_refused(members, data):
         pass
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=3000),
     st.integers(1, 1200),
