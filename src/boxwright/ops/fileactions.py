@@ -144,17 +144,21 @@ def mkfile(root: Path, action: pb.FileActionMkFile, owner: Owner) -> None:
 
 
 def _write_file(folder_fd: int, name: str, data: bytes, mode: int) -> None:
-    """Write a new inode: the old one may be shared with a snapshot by a hard link."""
+    """Write in place, or a new inode where the old one may be a snapshot's by a hard link."""
     kept: os.stat_result | None = None
     try:
         kept = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
     except FileNotFoundError:
         pass
-    if kept is not None and stat.S_ISREG(kept.st_mode):
+    times = os.stat(folder_fd)
+    is_shared = kept is not None and stat.S_ISREG(kept.st_mode) and kept.st_nlink > 1
+    if is_shared:
         os.unlink(name, dir_fd=folder_fd)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    if kept is not None and not stat.S_ISREG(kept.st_mode):
-        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    if kept is None or is_shared:
+        flags |= os.O_CREAT | os.O_EXCL
+    elif stat.S_ISREG(kept.st_mode):
+        flags |= os.O_TRUNC
     fd = os.open(name, flags, 0o600, dir_fd=folder_fd)
     try:
         view = memoryview(data)
@@ -162,11 +166,13 @@ def _write_file(folder_fd: int, name: str, data: bytes, mode: int) -> None:
             view = view[os.write(fd, view) :]
         if kept is None:
             os.fchmod(fd, mode)
-        elif stat.S_ISREG(kept.st_mode):
+        elif is_shared:
             os.fchown(fd, kept.st_uid, kept.st_gid)
             os.fchmod(fd, stat.S_IMODE(kept.st_mode))
     finally:
         os.close(fd)
+    if is_shared:
+        os.utime(f"/proc/self/fd/{folder_fd}", ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def symlink(root: Path, action: pb.FileActionSymlink, owner: Owner) -> None:

@@ -87,6 +87,8 @@ def _step(who: int, operator: str, permissions: str) -> _Step:
     conditional = "X" in permissions and operator != "-"
     copies = [letter for letter in permissions if letter in _CLASS_SHIFT]
     mask = who or (_ALLOWED & ~stat.S_ISVTX)
+    if copies and not fixed and not conditional:
+        mask &= _ALL  # "g=u" sets permissions only: set-id bits stay
     if "t" in permissions and special_allowed:
         mask |= stat.S_ISVTX
 

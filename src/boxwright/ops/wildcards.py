@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import stat
 from collections.abc import Iterator
 
 from boxwright.executor import rootpath
@@ -27,18 +28,22 @@ def expand(root_fd: int, root: str, pattern: str, *, follow_links: bool) -> list
     """Return the paths (absolute inside the root) that ``pattern`` matches, in name order.
 
     Only real folders are entered behind the first wildcard. A pattern without wildcards is
-    returned as it is, whether it exists or not.
+    returned without a trailing slash or dot, whether it exists or not.
 
     Raises:
-        OSError: a folder can't be read.
+        OSError: the folder before the first wildcard does not exist, or one can't be read.
     """
     parts = [part for part in pattern.split("/") if part and part != "."]
     first = next((n for n, part in enumerate(parts) if contains_wildcards(part)), None)
     if first is None:
-        return [pattern]
+        return ["/" + "/".join(parts)]
     base = "/".join(parts[:first])
     place = rootpath.resolve(root_fd, os.fsencode(base), follow_last=follow_links)
     start = os.fsdecode(place)
+    if start:
+        info = os.stat(start, dir_fd=root_fd, follow_symlinks=False)
+        if not stat.S_ISDIR(info.st_mode):
+            return []  # also a link that is not to be followed: it may lead anywhere
     matchers = [_compile(part) for part in parts[first:]]
     if any(matcher is None for matcher in matchers):
         return []
