@@ -85,6 +85,15 @@ MIGRATIONS: list[Migration] = [
     Migration(1, _FIRST),
     # Cache mounts that no syncfs has covered are as doubtful after a power cut as snapshots.
     Migration(2, ("ALTER TABLE cache_mounts ADD COLUMN boot TEXT",)),
+    # "Does anything lead to this blob?" is asked once for each blob that collection removes.
+    Migration(
+        3,
+        (
+            "CREATE INDEX blob_refs_by_child ON blob_refs (child)",
+            "CREATE INDEX snapshots_by_blob ON snapshots (blob) WHERE blob IS NOT NULL",
+            "CREATE INDEX images_by_digest ON images (digest)",
+        ),
+    ),
 ]
 
 _extensions: dict[str, tuple[str, ...]] = {}

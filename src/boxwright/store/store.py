@@ -189,9 +189,9 @@ class Store:
         """
         self.leases.expire()
         before = self.clock.now_ns() - grace_ns
-        dead = self.db.execute(_DEAD_BLOBS.format(live=_live_blobs()), (before, before))
+        dead = self.db.execute(_dead_blobs(), (before, before))
         trace.point("gc-marked")
-        still_live = _IS_LIVE.format(live=_live_blobs())
+        still_live = _is_live()
         count = size = 0
         for (text,) in dead:
             freed = self.blobs.delete_unless(Digest(text), still_live)
@@ -295,22 +295,34 @@ class Store:
             self._lock_fd = -1
 
 
-_DEAD_BLOBS = (
-    "{live} SELECT digest FROM blobs WHERE created_ns <= ? AND used_ns <= ? AND digest NOT IN live"
-)
-_IS_LIVE = "{live} SELECT 1 FROM live WHERE digest = ?"
-
-
-def _live_blobs() -> str:
-    roots = [
+def _roots() -> list[str]:
+    """Return the queries whose blobs collection keeps, with all that these refer to."""
+    return [
         "SELECT item FROM lease_items WHERE kind = 'blob'",
         "SELECT digest FROM images",
         "SELECT blob FROM snapshots WHERE blob IS NOT NULL",
         "SELECT digest FROM snapshot_blobs",
         *schema.blob_roots(),
-        "SELECT child FROM blob_refs JOIN live ON parent = live.digest",
     ]
-    return f"WITH RECURSIVE live (digest) AS ({' UNION '.join(roots)})"
+
+
+def _dead_blobs() -> str:
+    """Go down from all roots; parameters: created before, used before."""
+    down = "SELECT child FROM blob_refs JOIN live ON parent = live.digest"
+    return (
+        f"WITH RECURSIVE live (digest) AS ({' UNION '.join([*_roots(), down])})"  # noqa: S608
+        " SELECT digest FROM blobs"
+        " WHERE created_ns <= ? AND used_ns <= ? AND digest NOT IN live"
+    )
+
+
+def _is_live() -> str:
+    """Go up from one blob, which is short; parameter: its digest."""
+    in_root = " OR ".join(f"digest IN ({query})" for query in _roots())
+    return (
+        "WITH RECURSIVE up (digest) AS (SELECT ? UNION SELECT parent FROM blob_refs"  # noqa: S608
+        f" JOIN up ON child = up.digest) SELECT 1 FROM up WHERE {in_root} LIMIT 1"
+    )
 
 
 def _lock(root: Path) -> int:
