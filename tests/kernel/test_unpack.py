@@ -178,6 +178,11 @@ def test_link_loops_are_an_error(root):
         )
 
 
+def test_a_folder_that_becomes_a_loop_needs_no_times(root):
+    apply(root, Entry(b"a/b/", DIR, 0o755), Entry(b"a", SYMLINK, linkname=b"a"))
+    assert os.readlink(root / "a") == "a"
+
+
 def test_a_file_is_no_parent(root):
     with pytest.raises(ApplyError) as caught:
         apply(root, Entry(b"f"), Entry(b"f/x"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from boxwright.core.reference import Reference
 from boxwright.errors import InvalidInputError
 from boxwright.exporters.annotations import AnnotationSet
 from boxwright.exporters.base import parse_bool, parse_epoch
@@ -58,6 +59,7 @@ class ImageOptions:
             options.epoch_set = True
             options.epoch_s = parse_epoch("source-date-epoch", rest.pop("source-date-epoch"))
         options.name = rest.pop("name", "")
+        _check_names(options.name)
         if "oci-mediatypes" in rest:
             options.oci_types = parse_bool("oci-mediatypes", rest.pop("oci-mediatypes"))
         if "oci-artifact" in rest:
@@ -74,6 +76,13 @@ class ImageOptions:
                 'exporter option "oci-artifact=true" conflicts with "oci-mediatypes=false"'
             )
         return options, rest
+
+
+def _check_names(names: str) -> None:
+    """Refuse a malformed name now, not when the build has ended."""
+    for name in names.split(","):
+        if name and name != "*":
+            Reference.parse(name)
 
 
 def _compression(rest: dict[str, str]) -> Compression:

@@ -34,6 +34,7 @@ _MAX_NOTES = 100
 _MAX_TIME_S = (1 << 33) - 1
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NOT_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
 _ARCHIVE_FAULTS = frozenset(
     (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOENT, errno.EMLINK)
 )
@@ -415,8 +416,10 @@ class _Unpacker:
             base = os.open(lower, _DIRECTORY)
             try:
                 below = openat2_in_root(base, path, os.O_PATH | os.O_NOFOLLOW)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
+            except OSError as error:
+                if error.errno in _NOT_THERE:
+                    continue
+                raise
             finally:
                 os.close(base)
             try:
@@ -441,8 +444,10 @@ class _Unpacker:
             parent, _, base = path.rpartition(b"/")
             try:
                 dirfd = self._open(parent)
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # replaced later in the archive
+            except OSError as error:
+                if error.errno in _NOT_THERE:
+                    continue  # replaced later in the archive
+                raise
             try:
                 os.utime(base, ns=times, dir_fd=dirfd, follow_symlinks=False)
                 mode = self._late_modes.get(path)

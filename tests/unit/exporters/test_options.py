@@ -56,6 +56,8 @@ def test_defaults():
         {"source-date-epoch": "now"},
         {"oci-artifact": "true", "oci-mediatypes": "false"},
         {"annotation-layer.k": "v"},
+        {"name": "good:v1,BAD/Name"},
+        {"name": "a b"},
         {"annotation[nowhere/].k": "v"},
     ],
 )
