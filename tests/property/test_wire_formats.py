@@ -10,7 +10,8 @@ from boxwright.errors import InvalidInputError
 from boxwright.wire import frames, metadata
 from boxwright.wire import fsutil_codec as codec
 from boxwright.wire.fsutil_codec import FileStat
-from boxwright.wire.http2 import Http2, Http2Error
+from boxwright.wire.http2 import Http2
+from boxwright.wire.http2send import Http2Error
 from boxwright.wire.pb import fsutil_pb2
 from boxwright.wire.tunnel import _field_header, _field_start
 

@@ -1,9 +1,7 @@
-"""One HTTP/2 connection without I/O (RFC 9113): frames, flow control, floods.
+"""One HTTP/2 connection without I/O (RFC 9113): what is received, and what is refused.
 
-Bytes go in through :meth:`Http2.receive`, events come out through :class:`Http2Events`, and
-what must be written gathers in :attr:`Http2.out`. Control frames are queued at once; DATA is
-queued per stream and moved to ``out`` by :meth:`Http2.pump` in turns, as windows allow, so a
-large transfer on one stream never delays another by more than one frame.
+Bytes go in through :meth:`Http2.receive`, events come out through ``Http2Events``, and what
+must be written gathers in ``out`` (:mod:`boxwright.wire.http2send`).
 
 Invariants: the header decoder sees every header block, also of refused streams; after
 :class:`Http2Error` the connection is dead and ``out`` ends with the GOAWAY that says why.
@@ -14,107 +12,33 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol, cast
+from collections.abc import Callable
+from typing import Final, cast
 
 import hpack
 
-from boxwright.errors import BoxwrightError, Code
 from boxwright.wire import frames as f
 from boxwright.wire.frames import ErrorCode, Http2Limits
-
-Buffer = bytes | bytearray | memoryview
-Headers = list[tuple[bytes, bytes]]
+from boxwright.wire.http2send import (
+    DATA_REFUND,
+    Buffer,
+    Headers,
+    Http2Events,
+    SendSide,
+    Stream,
+)
 
 # hpack logs every header value at debug level: credentials would reach the daemon's log.
 logging.getLogger("hpack").setLevel(logging.INFO)
 
 _COST_RESET: Final = 20
 _COST_SETTINGS: Final = 20
-_DATA_REFUND: Final = 2
-_REFUND_SHIFT: Final = 9  # one more for every 512 bytes that were sent
 _PARTIAL_FROM: Final = 2048
-_JOIN_BELOW: Final = 4096
-_CLOSED_REMEMBERED: Final = 1024
+_SHORT_CONTINUATION: Final = 4096
+_UNPACK: Final = struct.Struct(">HBBBI").unpack_from
 
 
-class Http2Error(BoxwrightError):
-    """The peer broke the protocol, or a limit; the whole connection ends.
-
-    Args:
-        error_code: what the GOAWAY frame carries.
-        reason: short English text, also sent as the frame's debug data.
-    """
-
-    code = Code.UNAVAILABLE
-
-    def __init__(self, error_code: ErrorCode, reason: str) -> None:
-        super().__init__(f"HTTP/2 connection failed: {reason}", detail=error_code.name)
-        self.error_code = error_code
-        self.reason = reason
-
-
-class Http2Events(Protocol):
-    """What the owner of a connection is told. Called from inside receive() and pump()."""
-
-    def on_headers(self, stream: Stream, headers: Headers, *, end: bool) -> None:
-        """A request, response or trailers; ``end`` closes the peer's side."""
-
-    def on_data(self, stream: Stream, data: memoryview, *, end: bool) -> None:
-        """Bytes of a stream, which may be part of a frame; ``end`` comes with the last."""
-
-    def on_reset(self, stream: Stream, error_code: int) -> None:
-        """The peer, or a stream error seen here, ended the stream at once."""
-
-    def on_drained(self, stream: Stream) -> None:
-        """The send queue of a stream fell below its low-water mark."""
-
-    def on_goaway(self, last_stream_id: int, error_code: int, debug: bytes) -> None:
-        """The peer takes no streams above ``last_stream_id``."""
-
-    def on_ping_ack(self, payload: bytes) -> None:
-        """The answer to a ping of ours."""
-
-
-class Stream:
-    """State of one HTTP/2 stream; ``owner`` belongs to the layer above."""
-
-    __slots__ = (
-        "end_queued",
-        "id",
-        "in_ready",
-        "local_closed",
-        "low_water",
-        "owner",
-        "prepaid",
-        "queue",
-        "queued",
-        "recv_unacked",
-        "recv_window",
-        "remote_closed",
-        "send_window",
-        "trailers",
-    )
-
-    def __init__(self, stream_id: int, send_window: int, recv_window: int) -> None:
-        self.id = stream_id
-        self.send_window = send_window
-        self.recv_window = recv_window
-        self.recv_unacked = 0
-        self.prepaid = 0  # credit given before its bytes were taken, see expect()
-        self.queue: deque[Buffer] = deque()
-        self.queued = 0
-        self.low_water = 0
-        self.end_queued = False
-        self.trailers: bytes | None = None
-        self.in_ready = False
-        self.local_closed = False
-        self.remote_closed = False
-        self.owner: object = None
-
-
-class Http2:
+class Http2(SendSide):
     """The state machine of one connection, for either role."""
 
     def __init__(
@@ -125,14 +49,7 @@ class Http2:
         limits: Http2Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.events = events
-        self.is_client = is_client
-        self.limits = limits or Http2Limits()
-        self.out: list[Buffer] = []
-        self.streams: dict[int, Stream] = {}
-        self.peer_max_streams = MAX_STREAMS_UNKNOWN
-        self.peer_max_header_list = 1 << 24
-        self.peer_goaway: int | None = None
+        super().__init__(events, limits or Http2Limits(), is_client=is_client)
         self._clock = clock
         self._rest: list[Buffer] = []
         self._rest_size = 0
@@ -142,26 +59,15 @@ class Http2:
         self._body_stream: Stream | None = None
         self._preface_left = b"" if is_client else f.PREFACE
         self._saw_settings = False
-        self._next_id = 1 if is_client else 2
-        self._last_remote_id = 0
-        self._closed: deque[int] = deque(maxlen=_CLOSED_REMEMBERED)
-        self._send_window = f.DEFAULT_WINDOW
         self._recv_window = self.limits.connection_window
         self._recv_unacked = 0
-        self._peer_initial_window = f.DEFAULT_WINDOW
-        self._peer_max_frame = f.MIN_MAX_FRAME
-        self._ready: deque[Stream] = deque()
+        self._credit_connection_at = max(1, self.limits.connection_window // 2)
         self._decoder = hpack.Decoder(max_header_list_size=self.limits.max_header_list)
         self._block: list[bytes] = []
         self._block_size = 0
         self._block_stream = 0
         self._block_end = False
-        self._budget = self._budget_limit = float(self.limits.flood_budget)
-        self._credit_connection_at = max(1, self.limits.connection_window // 2)
-        self._credit_stream_at = max(1, self.limits.stream_window // 2)
         self._budget_at = clock()
-        self._sent_goaway = False
-        self._unsent_control = 0
         self._handlers: tuple[Callable[[int, int, memoryview], None], ...] = (
             self._on_data,
             self._on_headers,
@@ -175,234 +81,10 @@ class Http2:
             self._on_continuation,
         )
 
-    # --- output -------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Queue the preface (client) and our SETTINGS."""
-        limits = self.limits
-        values = [
-            (f.SETTING_INITIAL_WINDOW_SIZE, limits.stream_window),
-            (f.SETTING_MAX_FRAME_SIZE, limits.max_frame),
-            (f.SETTING_MAX_HEADER_LIST_SIZE, limits.max_header_list),
-        ]
-        if self.is_client:
-            self.out.append(f.PREFACE)
-            values.append((f.SETTING_ENABLE_PUSH, 0))
-        else:
-            values.append((f.SETTING_MAX_CONCURRENT_STREAMS, limits.max_streams))
-        self.out.append(f.settings_frame(values))
-        extra = limits.connection_window - f.DEFAULT_WINDOW
-        if extra > 0:
-            self.out.append(f.window_update(0, extra))
-
-    def take_output(self) -> list[Buffer]:
-        """Return what must be written, in order, and forget it."""
-        out, self.out = self.out, []
-        self._unsent_control = 0
-        return out
-
-    def open_stream(self, headers: Sequence[tuple[bytes, bytes]], *, end: bool) -> Stream:
-        """Start a request (client role)."""
-        stream = Stream(self._next_id, self._peer_initial_window, self.limits.stream_window)
-        self._next_id += 2
-        self.streams[stream.id] = stream
-        self.send_headers(stream, headers, end=end)
-        return stream
-
     @property
     def is_started(self) -> bool:
         """Whether the peer's SETTINGS have arrived."""
         return self._saw_settings
-
-    def can_open(self) -> bool:
-        """Whether the peer's limits and GOAWAY allow one more stream of ours."""
-        return (
-            self.peer_goaway is None
-            and not self._sent_goaway
-            and len(self.streams) < self.peer_max_streams
-            and self._next_id < f.MAX_WINDOW
-        )
-
-    def send_headers(
-        self, stream: Stream, headers: Sequence[tuple[bytes, bytes]], *, end: bool
-    ) -> None:
-        """Queue a header block before any DATA of the stream."""
-        self.send_block(stream, f.encode_headers(headers), end=end)
-
-    def send_block(self, stream: Stream, block: bytes, *, end: bool) -> None:
-        """Queue an encoded header block; ``end`` closes our side."""
-        if stream.local_closed:
-            return
-        self.out.append(f.header_frames(stream.id, block, self._peer_max_frame, end_stream=end))
-        if end:
-            self._close_local(stream)
-
-    def send_data(self, stream: Stream, data: Buffer) -> None:
-        """Queue bytes; :meth:`pump` sends them as windows allow. Empty data is dropped."""
-        size = len(data)
-        if size == 0 or stream.local_closed or stream.end_queued:
-            return
-        stream.queue.append(data)
-        stream.queued += size
-        if not stream.in_ready:
-            stream.in_ready = True
-            self._ready.append(stream)
-
-    def end_stream(self, stream: Stream, trailers: Sequence[tuple[bytes, bytes]] | None) -> None:
-        """Close our side after what is queued, with trailers if given."""
-        if stream.local_closed or stream.end_queued:
-            return
-        stream.end_queued = True
-        stream.trailers = None if trailers is None else f.encode_headers(trailers)
-        if not stream.in_ready:
-            stream.in_ready = True
-            self._ready.append(stream)
-
-    def reset(self, stream: Stream, error_code: int) -> None:
-        """End a stream at once in both directions and forget it."""
-        if self.streams.get(stream.id) is not stream:
-            return
-        self._control(f.rst_stream(stream.id, error_code))
-        self._forget(stream)
-
-    def consumed(self, stream: Stream, size: int) -> None:
-        """Give the peer credit for bytes that the application took from ``stream``."""
-        if stream.prepaid:
-            paid = min(stream.prepaid, size)
-            stream.prepaid -= paid
-            size -= paid
-        stream.recv_unacked += size
-        if stream.recv_unacked >= self._credit_stream_at and not stream.remote_closed:
-            self._credit(stream, stream.recv_unacked)
-            stream.recv_unacked = 0
-
-    def expect(self, stream: Stream, size: int) -> None:
-        """Make sure that ``size`` further bytes of one message can arrive.
-
-        A message larger than the window would wait for ever: the application takes it, and
-        so gives credit, only when it is whole.
-        """
-        missing = size - stream.recv_window
-        if missing > 0 and not stream.remote_closed:
-            stream.prepaid += missing
-            self._credit(stream, missing)
-
-    def ping(self, payload: bytes) -> None:
-        """Queue a PING; the answer is :meth:`Http2Events.on_ping_ack`."""
-        self._control(f.ping_frame(payload, ack=False))
-
-    def goaway(self, error_code: ErrorCode = ErrorCode.NO_ERROR, debug: bytes = b"") -> None:
-        """Tell the peer that no further streams are taken."""
-        self._sent_goaway = True
-        self.out.append(f.goaway_frame(self._last_remote_id, error_code, debug[:512]))
-
-    def pump(self, budget: int) -> None:
-        """Move up to about ``budget`` bytes of queued DATA to ``out``, streams in turns."""
-        ready = self._ready
-        for _ in range(len(ready)):  # streams that could only end don't wait for the window
-            if self._send_window > 0 and budget > 0:
-                break
-            stream = ready.popleft()
-            if stream.queued == 0:
-                self._finish(stream)
-            else:
-                ready.append(stream)
-        while ready and budget > 0 and self._send_window > 0:
-            stream = ready.popleft()
-            size = min(stream.queued, stream.send_window, self._send_window, self._peer_max_frame)
-            if size > 0:
-                budget -= size
-                self._data_frame(stream, size)
-            if stream.queued == 0:
-                self._finish(stream)
-            elif stream.send_window > 0:
-                ready.append(stream)
-            else:
-                stream.in_ready = False
-            if stream.low_water and stream.queued < stream.low_water:
-                stream.low_water = 0
-                self.events.on_drained(stream)
-
-    def has_sendable(self) -> bool:
-        """Whether another :meth:`pump` would make progress."""
-        return bool(self._ready) and (
-            self._send_window > 0 or any(stream.queued == 0 for stream in self._ready)
-        )
-
-    def _data_frame(self, stream: Stream, size: int) -> None:
-        queue = stream.queue
-        parts: list[Buffer] = []
-        left = size
-        while left:
-            head = queue[0]
-            length = len(head)
-            if length <= left:
-                parts.append(queue.popleft())
-                left -= length
-            else:
-                view = memoryview(head)
-                parts.append(view[:left])
-                queue[0] = view[left:]
-                left = 0
-        stream.queued -= size
-        stream.send_window -= size
-        self._send_window -= size
-        end = stream.end_queued and stream.queued == 0 and stream.trailers is None
-        header = f.frame_header(size, f.DATA, f.FLAG_END_STREAM if end else 0, stream.id)
-        if len(parts) > 2 or size < _JOIN_BELOW:
-            self.out.append(b"".join((header, *parts)))
-        else:
-            self.out.append(header)
-            self.out += parts
-        # Peers answer data with window updates, some with two for every few KiB that they read
-        # (Go's own server does): what we send pays for them.
-        if self._budget < self._budget_limit:
-            self._budget += _DATA_REFUND * 2 + (size >> _REFUND_SHIFT)
-        if end:
-            stream.end_queued = False
-            self._close_local(stream)
-
-    def _finish(self, stream: Stream) -> None:
-        stream.in_ready = False
-        if not stream.end_queued or stream.local_closed:
-            return
-        stream.end_queued = False
-        if stream.trailers is not None:
-            self.send_block(stream, stream.trailers, end=True)
-        else:
-            self.out.append(f.frame_header(0, f.DATA, f.FLAG_END_STREAM, stream.id))
-            self._close_local(stream)
-
-    def _control(self, frame: bytes) -> None:
-        """Queue a frame that the peer provoked; refuse a peer that never reads them."""
-        self.out.append(frame)
-        self._unsent_control += len(frame)
-        if self._unsent_control > self.limits.max_unsent_control:
-            raise self._fail(ErrorCode.ENHANCE_YOUR_CALM, "answers are not being read")
-
-    def _credit(self, stream: Stream, size: int) -> None:
-        stream.recv_window += size
-        self.out.append(f.window_update(stream.id, size))
-
-    def _close_local(self, stream: Stream) -> None:
-        stream.local_closed = True
-        if stream.remote_closed:
-            self._forget(stream)
-
-    def _close_remote(self, stream: Stream) -> None:
-        stream.remote_closed = True
-        if stream.local_closed:
-            self._forget(stream)
-
-    def _forget(self, stream: Stream) -> None:
-        if self.streams.pop(stream.id, None) is not None:
-            self._closed.append(stream.id)
-        stream.local_closed = stream.remote_closed = True
-        stream.queue.clear()
-        stream.queued = 0
-        stream.end_queued = False
-
-    # --- input --------------------------------------------------------------------------
 
     def receive(self, data: bytes | memoryview) -> None:
         """Take bytes from the peer; only views of immutable bytes are kept after the call.
@@ -466,10 +148,6 @@ class Http2:
         self._preface_left = want[len(got) :]
         return data[len(got) :]
 
-    def _fail(self, error_code: ErrorCode, reason: str) -> Http2Error:
-        self.goaway(error_code, reason.encode())
-        return Http2Error(error_code, reason)
-
     def _spend(self, cost: int) -> None:
         """Charge a frame that costs the peer nothing and us something."""
         self._budget -= cost
@@ -482,7 +160,8 @@ class Http2:
                 raise self._fail(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
 
     def _stream_error(self, stream: Stream, error_code: ErrorCode) -> None:
-        self.reset(stream, error_code)
+        self._control(f.rst_stream(stream.id, error_code))
+        self._forget(stream)
         self.events.on_reset(stream, error_code)
 
     def _is_idle(self, stream_id: int) -> bool:
@@ -523,7 +202,7 @@ class Http2:
         end = flags & f.FLAG_END_STREAM != 0
         if data:
             if self._budget < self._budget_limit:
-                self._budget += _DATA_REFUND
+                self._budget += DATA_REFUND
         elif not end:
             self._spend(1)
         if end:
@@ -558,7 +237,7 @@ class Http2:
         if stream is not None and self.streams.get(stream.id) is stream:
             end = self._body_left == 0 and self._body_flags & f.FLAG_END_STREAM != 0
             if self._budget < self._budget_limit:
-                self._budget += _DATA_REFUND
+                self._budget += DATA_REFUND
             if end:
                 self._close_remote(stream)
             self.events.on_data(stream, piece, end=end)
@@ -598,7 +277,7 @@ class Http2:
     def _on_continuation(self, flags: int, stream_id: int, payload: memoryview) -> None:
         if stream_id == 0 or stream_id != self._block_stream:
             raise self._fail(ErrorCode.PROTOCOL_ERROR, "unexpected CONTINUATION")
-        self._spend(1 if len(payload) > _JOIN_BELOW else _COST_RESET)
+        self._spend(1 if len(payload) > _SHORT_CONTINUATION else _COST_RESET)
         self._block.append(bytes(payload))
         self._block_size += len(payload)
         # Compression only shrinks, so a block over the limit of the list is over it too.
@@ -751,7 +430,3 @@ class Http2:
             self._stream_error(stream, ErrorCode.PROTOCOL_ERROR)
             return
         self._widen(stream, increment)
-
-
-MAX_STREAMS_UNKNOWN: Final = 100  # until the peer's SETTINGS arrive
-_UNPACK = struct.Struct(">HBBBI").unpack_from

@@ -16,182 +16,50 @@ import asyncio
 import inspect
 import logging
 import os
-import socket
-import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from google.protobuf.empty_pb2 import Empty
 
-from boxwright.errors import BoxwrightError, Code, InvalidInputError
+from boxwright.errors import InvalidInputError
 from boxwright.wire import metadata as md
-from boxwright.wire.bytestream import ByteStream, Peer, SocketStream
+from boxwright.wire.bytestream import ByteStream, SocketStream
 from boxwright.wire.frames import ErrorCode, Http2Limits
-from boxwright.wire.http2 import Headers, Stream
-from boxwright.wire.metadata import Metadata, MetadataItems
+from boxwright.wire.http2send import Headers, Stream
+from boxwright.wire.listen import ListenError, bind_unix, unlink_own
 from boxwright.wire.methods import Method
 from boxwright.wire.rpc import (
     MAX_MESSAGE,
     TRUSTED_MAX_MESSAGE,
     Endpoint,
     RpcStream,
-    iterate,
     parse_message,
 )
-from boxwright.wire.status import RpcError, StatusCode, to_pb, to_rpc_error
+from boxwright.wire.serverstream import Context, ServerStream
+from boxwright.wire.status import RpcError, StatusCode, to_rpc_error
 from boxwright.wire.tls import ServerTls, TlsOptions
 
 _log = logging.getLogger(__name__)
 
-_TRAILER_BYTES: Final = 1 << 20
-_TRAILER_SLACK: Final = 1024
-_MESSAGE_BYTES: Final = 64 << 10
-_OK: Final = ((b"grpc-status", b"0"),)
-_RESPONSE: Final = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 _BACKLOG: Final = 512
 _PREFACE_TIMEOUT_S: Final = 20.0
+
+__all__ = [
+    "Authorize",
+    "Context",
+    "Handler",
+    "ListenError",
+    "Server",
+    "ServerStream",
+    "StreamHandler",
+    "UnaryHandler",
+]
 
 UnaryHandler = Callable[[Any, "Context"], Awaitable[Any]]
 StreamHandler = Callable[["ServerStream", "Context"], Awaitable[None]]
 Handler = tuple[Method[Any, Any], UnaryHandler | StreamHandler]
 Authorize = Callable[[Method[Any, Any], "Context"], Awaitable[None] | None]
-
-
-class ListenError(BoxwrightError):
-    """An address that can't be listened on.
-
-    Args:
-        address: the address.
-        reason: what the system said.
-    """
-
-    code = Code.ENVIRONMENT
-
-    def __init__(self, address: str, reason: str, *, hint: str = "") -> None:
-        super().__init__(f"can't listen on {address}", detail=reason, hint=hint)
-        self.address = address
-
-
-@dataclass(slots=True)
-class Context:
-    """What a handler knows about its call.
-
-    Attributes:
-        method: the method called.
-        metadata: the request's metadata.
-        peer: the other end, as the transport proves it.
-        deadline: loop time at which the caller stops waiting, None without a deadline.
-    """
-
-    method: Method[Any, Any]
-    metadata: Metadata
-    peer: Peer
-    deadline: float | None
-    _initial: MetadataItems = ()
-    _trailing: MetadataItems = ()
-
-    def set_initial_metadata(self, items: MetadataItems) -> None:
-        """Metadata of the response headers; effective until the first message is sent."""
-        md.to_headers(items)
-        self._initial = items
-
-    def set_trailing_metadata(self, items: MetadataItems) -> None:
-        """Metadata of the trailers."""
-        md.to_headers(items)
-        self._trailing = items
-
-    def remaining_s(self) -> float | None:
-        """Seconds until the deadline, not below 0; None without one."""
-        if self.deadline is None:
-            return None
-        return max(0.0, self.deadline - asyncio.get_running_loop().time())
-
-
-class ServerStream(RpcStream):
-    """The server's view of one call; ends when its handler returns or raises."""
-
-    __slots__ = ("_context", "_headers_sent", "_task", "_was_reset")
-
-    def __init__(self, endpoint: Endpoint, context: Context) -> None:
-        super().__init__(endpoint)
-        self._context = context
-        self._headers_sent = False
-        self._task: asyncio.Task[None] | None = None
-        self._was_reset = False
-
-    @property
-    def context(self) -> Context:
-        """Metadata, peer and deadline."""
-        return self._context
-
-    async def recv(self) -> Any:  # noqa: ANN401 - the handler knows its method's type
-        """Return the next message, or None when the client has half-closed.
-
-        Raises:
-            RpcError: the call failed.
-        """
-        payload = await self.recv_bytes()
-        return None if payload is None else parse_message(self._context.method.request, payload)
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return iterate(self, self._context.method.request)
-
-    def write(self, *parts: bytes | bytearray | memoryview) -> None:
-        """Queue one message; the response headers go first."""
-        self.send_headers()
-        super().write(*parts)
-
-    def send_headers(self) -> None:
-        """Send the response headers now, once."""
-        if self._headers_sent or self._stream is None:
-            return
-        self._headers_sent = True
-        headers = [*_RESPONSE, *md.to_headers(self._context._initial)]  # noqa: SLF001
-        self._endpoint.h2.send_headers(self._stream, headers, end=False)
-        self._endpoint.flush_soon()
-
-    def _finish(self, error: RpcError | None) -> None:
-        """Send the status; trailers-only if nothing was sent before."""
-        stream = self._stream
-        if stream is None or stream.local_closed:
-            return
-        trailing = md.to_headers(self._context._trailing)  # noqa: SLF001
-        limit = min(self._endpoint.h2.peer_max_header_list, _TRAILER_BYTES) - _TRAILER_SLACK
-        trailers = [*(_OK if error is None else status_headers(error, limit)), *trailing]
-        h2 = self._endpoint.h2
-        if self._headers_sent:
-            h2.end_stream(stream, trailers)
-        elif error is None:
-            self.send_headers()
-            h2.end_stream(stream, trailers)
-        else:
-            h2.send_headers(stream, [*_RESPONSE, *trailers], end=True)
-        self._endpoint.flush()
-        if stream.id in h2.streams and stream.queued == 0:
-            h2.reset(stream, ErrorCode.NO_ERROR)  # the client need not send the rest
-            self._endpoint.flush_soon()
-
-
-def status_headers(error: RpcError, limit: int) -> list[tuple[bytes, bytes]]:
-    """Return the trailers for ``error`` in at most about ``limit`` bytes.
-
-    The largest details go first, then the end of the message.
-    """
-    message = error.message
-    if len(message) * 3 > min(_MESSAGE_BYTES * 3, limit // 2):
-        message = message[: min(_MESSAGE_BYTES, limit // 6)] + " [truncated]"
-    text = md.encode_message(message)
-    headers = [(b"grpc-status", b"%d" % error.status), (b"grpc-message", text)]
-    details = list(error.details)
-    while details:
-        packed = md.encode_bin(to_pb(RpcError(error.status, message, details)).SerializeToString())
-        if len(packed) + len(text) <= limit:
-            headers.append((b"grpc-status-details-bin", packed))
-            break
-        details.remove(max(details, key=lambda detail: len(detail.value)))
-    return headers
 
 
 class _ServerEndpoint(Endpoint):
@@ -482,7 +350,7 @@ class Server:
         for listener in self._listeners:
             listener.close()
         for path, inode in self._socket_files:
-            _unlink_own(path, inode)
+            unlink_own(path, inode)
         self._listeners, self._socket_files = [], []
         endpoints = list(self._endpoints)
         for endpoint in endpoints:
@@ -495,45 +363,3 @@ class Server:
 def _allow(method: Method[Any, Any], context: Context) -> None:
     """The default policy: the listener's own access control is enough."""
     del method, context
-
-
-def bind_unix(path: str, mode: int, uid: int, gid: int) -> socket.socket:
-    """Return a bound unix socket whose file never had wider permissions than ``mode``.
-
-    Raises:
-        OSError: not permitted, or a living server owns the path.
-    """
-    _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        # Linux gives the file the mode of the unbound socket, less the umask.
-        os.fchmod(sock.fileno(), mode)
-        sock.bind(path)
-        if uid != -1 or gid != -1:
-            os.chown(path, uid, gid, follow_symlinks=False)
-        os.chmod(path, mode)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _remove_stale(path: str) -> None:
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            os.unlink(path)
-
-
-def _unlink_own(path: str, inode: int) -> None:
-    try:
-        if os.lstat(path).st_ino == inode:
-            os.unlink(path)
-    except FileNotFoundError:
-        pass

@@ -10,7 +10,8 @@ import pytest
 
 from boxwright.wire import frames as f
 from boxwright.wire.frames import ErrorCode, Http2Limits
-from boxwright.wire.http2 import Http2, Http2Error, Stream
+from boxwright.wire.http2 import Http2
+from boxwright.wire.http2send import Http2Error, Stream
 
 REQUEST = [
     (b":method", b"POST"),

@@ -396,7 +396,7 @@ def test_gzip_messages_are_accepted_and_bombs_are_not():
 def test_error_with_a_large_detail_is_cut_to_what_the_peer_takes():
     from boxwright.wire.errdetails import pack
     from boxwright.wire.pb import errdefs_pb2, ops_pb2
-    from boxwright.wire.server import status_headers
+    from boxwright.wire.serverstream import status_headers
 
     source = errdefs_pb2.Source(info=ops_pb2.SourceInfo(filename="f", data=b"x" * 500_000))
     vertex = errdefs_pb2.Vertex(digest="sha256:1")
