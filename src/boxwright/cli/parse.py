@@ -217,10 +217,11 @@ def to_export(output: Output) -> Export:
         return Export(kind, attrs, path=Path(dest))
     if kind in {"tar", "oci", "docker"}:
         if not parse_bool(attrs.get("tar", "true"), "tar"):
-            raise UsageError(
-                f"tar=false is not supported for the {kind} exporter yet",
-                hint="write a tar and unpack it",
-            )
+            if not dest or kind == "tar":
+                raise UsageError(
+                    f"tar=false needs a folder for the {kind} exporter", hint="add dest=FOLDER"
+                )
+            return Export(kind, attrs, path=Path(dest))
         if dest not in {"", "-"}:
             if os.path.isdir(dest):
                 raise UsageError(f"destination file {dest} is a directory")

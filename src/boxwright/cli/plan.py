@@ -304,11 +304,8 @@ def _add_named_contexts(plan: BuildPlan, flags: BuildFlags) -> None:
     extra: dict[str, Path] = {}
     for name, value in parse.parse_assignments(flags.build_contexts, "--build-context").items():
         if value.startswith("oci-layout://"):
-            raise UsageError(
-                "named contexts from an OCI layout are not supported yet",
-                detail=f"{name}={value}",
-                hint="push the image to a registry and use docker-image://",
-            )
+            plan.request.opts[f"context:{name}"] = _offer_layout(plan, value)
+            continue
         if "://" in value or value.startswith(_REMOTE_CONTEXTS):
             plan.request.opts[f"context:{name}"] = value
             continue
@@ -319,6 +316,20 @@ def _add_named_contexts(plan: BuildPlan, flags: BuildFlags) -> None:
         extra[local] = folder
         plan.request.opts[f"context:{name}"] = f"local:{local}"
     plan.request.locals = {**plan.request.locals, **extra}
+
+
+def _offer_layout(plan: BuildPlan, value: str) -> str:
+    """Offer an OCI layout to the build; return the context that names the image in it."""
+    from boxwright.session.providers.contents import OciLayouts, resolve_tag, split_layout
+    from boxwright.session.services import new_id
+
+    folder, reference = split_layout(value.removeprefix("oci-layout://"))
+    digest, tag = resolve_tag(folder, reference)
+    layouts = plan.request.layouts or OciLayouts()
+    store = new_id()
+    layouts.add_source(store, folder)
+    plan.request.layouts = layouts
+    return f"oci-layout://{store}:{tag}@{digest}"
 
 
 def _add_call(request: BuildRequest, call: str) -> None:

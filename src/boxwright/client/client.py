@@ -24,6 +24,7 @@ from typing import Self
 from boxwright.client.events import from_response
 from boxwright.client.request import BuildRequest, BuildResult
 from boxwright.client.transport import Transport
+from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError
 from boxwright.progress.events import Event
 from boxwright.wire.pb import control_pb2, gateway_pb2, status_pb2, worker_pb2
@@ -80,7 +81,9 @@ class Client:
                 if request.via_gateway:
                     return await self._build_via_gateway(request, message)
                 response = await self._transport.solve(message)
-                return BuildResult(request.ref, dict(response.ExporterResponse))
+                answer = dict(response.ExporterResponse)
+                await to_worker(request.publish_layouts, answer)
+                return BuildResult(request.ref, answer)
             finally:
                 await progress.finish(following)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import BinaryIO
 from boxwright.errors import InvalidInputError, UnimplementedError
 from boxwright.session.base import FileSink
 from boxwright.session.providers.auth import AuthProvider
+from boxwright.session.providers.contents import OciLayouts, publish
 from boxwright.session.providers.localdirs import LocalDirs
 from boxwright.session.providers.outputs import (
     FolderOutput,
@@ -24,6 +27,8 @@ from boxwright.session.providers.uploads import UploadProvider
 from boxwright.session.services import SessionServices, new_id
 from boxwright.wire.pb import control_pb2, ops_pb2
 
+_DESCRIPTOR_KEY = "containerimage.descriptor"
+_FALSE = frozenset(("false", "False", "FALSE", "0", "f", "F"))
 _FILE_EXPORTERS = frozenset(("oci", "docker", "tar"))
 
 
@@ -45,6 +50,11 @@ class Export:
     stream: BinaryIO | None = None
     sink: Callable[[], FileSink] | None = None
 
+    @property
+    def is_layout(self) -> bool:
+        """Whether the output is an OCI layout in a folder (``tar=false``)."""
+        return self.type in {"oci", "docker"} and self.attrs.get("tar") in _FALSE
+
 
 @dataclass(frozen=True, slots=True)
 class CacheSpec:
@@ -64,6 +74,7 @@ class BuildRequest:
         opts: Options of the frontend.
         locals: Folders that the build may read, by name.
         uploads: Streams that the build may pull once (see ``UploadProvider.add``).
+        layouts: OCI layouts that the build may read images from.
         auth: Registry logins; None offers none.
         exports: Outputs; none builds into the cache only.
         entitlements: Extra rights that the build may use (``network.host`` …).
@@ -80,6 +91,7 @@ class BuildRequest:
     frontend_inputs: Mapping[str, ops_pb2.Definition] = field(default_factory=dict)
     locals: Mapping[str, Path] = field(default_factory=dict)
     uploads: UploadProvider | None = None
+    layouts: OciLayouts | None = None
     secrets: tuple[SecretSource, ...] = ()
     ssh: tuple[AgentSource, ...] = ()
     auth: AuthProvider | None = None
@@ -109,8 +121,29 @@ class BuildRequest:
             ssh=SshProvider(self.ssh) if self.ssh else None,
             outputs=_output_sinks(self.exports),
             uploads=self.uploads,
+            layouts=self._layouts(),
             shared_key=self.shared_key,
         )
+
+    def _layouts(self) -> OciLayouts | None:
+        layouts = self.layouts
+        for export in self.exports:
+            if export.is_layout and export.path is not None:
+                layouts = layouts or OciLayouts()
+                layouts.add_target(export.path)
+        return layouts
+
+    def publish_layouts(self, response: Mapping[str, str]) -> None:
+        """Enter what was written into layouts (``tar=false``) in their indexes; blocks.
+
+        Raises:
+            BoxwrightError: an index can't be read or written.
+        """
+        for export in self.exports:
+            if export.is_layout and export.path is not None:
+                descriptor = json.loads(base64.b64decode(response[_DESCRIPTOR_KEY]))
+                names = [name for name in response.get("image.name", "").split(",") if name]
+                publish(export.path, descriptor, names)
 
     def message(self, session_id: str) -> control_pb2.SolveRequest:
         """Return the Solve message (control.proto)."""
@@ -174,6 +207,12 @@ def _output_sinks(exports: tuple[Export, ...]) -> OutputSinks | None:
                 )
             mirror = export.attrs.get("mode", "").strip().lower() == "delete"
             outputs.folders[number] = FolderOutput(export.path, mirror=mirror)
+        elif export.is_layout:
+            if export.path is None:
+                raise InvalidInputError(
+                    f"output directory is required for {export.type} exporter with tar=false",
+                    hint="add dest=FOLDER",
+                )
         elif export.type in _FILE_EXPORTERS:
             outputs.files[number] = _opener(export)
         elif export.path is not None or export.stream is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.errors import NotFoundError, UnimplementedError
 from boxwright.registry.auth import Credentials, Token
@@ -20,6 +21,7 @@ from boxwright.session.base import (
     TreeReceiver,
 )
 from boxwright.session.memorypipe import memory_pipe
+from boxwright.session.providers.contents import OciLayouts
 from boxwright.session.services import SessionServices
 from boxwright.session.tasks import run_together
 from boxwright.session.treeoutput import receive_output
@@ -143,6 +145,24 @@ class InProcessSession:
             send_tree(left, walk),
             receive_output(right, os.fsencode(target.path), mirror=target.mirror),
         )
+
+    async def read_content(self, store_id: str, digest: Digest) -> AsyncIterator[bytes]:
+        """Read a blob of a layout that the client offers."""
+        pieces = self._layouts().read(store_id, digest)
+        while data := await to_worker(next, pieces, b""):
+            yield data
+
+    async def write_content(
+        self, store_id: str, digest: Digest, size: int, pieces: Iterator[bytes]
+    ) -> None:
+        """Write a blob into the layout that the client wants filled."""
+        del size
+        await to_worker(self._layouts().write, store_id, digest, pieces)
+
+    def _layouts(self) -> OciLayouts:
+        if self._services.layouts is None:
+            raise NotFoundError("the client offers no OCI layout")
+        return self._services.layouts
 
     def pull_upload(self, url_path: str) -> AsyncIterator[bytes]:
         """Read an upload."""

@@ -28,6 +28,7 @@ EXPORTER_METADATA = "exporter-md-"
 EXPORTER_MULTI_PLATFORM = "buildkit-exporter-multi-platform"
 SSH_ID = "buildkit.ssh.id"
 URL_PATH = "urlpath"
+CONTENT_STORE = "buildkit-attachable-store-id"
 _ENCODED = "-encoded"
 _SAFE = "-_.~"
 

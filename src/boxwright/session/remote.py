@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.errors import UnimplementedError
 from boxwright.registry.auth import Credentials, Token
@@ -25,6 +26,7 @@ from boxwright.session.base import (
     SessionLostError,
     SshAgentNotFoundError,
     SyncRequest,
+    TransferError,
     TreeReceiver,
 )
 from boxwright.session.chunks import MAX_CHUNK_BYTES, decode_chunk, encode_chunk
@@ -34,7 +36,7 @@ from boxwright.session.treewalk import TreeWalk
 from boxwright.wire import methods
 from boxwright.wire.client import ClientStream, Connection
 from boxwright.wire.methods import Method
-from boxwright.wire.pb import auth_pb2, health_pb2, secrets_pb2, ssh_pb2
+from boxwright.wire.pb import auth_pb2, content_pb2, health_pb2, secrets_pb2, ssh_pb2
 from boxwright.wire.status import RpcError, StatusCode, from_rpc_error
 
 _log = logging.getLogger(__name__)
@@ -286,6 +288,54 @@ class RemoteSession:
             await stream.close_send()
             while await stream.recv_bytes() is not None:
                 pass
+
+    async def read_content(self, store_id: str, digest: Digest) -> AsyncIterator[bytes]:
+        """Read a blob of a layout that the client offers."""
+        items = [(md.CONTENT_STORE, store_id)]
+        async with self._call(methods.CONTENT_READ, items, "reading an OCI layout") as stream:
+            await stream.send(content_pb2.ReadContentRequest(digest=digest))
+            await stream.close_send()
+            while (message := await stream.recv()) is not None:
+                yield message.data
+
+    async def write_content(
+        self, store_id: str, digest: Digest, size: int, pieces: Iterator[bytes]
+    ) -> None:
+        """Write a blob into the layout that the client wants filled."""
+        items = [(md.CONTENT_STORE, store_id)]
+        request = content_pb2.WriteContentRequest
+        async with self._call(methods.CONTENT_WRITE, items, "writing an OCI layout") as stream:
+            try:
+                offset = 0
+                while data := await to_worker(next, pieces, b""):
+                    await stream.send(
+                        request(
+                            action=content_pb2.WRITE,
+                            ref=str(digest),
+                            total=size,
+                            expected=digest,
+                            offset=offset,
+                            data=data,
+                        )
+                    )
+                    offset += len(data)
+                    if await stream.recv() is None:
+                        raise TransferError("the client stopped to take a blob")
+                await stream.send(
+                    request(
+                        action=content_pb2.COMMIT,
+                        ref=str(digest),
+                        total=size,
+                        expected=digest,
+                        offset=offset,
+                    )
+                )
+                await stream.close_send()
+                while await stream.recv() is not None:
+                    pass
+            except RpcError as exc:
+                if exc.status is not StatusCode.ALREADY_EXISTS:
+                    raise
 
     async def pull_upload(self, url_path: str) -> AsyncIterator[bytes]:
         """Read an upload."""

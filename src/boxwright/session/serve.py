@@ -17,6 +17,7 @@ from boxwright.session.providers.outputs import OutputSinks
 from boxwright.session.providers.secrets import SecretsProvider
 from boxwright.session.providers.ssh import SshProvider
 from boxwright.session.providers.uploads import UploadProvider
+from boxwright.session.servecontent import add_layouts
 from boxwright.session.services import SessionServices
 from boxwright.session.treeoutput import receive_output
 from boxwright.session.treesend import send_tree
@@ -50,6 +51,8 @@ def session_server(
         _add_outputs(server, services.outputs)
     if services.uploads is not None:
         _add_uploads(server, services.uploads)
+    if services.layouts is not None:
+        add_layouts(server, services.layouts)
     return server
 
 

@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from boxwright.session.providers.auth import AuthProvider
+from boxwright.session.providers.contents import OciLayouts
 from boxwright.session.providers.localdirs import LocalDirs
 from boxwright.session.providers.outputs import OutputSinks
 from boxwright.session.providers.secrets import SecretsProvider
@@ -34,6 +35,7 @@ class SessionServices:
     ssh: SshProvider | None = None
     outputs: OutputSinks | None = None
     uploads: UploadProvider | None = None
+    layouts: OciLayouts | None = None
     shared_key: str = ""
     name: str = ""
     id: str = field(default_factory=new_id)
