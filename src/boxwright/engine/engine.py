@@ -59,6 +59,8 @@ class Engine:
         self._build_added = asyncio.Event()
         self._closing = False
         self._gc_task: asyncio.Task[None] | None = None
+        self._sync_task = asyncio.ensure_future(parts.snapshots.keep_synced())
+        self._sync_task.add_done_callback(_report_end)
         self.log_quota_bytes = parse_size(
             settings.config.boxwright.log_quota, total_bytes=parts.disk_bytes
         )
@@ -95,9 +97,12 @@ class Engine:
             await asyncio.wait(waiting, timeout=grace_s)
         for task in waiting:
             task.cancel()
+        background = [self._sync_task]
         if self._gc_task is not None:
-            self._gc_task.cancel()
-            await asyncio.gather(self._gc_task, return_exceptions=True)
+            background.append(self._gc_task)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         for build in list(self._builds.values()):
             build.cancel()
         for build in list(self._builds.values()):
@@ -253,3 +258,9 @@ class Engine:
             for policy in self._policies:
                 async for record in self.usage.prune(policy):
                     _log.info("removed %s (%s bytes)", record.id, record.size_bytes)
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    """Log why a task that runs as long as the engine ended before it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("snapshots are no longer synced", exc_info=error)

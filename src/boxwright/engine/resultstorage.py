@@ -40,7 +40,7 @@ class SnapshotResults:
 
     def exists(self, result_id: str) -> bool:
         """Return whether the snapshot is still there."""
-        return result_id == SCRATCH_ID or self._snapshots.table.get(result_id) is not None
+        return result_id == SCRATCH_ID or self._snapshots.exists(result_id)
 
     async def load_remotes(self, record: CacheResult, ctx: Any) -> list[Remote]:  # noqa: ANN401
         """Return nothing: remote caches are not exported yet."""

@@ -181,7 +181,7 @@ class Usage:
         records = [
             record
             for record in self._snapshots.records()
-            if not (record.in_use or record.leased or record.mutable or record.shared)
+            if not (record.in_use or record.leased or record.shared)
             and (policy.all or record.record_type not in _INTERNAL_TYPES)
             and (not policy.keep_duration_ns or record.last_used_ns < oldest)
         ]
