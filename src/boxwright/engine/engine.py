@@ -100,8 +100,8 @@ class Engine:
         background = [self._sync_task]
         if self._gc_task is not None:
             background.append(self._gc_task)
-        for task in background:
-            task.cancel()
+        for running in background:
+            running.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         for build in list(self._builds.values()):
             build.cancel()
