@@ -25,7 +25,7 @@ _DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 
 @click.group(context_settings=_HELP)
 def image() -> None:
-    """List, remove and run the images that builds have stored."""
+    """List, pull, remove and run the images of the engine's own store."""
 
 
 def open_store(options: GlobalOptions) -> Store:
@@ -131,6 +131,35 @@ def graph_size(store: Store, digest: str) -> int:
         ]
         pending += [str(c["digest"]) for c in children if isinstance(c, dict) and "digest" in c]
     return total
+
+
+@image.command("pull")
+@click.option("--platform", default="", metavar="OS/ARCH", help="Which image of an index.")
+@click.argument("name")
+@click.pass_obj
+def pull_image(options: GlobalOptions, /, *, platform: str, name: str) -> None:
+    """Fetch an image from its registry into the store, by tag or by digest.
+
+    \b
+    Example:
+      boxwright image pull registry.example/app@sha256:…
+    """  # noqa: D301 - click reads the backspace
+    from boxwright.cli import units
+    from boxwright.cli.connect import run_engine
+    from boxwright.core.descriptor import Descriptor
+    from boxwright.core.platform import Platform
+
+    def arrived(blob: Descriptor) -> None:
+        click.echo(f"{blob.digest[:19]}  {units.size(blob.size)}", err=True)
+
+    async def use(engine: Engine) -> Descriptor:
+        from boxwright.engine.pull import pull
+
+        wanted = Platform.parse(platform) if platform else None
+        return await pull(engine.parts, name, wanted, arrived)
+
+    found = run_engine(options, use)
+    click.echo(f"pulled {name} ({found.digest})")
 
 
 @image.command("rm")

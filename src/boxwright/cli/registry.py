@@ -80,7 +80,7 @@ def serve(
                 raise ListenError(listen, exc.strerror or str(exc)) from exc
             shown = runner.addresses[0]
             scheme = "https" if context is not None else "http"
-            click.echo(f"registry on {scheme}://{shown[0]}:{shown[1]}", err=True)
+            click.echo(f"registry listening on {scheme}://{shown[0]}:{shown[1]}", err=True)
             sys.stderr.flush()
             await asyncio.get_running_loop().create_future()
         finally:

@@ -60,6 +60,7 @@ class Parts:
         """Close everything, last opened first."""
         await self.solver.close()
         await self.executor.close()
+        await self.registry_clients.close()
         await self.snapshots.close(sync=True)
         await to_worker(self.store.close)
 
