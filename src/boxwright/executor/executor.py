@@ -147,7 +147,8 @@ class Executor:
             RuntimeFailedError: the sandbox failed.
         """
         ready = await self._get_ready()
-        prepared = await to_worker(rootfs.prepare, os.fspath(root), process)
+        has_sys = not ready.host.user_namespace
+        prepared = await to_worker(rootfs.prepare, os.fspath(root), process, has_sys=has_sys)
         try:
             outcome = await self._run_prepared(
                 ready, run_id, root, process, prepared.user, stdout, stderr, stdin, on_started

@@ -25,6 +25,7 @@ from boxwright.executor.users import User, find_user
 from boxwright.linux.files import openat2_in_root
 
 _ALWAYS_MOUNTED = ("/etc/resolv.conf", "/etc/hosts")
+_KERNEL_FOLDERS = (b"proc", b"dev", b"sys")
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644
 
@@ -37,8 +38,13 @@ class PreparedRoot:
     stubs: tuple[bytes, ...]
 
 
-def prepare(root: str, process: ProcessSpec) -> PreparedRoot:
+def prepare(root: str, process: ProcessSpec, *, has_sys: bool = True) -> PreparedRoot:
     """Look the user up, make missing mount points and the working folder.
+
+    Args:
+        root: The root file system.
+        process: What will run in it.
+        has_sys: Whether the step gets a ``/sys``.
 
     Raises:
         UserLookupError: the user or group does not exist in ``root``.
@@ -49,10 +55,24 @@ def prepare(root: str, process: ProcessSpec) -> PreparedRoot:
         user = find_user(root_fd, process.user)
         recursive = process.remove_mount_stubs_recursive
         stubs = make_stubs(root_fd, _mount_points(process), recursive=recursive)
+        for name in _KERNEL_FOLDERS if has_sys else _KERNEL_FOLDERS[:-1]:
+            _make_kernel_folder(root_fd, name)
         _make_working_folder(root_fd, process.cwd, user)
     finally:
         os.close(root_fd)
     return PreparedRoot(user, stubs)
+
+
+def _make_kernel_folder(root_fd: int, name: bytes) -> None:
+    """Make a folder that stays in the layer, as BuildKit's steps leave it.
+
+    The runtime would make it as well, but crun gives /dev the sticky bit and runc does not.
+    """
+    try:
+        os.mkdir(name, _FOLDER_MODE, dir_fd=root_fd)
+        os.chmod(name, _FOLDER_MODE, dir_fd=root_fd)
+    except OSError:
+        pass  # it exists, if only as a link; else the runtime will say what is wrong
 
 
 def _mount_points(process: ProcessSpec) -> dict[str, bool]:

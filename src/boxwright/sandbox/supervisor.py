@@ -21,12 +21,15 @@ import select
 import signal
 import socket
 import sys
+import time
 
 from boxwright.linux import namespaces, process
 from boxwright.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REC, MS_SLAVE, mount
 from boxwright.sandbox import cgroups, protocol
 
 _KILL_RETRY_MS = 5
+_ORPHAN_TRIES = 1000
+_ORPHAN_PAUSE_S = 0.002
 _COPY_CHUNK = 1 << 20
 _FDS_PER_PACKET = protocol.FD_COUNT
 
@@ -228,13 +231,32 @@ class Supervisor:
         )
 
     def _kill_orphans(self) -> None:
-        """Kill children that we did not start: containers whose runtime is gone."""
+        """Kill children that we did not start, containers whose runtime is gone, and reap them.
+
+        Their root file systems are unmounted next, so this waits for their end; not for ever, as
+        a process may hang in the kernel.
+        """
+        for _ in range(_ORPHAN_TRIES):
+            orphans = self._orphans()
+            if not orphans:
+                return
+            for pid in orphans:
+                _signal(pid, signal.SIGKILL)
+                try:
+                    os.waitpid(pid, os.WNOHANG)
+                except ChildProcessError:
+                    pass
+            time.sleep(_ORPHAN_PAUSE_S)
+
+    def _orphans(self) -> list[int]:
         own = os.getpid()
+        found = []
         for name in os.listdir("/proc"):
             if name.isdigit() and int(name) not in self._children and int(name) != own:
                 fields = _read_small(f"/proc/{name}/stat", 4096).rpartition(")")[2].split()
                 if len(fields) > 1 and fields[1] == str(own):
-                    _signal(int(name), signal.SIGKILL)
+                    found.append(int(name))
+        return found
 
     def _forget(self, run_id: str, cgroup: str) -> None:
         _remove_tree(f"{self._base}/{run_id}")

@@ -22,6 +22,8 @@ def tree(root: Path) -> dict[str, int]:
 def root(tmp_path: Path) -> Path:
     (tmp_path / "etc").mkdir()
     (tmp_path / "srv").mkdir()
+    for name in ("proc", "dev", "sys"):
+        (tmp_path / name).mkdir()
     for path in (tmp_path / "etc", tmp_path / "srv", tmp_path):
         os.utime(path, ns=(10**18, 10**18))
     return tmp_path
@@ -93,3 +95,10 @@ def test_open_directory_refuses_links(root: Path) -> None:
             os.close(rootpath.open_directory(fd, b"link"))
     finally:
         os.close(fd)
+
+
+def test_folders_for_the_kernel_are_the_same_under_every_runtime(tmp_path: Path) -> None:
+    rootfs.prepare(str(tmp_path), ProcessSpec(("x",)), has_sys=False)
+    assert not (tmp_path / "sys").exists()
+    for name in ("proc", "dev"):
+        assert (tmp_path / name).stat().st_mode & 0o7777 == 0o755
