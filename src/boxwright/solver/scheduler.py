@@ -67,6 +67,7 @@ class Scheduler:
         self._to_observe: dict[EdgeNode, None] = {}
         self._to_plan: dict[EdgeNode, None] = {}
         self._settling = False
+        self._settle_planned = False
 
     @property
     def indexed_keys(self) -> int:
@@ -123,6 +124,16 @@ class Scheduler:
             self._settling = False
         for node, plan in plans.items():
             self._adjust_work(node, plan)
+
+    def _settle_soon(self) -> None:
+        """Settle once for all that ends in this turn of the loop."""
+        if not self._settle_planned:
+            self._settle_planned = True
+            asyncio.get_running_loop().call_soon(self._settle_as_planned)
+
+    def _settle_as_planned(self) -> None:
+        self._settle_planned = False
+        self.settle()
 
     def _touch_inputs(self, root: EdgeNode) -> None:
         """Have a new part of the graph looked at, inputs before consumers."""
@@ -237,7 +248,7 @@ class Scheduler:
     def _work_ended(self, node: EdgeNode, kind: str, _task: asyncio.Task[None]) -> None:
         del node.work[kind]
         self._to_observe[node] = None
-        self.settle()
+        self._settle_soon()
 
     async def _work(self, node: EdgeNode, kind: str) -> None:
         work = node.work[kind]
