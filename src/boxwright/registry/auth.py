@@ -17,7 +17,9 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 _MINIMUM_LIFE_S = 60.0
-_PARAMETER = re.compile(r'([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*,?\s*')
+_WORD = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+_SCHEME = re.compile(rf"[\s,]*({_WORD})(?:\s+|(?=,)|\Z)")
+_PARAMETER = re.compile(rf'[\s,]*({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))[\s,]*')
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +90,29 @@ class Challenge:
 
 
 def parse_challenges(headers: Sequence[str]) -> list[Challenge]:
-    """Read the challenges of the given header values; what is not understood is left out."""
+    """Read the challenges of the given header values; what is not understood is left out.
+
+    One value may hold several challenges (RFC 9110 section 11.6.1): what is followed by ``=``
+    is a parameter of the last one, anything else begins the next.
+    """
     found: list[Challenge] = []
     for header in headers:
-        scheme, _, rest = header.strip().partition(" ")
-        parameters = {
-            name.lower(): re.sub(r"\\(.)", r"\1", quoted) if quoted else bare
-            for name, quoted, bare in _PARAMETER.findall(rest)
-        }
-        found.append(Challenge(scheme.lower(), parameters))
+        position = 0
+        parameters: dict[str, str] = {}
+        while position < len(header):
+            parameter = _PARAMETER.match(header, position)
+            scheme = None if parameter else _SCHEME.match(header, position)
+            if parameter:
+                name, quoted, bare = parameter.groups()
+                value = bare if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+                parameters.setdefault(name.lower(), value)
+                position = parameter.end()
+            elif scheme:
+                parameters = {}
+                found.append(Challenge(scheme[1].lower(), parameters))
+                position = scheme.end()
+            else:
+                break
     return found
 
 
@@ -116,9 +132,10 @@ class TokenCache:
         life = max(token.expires_in_s, _MINIMUM_LIFE_S) * 0.9
         self._tokens[host, scope] = (token.value, time.monotonic() + life)
 
-    def drop(self, host: str, scope: str) -> None:
-        """Forget a token that the registry refused."""
-        self._tokens.pop((host, scope), None)
+    def drop(self, host: str, scope: str, value: str) -> None:
+        """Forget a token that the registry refused, unless a newer one has replaced it."""
+        if self._tokens.get((host, scope), ("", 0.0))[0] == value:
+            self._tokens.pop((host, scope), None)
 
 
 def scope_for(repository: str, *, push: bool) -> str:

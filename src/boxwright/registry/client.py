@@ -1,24 +1,21 @@
 """The OCI distribution client: resolve, fetch, push (distribution-spec v1.1).
 
 Whatever is received is verified against its digest before anybody may call it good: manifests
-at once, blobs by the writer that they stream into. A broken download goes on where it
-stopped; a broken upload starts again, as few registries can resume one.
+at once, blobs by the writer that they stream into. Broken downloads go on where they stopped.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urljoin
-
-import aiohttp
 
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference
 from boxwright.registry.auth import AnonymousAuth, AuthSource, scope_for
+from boxwright.registry.connections import Connections
 from boxwright.registry.errors import (
     BlobNotFoundError,
     ContentMismatchError,
@@ -28,7 +25,10 @@ from boxwright.registry.errors import (
     StalledTransferError,
 )
 from boxwright.registry.hosts import Endpoint, Hosts
-from boxwright.registry.transport import Request, Transport
+from boxwright.registry.transport import Request, RetryBudget, Transport
+from boxwright.registry.upload import ReadBlob, Uploader
+
+_log = logging.getLogger(__name__)
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -37,7 +37,6 @@ MANIFEST_TYPES = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 MANIFEST_LIMIT_BYTES = 8 << 20
-_CHUNK_BYTES = 1 << 20
 _T = TypeVar("_T")
 _ACCEPT = ", ".join((*MANIFEST_TYPES, "*/*"))
 
@@ -51,21 +50,39 @@ class Sink(Protocol):
 
 
 class RegistryClient:
-    """Talks to any registry; one per build or per daemon, closed by its maker."""
+    """Talks to any registry with one set of logins; closed by its maker.
+
+    Args:
+        hosts: how hosts are reached; by default all over HTTPS.
+        auth: where credentials come from; by default nobody logs in.
+        connections: shared ones, which their owner closes; by default its own.
+        stall_timeout_s: how long nothing may move.
+        budget: of retries.
+    """
 
     def __init__(
         self,
         hosts: Hosts | None = None,
         auth: AuthSource | None = None,
         *,
+        connections: Connections | None = None,
         stall_timeout_s: float = 60.0,
+        budget: RetryBudget | None = None,
     ) -> None:
         self.hosts = hosts or Hosts()
-        self.transport = Transport(auth or AnonymousAuth(), stall_timeout_s=stall_timeout_s)
+        self._own_connections = Connections() if connections is None else None
+        self.transport = Transport(
+            auth or AnonymousAuth(),
+            connections or self._own_connections or Connections(),
+            stall_timeout_s=stall_timeout_s,
+            budget=budget,
+        )
+        self._uploader = Uploader(self.transport)
 
     async def close(self) -> None:
-        """Close all connections."""
-        await self.transport.close()
+        """Close its own connections."""
+        if self._own_connections is not None:
+            await self._own_connections.close()
 
     # --- pulling -------------------------------------------------------------------------
 
@@ -80,15 +97,26 @@ class RegistryClient:
         return descriptor
 
     async def fetch_manifest(
-        self, ref: Reference, *, insecure: bool | None = None
+        self, ref: Reference, *, insecure: bool | None = None, mirrors: bool = True
     ) -> tuple[Descriptor, bytes]:
-        """Fetch a manifest or index by tag or digest, mirrors first, and verify it."""
+        """Fetch a manifest or index by tag or digest, and verify it.
+
+        Args:
+            ref: what to fetch; its digest counts more than its tag.
+            insecure: the request's ``registry.insecure``.
+            mirrors: ask them before the registry itself.
+
+        Raises:
+            ManifestNotFoundError: no endpoint has it.
+            ContentMismatchError: what came is not what the digest says.
+            RegistryError: by cause, the last endpoint's.
+        """
         ref = ref.with_default_tag()
 
         async def fetch(endpoint: Endpoint) -> tuple[Descriptor, bytes]:
             return await self._fetch_manifest_from(endpoint, ref)
 
-        return await self._first(ref, fetch, insecure=insecure)
+        return await self._first(ref, fetch, insecure=insecure, mirrors=mirrors)
 
     async def _fetch_manifest_from(
         self, endpoint: Endpoint, ref: Reference
@@ -99,31 +127,38 @@ class RegistryClient:
             "GET",
             f"{endpoint.base_url}/{repository}/manifests/{wanted}",
             scope_for(repository, push=False),
-            ref.host,
             headers={"Accept": _ACCEPT},
         )
         try:
             async with self.transport.send(endpoint, request) as response:
-                body = await _read_limited(response, MANIFEST_LIMIT_BYTES)
                 content_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+                body = bytearray()
+                async for data in self.transport.chunks(endpoint, response):
+                    body += data
+                    if len(body) > MANIFEST_LIMIT_BYTES:
+                        raise ContentMismatchError(
+                            f"registry {endpoint.name} sends a manifest that is too large",
+                            host=endpoint.name,
+                            detail=f"{wanted}: more than {MANIFEST_LIMIT_BYTES} bytes",
+                        )
         except RegistryError as exc:
             if exc.status == 404:
                 raise ManifestNotFoundError(
                     f"{ref.familiar}: not found",
-                    host=ref.host,
+                    host=endpoint.name,
                     status=404,
-                    detail=f"registry {endpoint.host} has no manifest {wanted} in {repository}",
+                    detail=f"registry {endpoint.name} has no manifest {wanted} in {repository}",
                     hint="check the name and the tag, and whether a login is needed to see it",
                 ) from exc
             raise
         digest = Digest.of(body)
         if ref.digest and ref.digest != digest:
             raise ContentMismatchError(
-                f"registry {endpoint.host} sent another manifest than the digest asked for",
-                host=ref.host,
+                f"registry {endpoint.name} sent another manifest than the digest asked for",
+                host=endpoint.name,
                 detail=f"wanted {ref.digest}, got {digest} ({len(body)} bytes)",
             )
-        return Descriptor(_media_type(body, content_type), digest, len(body)), body
+        return Descriptor(_media_type(bytes(body), content_type), digest, len(body)), bytes(body)
 
     async def fetch_blob(
         self,
@@ -140,39 +175,44 @@ class RegistryClient:
 
         Raises:
             BlobNotFoundError: no endpoint has it.
-            StalledTransferError: bytes stopped flowing and no retry is left.
+            ContentMismatchError: it is not of the size that the descriptor says.
+            StalledTransferError: the connection broke off or bytes stopped flowing, and no
+                retry is left.
+            RegistryError: by cause, the last endpoint's.
         """
         offset = 0
 
-        async def fetch(endpoint: Endpoint) -> None:
+        async def take(endpoint: Endpoint) -> None:
             nonlocal offset
+            async for data in self._blob_from(endpoint, ref, descriptor, offset):
+                await sink.write(data)
+                offset += len(data)
+                if on_progress:
+                    on_progress(offset)
+
+        async def fetch(endpoint: Endpoint) -> None:
             while True:
+                before = offset
+                failure: RegistryUnreachableError | None = None
                 try:
-                    async for data in self._blob_from(endpoint, ref, descriptor, offset):
-                        await sink.write(data)
-                        offset += len(data)
-                        if on_progress:
-                            on_progress(offset)
+                    await take(endpoint)
                 except RegistryUnreachableError as exc:
-                    if self.transport.budget.take():
-                        continue
+                    if exc.reason in {"name", "refused"} and offset == before:
+                        raise
+                    failure = exc
+                if failure is None and offset == descriptor.size:
+                    return
+                if not self.transport.budget.take():
                     raise StalledTransferError(
-                        f"download from registry {endpoint.host} broke off",
-                        host=ref.host,
+                        f"download from registry {endpoint.name} broke off",
+                        host=endpoint.name,
                         detail=f"blob {descriptor.digest} at byte {offset} of {descriptor.size}: "
-                        f"{exc.detail}",
-                    ) from exc
-                if offset < descriptor.size and self.transport.budget.take():
-                    continue
-                break
+                        f"{failure.detail if failure else 'the registry ended it too early'}",
+                        hint="run it again: what is complete is kept",
+                    ) from failure
+                _log.info("%s: resuming at byte %d", descriptor.digest, offset)
 
         await self._first(ref, fetch, insecure=insecure)
-        if offset != descriptor.size:
-            raise ContentMismatchError(
-                f"registry {ref.host} sent a blob of the wrong size",
-                host=ref.host,
-                detail=f"{descriptor.digest}: wanted {descriptor.size} bytes, got {offset}",
-            )
 
     async def _blob_from(
         self, endpoint: Endpoint, ref: Reference, descriptor: Descriptor, offset: int
@@ -183,32 +223,30 @@ class RegistryClient:
             "GET",
             f"{endpoint.base_url}/{repository}/blobs/{descriptor.digest}",
             scope_for(repository, push=False),
-            ref.host,
             headers={"Accept": "*/*", **headers},
             expect=frozenset({200, 206}),
         )
         try:
             async with self.transport.send(endpoint, request) as response:
-                skip = offset if offset and response.status == 200 else 0
-                received = 0
-                async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-                    received += len(chunk)
-                    data = chunk
-                    if skip:
-                        data, skip = chunk[skip:], max(0, skip - len(chunk))
-                    if received > descriptor.size:
+                # Who does not know ranges sends all of it again.
+                skip = offset if response.status == 200 else 0
+                position = offset - skip
+                async for data in self.transport.chunks(endpoint, response):
+                    position += len(data)
+                    if position > descriptor.size:
                         raise ContentMismatchError(
-                            f"registry {endpoint.host} sends more than the blob's size",
-                            host=ref.host,
+                            f"registry {endpoint.name} sends more than the blob's size",
+                            host=endpoint.name,
                             detail=f"{descriptor.digest}: {descriptor.size} bytes expected",
                         )
-                    if data:
-                        yield data
+                    if skip < len(data):
+                        yield data[skip:] if skip else data
+                    skip = max(0, skip - len(data))
         except RegistryError as exc:
             if exc.status == 404:
                 raise BlobNotFoundError(
-                    f"registry {endpoint.host} has no blob {descriptor.digest}",
-                    host=ref.host,
+                    f"registry {endpoint.name} has no blob {descriptor.digest}",
+                    host=endpoint.name,
                     status=404,
                     detail=f"repository {repository}",
                 ) from exc
@@ -220,40 +258,45 @@ class RegistryClient:
         action: Callable[[Endpoint], Awaitable[_T]],
         *,
         insecure: bool | None,
+        mirrors: bool = True,
     ) -> _T:
-        failure: RegistryError | None = None
+        """Do it at the first endpoint where it works; the registry's own failure counts."""
         for endpoint in self.hosts.pull_endpoints(ref.host, insecure=insecure):
+            if endpoint.is_mirror and not mirrors:
+                continue
             try:
                 return await action(await self.transport.discover(endpoint))
-            except ContentMismatchError:
-                raise
             except RegistryError as exc:
-                failure = exc
-        assert failure is not None
-        raise failure
+                if not endpoint.is_mirror:
+                    raise
+                _log.warning("mirror %s of %s: %s", endpoint.name, ref.host, exc)
+        raise AssertionError("a registry is its own last endpoint")
 
     # --- pushing -------------------------------------------------------------------------
 
     async def has_blob(
-        self, ref: Reference, digest: Digest, *, insecure: bool | None = None
+        self, ref: Reference, digest: Digest, *, insecure: bool | None = None, push: bool = True
     ) -> bool:
-        """Return whether the repository already holds a blob."""
-        endpoint, repository, scope = await self._push_target(ref, insecure=insecure)
-        request = Request(
-            "HEAD",
-            f"{endpoint.base_url}/{repository}/blobs/{digest}",
-            scope,
-            ref.host,
-            expect=frozenset({200, 404}),
-        )
-        async with self.transport.send(endpoint, request) as response:
-            return response.status == 200
+        """Return whether the repository holds a blob.
+
+        Args:
+            ref: names host and repository.
+            digest: of the blob.
+            insecure: the request's ``registry.insecure``.
+            push: ask with the rights of one who will push; else of one who pulls.
+
+        Raises:
+            RegistryError: by cause.
+        """
+        endpoint, repository = await self._target(ref, insecure=insecure)
+        scope = scope_for(repository, push=push)
+        return await self._uploader.has_blob(endpoint, repository, scope, digest)
 
     async def push_blob(
         self,
         ref: Reference,
         descriptor: Descriptor,
-        read: Callable[[], AsyncIterator[bytes]],
+        read: ReadBlob,
         *,
         insecure: bool | None = None,
         mount_from: str = "",
@@ -270,118 +313,21 @@ class RegistryClient:
             on_progress: called with the bytes sent so far.
 
         Raises:
+            StalledTransferError: bytes stopped flowing and no retry is left.
             RegistryError: by cause.
         """
-        if await self.has_blob(ref, descriptor.digest, insecure=insecure):
+        endpoint, repository = await self._target(ref, insecure=insecure)
+        scope = scope_for(repository, push=True)
+        if await self._uploader.has_blob(endpoint, repository, scope, descriptor.digest):
             return False
-        endpoint, repository, scope = await self._push_target(ref, insecure=insecure)
-        for attempt in range(4):
-            location = await self._start_upload(
-                endpoint, ref, repository, scope, descriptor, mount_from if attempt == 0 else ""
-            )
-            if location is None:
-                return False
-            try:
-                await self._put_blob(endpoint, ref, scope, location, descriptor, read, on_progress)
-            except (RegistryUnreachableError, StalledTransferError):
-                if attempt == 3 or not self.transport.budget.take():
-                    raise
-                await asyncio.sleep(0.3 * 2**attempt)
-                continue
-            return True
-        raise AssertionError("unreachable")
-
-    async def _start_upload(
-        self,
-        endpoint: Endpoint,
-        ref: Reference,
-        repository: str,
-        scope: str,
-        descriptor: Descriptor,
-        mount_from: str,
-    ) -> str | None:
-        url = f"{endpoint.base_url}/{repository}/blobs/uploads/"
-        if mount_from:
-            url += f"?mount={descriptor.digest}&from={mount_from}"
-            scope += f" {scope_for(mount_from, push=False)}"
-        request = Request(
-            "POST",
-            url,
-            scope,
-            ref.host,
-            headers={"Content-Length": "0"},
-            expect=frozenset({201, 202}),
+        return await self._uploader.push(
+            endpoint,
+            repository,
+            descriptor,
+            read,
+            mount_from=endpoint.repository(mount_from) if mount_from else "",
+            on_progress=on_progress,
         )
-        async with self.transport.send(endpoint, request) as response:
-            if response.status == 201:
-                return None
-            location = response.headers.get("Location", "")
-            return urljoin(str(response.url), location)
-
-    async def _put_blob(
-        self,
-        endpoint: Endpoint,
-        ref: Reference,
-        scope: str,
-        location: str,
-        descriptor: Descriptor,
-        read: Callable[[], AsyncIterator[bytes]],
-        on_progress: Callable[[int], None] | None,
-    ) -> None:
-        sent = 0
-        moved = asyncio.Event()
-
-        async def body() -> AsyncIterator[bytes]:
-            nonlocal sent
-            async for chunk in read():
-                yield chunk
-                sent += len(chunk)
-                moved.set()
-                if on_progress:
-                    on_progress(sent)
-
-        async def make() -> AsyncIterator[bytes]:
-            return body()
-
-        separator = "&" if "?" in location else "?"
-        request = Request(
-            "PUT",
-            f"{location}{separator}digest={descriptor.digest}",
-            scope,
-            ref.host,
-            headers={
-                "Content-Type": "application/octet-stream",
-                "Content-Length": str(descriptor.size),
-            },
-            body=make,
-            expect=frozenset({201, 204}),
-            idempotent=False,
-        )
-
-        async def upload() -> None:
-            async with self.transport.send(endpoint, request):
-                pass
-
-        async with asyncio.TaskGroup() as group:
-            uploading = group.create_task(upload())
-            while not uploading.done():
-                moved.clear()
-                waiting = group.create_task(moved.wait())
-                await asyncio.wait(
-                    {uploading, waiting},
-                    timeout=self.transport.stall_timeout_s,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if not uploading.done() and not waiting.done() and sent < descriptor.size:
-                    uploading.cancel()
-                    waiting.cancel()
-                    raise StalledTransferError(
-                        f"upload to registry {endpoint.host} stalled",
-                        host=ref.host,
-                        detail=f"blob {descriptor.digest} at byte {sent} of {descriptor.size}, "
-                        f"nothing moved for {self.transport.stall_timeout_s:.0f} s",
-                    )
-                waiting.cancel()
 
     async def push_manifest(
         self,
@@ -398,7 +344,7 @@ class RegistryClient:
             ContentMismatchError: the registry says that it stored something else.
             RegistryError: by cause.
         """
-        endpoint, repository, scope = await self._push_target(ref, insecure=insecure)
+        endpoint, repository = await self._target(ref, insecure=insecure)
         digest = Digest.of(body)
         name = str(digest) if by_digest else ref.with_default_tag().tag or str(digest)
 
@@ -408,8 +354,7 @@ class RegistryClient:
         request = Request(
             "PUT",
             f"{endpoint.base_url}/{repository}/manifests/{name}",
-            scope,
-            ref.host,
+            scope_for(repository, push=True),
             headers={"Content-Type": media_type},
             body=make,
             expect=frozenset({200, 201, 202}),
@@ -418,32 +363,16 @@ class RegistryClient:
             told = response.headers.get("Docker-Content-Digest", str(digest))
         if told != digest:
             raise ContentMismatchError(
-                f"registry {endpoint.host} stored another manifest than was sent",
-                host=ref.host,
+                f"registry {endpoint.name} stored another manifest than was sent",
+                host=endpoint.name,
                 detail=f"sent {digest}, it says {told}",
             )
         return digest
 
-    async def _push_target(
-        self, ref: Reference, *, insecure: bool | None
-    ) -> tuple[Endpoint, str, str]:
-        endpoint = self.hosts.push_endpoint(ref.host, insecure=insecure)
+    async def _target(self, ref: Reference, *, insecure: bool | None) -> tuple[Endpoint, str]:
+        endpoint = self.hosts.endpoint(ref.host, insecure=insecure)
         endpoint = await self.transport.discover(endpoint)
-        repository = endpoint.repository(ref.path)
-        return endpoint, repository, scope_for(repository, push=True)
-
-
-async def _read_limited(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(1 << 16):
-        body += chunk
-        if len(body) > limit:
-            raise ContentMismatchError(
-                "the registry sends a manifest that is too large",
-                host=response.url.host or "",
-                detail=f"more than {limit} bytes",
-            )
-    return bytes(body)
+        return endpoint, endpoint.repository(ref.path)
 
 
 def _media_type(body: bytes, content_type: str) -> str:
@@ -451,7 +380,7 @@ def _media_type(body: bytes, content_type: str) -> str:
     try:
         data: Any = json.loads(body)
         stated = data.get("mediaType") if isinstance(data, dict) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return content_type
     if isinstance(stated, str) and stated:
         return stated

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from boxwright.errors import BoxwrightError, Code
+
+LostBy = Literal["name", "refused", "timeout", "broken"]
+"""How a connection failed: unknown name, refused or unroutable, silence, broken off."""
 
 
 class RegistryError(BoxwrightError):
@@ -19,10 +24,30 @@ class RegistryError(BoxwrightError):
 
 
 class RegistryUnreachableError(RegistryError):
-    """No connection: name not known, refused, timed out, or broken off for good."""
+    """No connection: name not known, refused, timed out, or broken off for good.
+
+    Args:
+        brief: as in :class:`~boxwright.errors.BoxwrightError`.
+        host: the registry.
+        reason: how it failed; decides whether another try makes sense.
+        detail: the system's text.
+        hint: what to do.
+    """
 
     code = Code.REGISTRY_UNREACHABLE
     retryable = True
+
+    def __init__(
+        self,
+        brief: str,
+        *,
+        host: str = "",
+        reason: LostBy = "broken",
+        detail: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(brief, host=host, detail=detail, hint=hint)
+        self.reason = reason
 
 
 class RegistryProtocolError(RegistryError):

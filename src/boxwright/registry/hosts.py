@@ -8,6 +8,7 @@ this machine's own loopback names, as Docker does.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,25 +18,40 @@ from boxwright.config.load import ConfigError
 from boxwright.config.schema import RegistryConfig
 from boxwright.core.reference import DEFAULT_HOST
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One place to ask: ``scheme://host`` plus an optional path before the repository."""
+    """One place to ask: ``scheme://host`` plus an optional path before the repository.
 
+    Attributes:
+        name: what users, logins and the configuration call it (``docker.io``).
+        host: what is really connected to (``registry-1.docker.io``), with a port if one is given.
+        scheme_is_a_guess: nobody said which it is, so the other one may be tried as well.
+        config_file: where its settings belong, for hints.
+    """
+
+    name: str
     host: str
     scheme: str = "https"
     path_prefix: str = ""
     is_mirror: bool = False
     verify_tls: bool = True
-    # https is tried when plain http fails, and the reverse: nobody said which it is.
     scheme_is_a_guess: bool = False
     ca_files: tuple[str, ...] = ()
     keypairs: tuple[tuple[str, str], ...] = ()
+    config_file: str = "buildkitd.toml"
 
     @property
     def base_url(self) -> str:
         """The address of the distribution API's root."""
         return f"{self.scheme}://{self.host}/v2"
+
+    @property
+    def config_key(self) -> str:
+        """The table of the configuration that this host's settings belong in, and its file."""
+        return f'[registry."{self.name}"] in {self.config_file}'
 
     def repository(self, path: str) -> str:
         """Return the repository path on this endpoint."""
@@ -86,31 +102,59 @@ def wire_host(host: str) -> str:
 
 
 class Hosts:
-    """The endpoints of every registry host, from ``[registry."host"]``."""
+    """The endpoints of every registry host, from ``[registry."host"]``.
 
-    def __init__(self, config: Mapping[str, RegistryConfig] | None = None) -> None:
+    Args:
+        config: the tables by host.
+        config_file: where they were read from, for hints.
+        pull_hosts: for a host that is pushed to, the one that pullers know it by.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, RegistryConfig] | None = None,
+        *,
+        config_file: str = "buildkitd.toml",
+        pull_hosts: Mapping[str, str] | None = None,
+    ) -> None:
         self._config = dict(config or {})
+        self._config_file = config_file
+        self._pull_hosts = dict(pull_hosts or {})
+        for key in self._config:
+            host, slash, path = key.partition("/")
+            if slash:
+                _log.warning(
+                    '[registry."%s"] in %s has no effect: configuration is per host; write '
+                    '[registry."%s"] (the path %s is part of image names)',
+                    key,
+                    config_file,
+                    host,
+                    path,
+                )
+
+    def pull_host(self, host: str) -> str:
+        """Return the host that what is pushed to ``host`` is pulled from."""
+        return self._pull_hosts.get(host, host)
 
     def pull_endpoints(self, host: str, *, insecure: bool | None = None) -> list[Endpoint]:
         """Return where to pull from, in order; mirrors come first."""
         mirrors = []
         for mirror in self._config.get(host, RegistryConfig()).mirrors:
-            bare = mirror.partition("://")[2] or mirror
-            name, _, prefix = bare.partition("/")
-            endpoint = self._endpoint(name, None)
+            scheme, separator, rest = mirror.partition("://")
+            name, _, prefix = (rest if separator else mirror).partition("/")
+            endpoint = self.endpoint(name)
+            if separator and scheme in {"http", "https"}:
+                endpoint = replace(endpoint, scheme=scheme, scheme_is_a_guess=False)
             mirrors.append(replace(endpoint, path_prefix=prefix.strip("/"), is_mirror=True))
-        return [*mirrors, self.push_endpoint(host, insecure=insecure)]
+        return [*mirrors, self.endpoint(host, insecure=insecure)]
 
-    def push_endpoint(self, host: str, *, insecure: bool | None = None) -> Endpoint:
+    def endpoint(self, host: str, *, insecure: bool | None = None) -> Endpoint:
         """Return the host itself; mirrors are never pushed to.
 
         Args:
             host: the reference's host.
             insecure: the request's ``registry.insecure`` attribute; None if absent.
         """
-        return self._endpoint(host, insecure)
-
-    def _endpoint(self, host: str, insecure: bool | None) -> Endpoint:  # noqa: FBT001
         config = self._config.get(host, RegistryConfig())
         is_insecure = insecure if insecure is not None else bool(config.insecure)
         if config.http is not None:
@@ -121,12 +165,14 @@ class Hosts:
             scheme, guess = "https", is_insecure
         ca_files, keypairs = _tls_folder_files(config)
         return Endpoint(
+            name=host,
             host=wire_host(host),
             scheme=scheme,
             verify_tls=not is_insecure,
             scheme_is_a_guess=guess,
             ca_files=(*config.ca, *ca_files),
             keypairs=(*((k.cert, k.key_file) for k in config.keypair), *keypairs),
+            config_file=self._config_file,
         )
 
 

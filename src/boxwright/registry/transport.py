@@ -1,9 +1,9 @@
-"""HTTP to one registry: authentication, retries within one budget, errors by cause.
+"""HTTP to one registry: authentication, redirects, retries within one budget.
 
-One :class:`Transport` is shared by all operations of a build. It keeps a connection pool per
-endpoint, a token cache, and a retry budget: transient failures (connection lost, 429, 5xx)
-are tried again with exponential waits, jitter and the server's ``Retry-After``, but only so
-often in all, so that a broken registry ends the build instead of prolonging it.
+A :class:`Transport` belongs to one set of logins. It keeps their tokens and a retry budget:
+transient failures (connection lost, 429, 5xx) are tried again with exponential waits, jitter
+and the server's ``Retry-After``, but only so often in all, so that a broken registry ends the
+build instead of prolonging it. Names that do not resolve are never tried again.
 """
 
 from __future__ import annotations
@@ -11,122 +11,161 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
+import email.utils
 import logging
 import random
-import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urljoin
 
 import aiohttp
+from yarl import URL
 
-from boxwright.registry.auth import (
-    AuthSource,
-    Challenge,
-    Credentials,
-    Token,
-    TokenCache,
-    parse_challenges,
-    parse_token,
-    realm_is_safe,
-)
+from boxwright.registry.auth import AuthSource, Credentials, TokenCache, parse_challenges
+from boxwright.registry.connections import Connections, read_limited
 from boxwright.registry.errors import (
-    RegistryAuthError,
+    LostBy,
     RegistryError,
     RegistryProtocolError,
     RegistryTlsError,
     RegistryUnreachableError,
 )
+from boxwright.registry.failures import (
+    ERROR_BODY_LIMIT_BYTES,
+    connection_error,
+    error_from,
+    is_https_complaint,
+)
 from boxwright.registry.hosts import Endpoint
+from boxwright.registry.tokens import fetch_token
 
 _log = logging.getLogger(__name__)
 
-ERROR_BODY_LIMIT_BYTES = 64 << 10
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-_CONNECT_TIMEOUT_S = 20.0
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 5
 _LONGEST_WAIT_S = 15.0
+_MAX_TRIES = 5
+_TRIES_BY_REASON: dict[LostBy, int] = {"name": 1, "refused": 2, "timeout": 2, "broken": 5}
 
 BodyFactory = Callable[[], Awaitable[Any]]
 
 
 @dataclass
 class RetryBudget:
-    """How many more times anything at all may be tried again."""
+    """How many more times anything at all may be tried again.
 
-    left: int = 10
+    Args:
+        limit: tries at once.
+        refill_s: one more comes back after so many seconds.
+    """
+
+    limit: int = 10
+    refill_s: float = 30.0
+    _left: float = field(init=False)
+    _seen_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._left = float(self.limit)
+        self._seen_s = time.monotonic()
 
     def take(self) -> bool:
         """Use one retry if there is one."""
-        self.left -= 1
-        return self.left >= 0
+        now = time.monotonic()
+        self._left = min(self.limit, self._left + (now - self._seen_s) / self.refill_s)
+        self._seen_s = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request; ``body`` makes the payload anew for every try."""
+    """One request.
+
+    Attributes:
+        scope: of the token that it needs; empty for requests without any.
+        body: makes the payload anew for every try.
+        expect: the statuses that are answers and not failures.
+        idempotent: whether it may be sent again after the connection broke.
+        patience: how many stall timeouts the registry may take to answer.
+    """
 
     method: str
     url: str
     scope: str
-    host: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: BodyFactory | None = None
     expect: frozenset[int] = frozenset({200})
     idempotent: bool = True
+    patience: int = 1
 
 
 class Transport:
-    """Connections, tokens and the retry budget of one user of registries.
+    """Tokens and retries of one user of registries, over connections that may be shared.
 
-    Made and closed inside the event loop; safe for many tasks at once.
+    Safe for many tasks at once.
+
+    Args:
+        auth: where credentials come from.
+        connections: shared ones, which their owner closes.
+        stall_timeout_s: how long nothing may move.
+        budget: of retries.
     """
 
     def __init__(
-        self, auth: AuthSource, *, stall_timeout_s: float = 60.0, budget: RetryBudget | None = None
+        self,
+        auth: AuthSource,
+        connections: Connections,
+        *,
+        stall_timeout_s: float = 60.0,
+        budget: RetryBudget | None = None,
     ) -> None:
-        self._auth = auth
-        self._tokens = TokenCache()
-        self._basic: dict[str, Credentials] = {}
-        self._sessions: dict[Endpoint, aiohttp.ClientSession] = {}
-        self._schemes: dict[str, str] = {}
-        self._token_locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self.auth = auth
+        self.connections = connections
         self.stall_timeout_s = stall_timeout_s
         self.budget = budget or RetryBudget()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
-
-    def settle(self, endpoint: Endpoint) -> Endpoint:
-        """Return ``endpoint`` with the scheme that was found out for its host, if it was."""
-        scheme = self._schemes.get(endpoint.host)
-        return replace(endpoint, scheme=scheme) if scheme else endpoint
+        self._tokens = TokenCache()
+        self._basic: dict[str, Credentials] = {}
+        self._login_locks: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def discover(self, endpoint: Endpoint) -> Endpoint:
-        """Find out whether a host whose scheme is a guess speaks HTTP or HTTPS."""
-        if not endpoint.scheme_is_a_guess or endpoint.host in self._schemes:
-            return self.settle(endpoint)
-        order = ("http", "https") if endpoint.scheme == "http" else ("https", "http")
-        failure: RegistryError | None = None
-        for scheme in order:
+        """Find out whether a host whose scheme is a guess speaks HTTP or HTTPS.
+
+        Raises:
+            RegistryError: it speaks neither, or can't be reached.
+        """
+        if not endpoint.scheme_is_a_guess:
+            return endpoint
+        known = self.connections.known_scheme(endpoint.host)
+        if known:
+            return replace(endpoint, scheme=known)
+        failures: list[RegistryError] = []
+        for scheme in ("http", "https") if endpoint.scheme == "http" else ("https", "http"):
             candidate = replace(endpoint, scheme=scheme)
-            url = f"{candidate.base_url}/"
-            probe = Request("GET", url, "", endpoint.host, expect=frozenset(range(200, 500)))
+            probe = Request("GET", f"{candidate.base_url}/", "")
             try:
-                async with self._once(candidate, probe, {}) as response:
-                    text = await response.text(errors="replace")
-                if response.status == 400 and "HTTPS" in text.upper():
-                    continue
+                async with await self._once(candidate, probe, {}) as response:
+                    body = await read_limited(response, ERROR_BODY_LIMIT_BYTES)
             except RegistryError as exc:
-                failure = failure or exc
+                failures.append(exc)
                 continue
-            self._schemes[endpoint.host] = scheme
+            except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+                failures.append(await self.lost(candidate, URL(probe.url), exc))
+                continue
+            if response.status == 400 and scheme == "http" and is_https_complaint(body):
+                continue
+            self.connections.learn_scheme(endpoint.host, scheme)
             return candidate
-        raise failure or RegistryProtocolError(
-            f"registry {endpoint.host} speaks neither HTTP nor HTTPS", host=endpoint.host
+        # Who has a certificate speaks HTTPS, so that is the failure to mend.
+        failures.sort(key=lambda failure: not isinstance(failure, RegistryTlsError))
+        if failures:
+            raise failures[0]
+        raise RegistryProtocolError(
+            f"registry {endpoint.name} speaks neither HTTP nor HTTPS", host=endpoint.name
         )
 
     @contextlib.asynccontextmanager
@@ -135,80 +174,120 @@ class Transport:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request, with authentication and retries; yield a response it expects.
 
+        Read its body with :meth:`chunks`.
+
         Raises:
             RegistryError: one of its kinds, by cause.
         """
-        attempt = 0
-        challenged = False
+        response = await self._answer(endpoint, request)
+        try:
+            yield response
+        finally:
+            response.release()
+
+    async def chunks(
+        self, endpoint: Endpoint, response: aiohttp.ClientResponse
+    ) -> AsyncIterator[bytes]:
+        """Yield a response's body in pieces.
+
+        Raises:
+            RegistryUnreachableError: the connection broke off, or nothing moves any more.
+        """
         while True:
-            headers = await self._authorization(endpoint, request)
-            wait_s: float | None = None
             try:
-                async with self._once(endpoint, request, headers) as response:
-                    if response.status in request.expect:
-                        yield response
-                        return
-                    if response.status == 401 and not challenged:
-                        challenged = True
-                        await self._answer_challenge(endpoint, request, response)
-                        continue
-                    error = await error_from(response, request)
-                    if response.status not in _TRANSIENT or not request.idempotent:
-                        raise error
-                    wait_s = _retry_after(response.headers.get("Retry-After", ""))
+                data = await response.content.readany()
+            except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+                raise await self.lost(endpoint, response.url, exc) from exc
+            if not data:
+                return
+            yield data
+
+    async def lost(self, endpoint: Endpoint, url: URL, exc: BaseException) -> RegistryError:
+        """Return the error for a connection that failed."""
+        return await connection_error(self.connections, endpoint, url, exc, self.stall_timeout_s)
+
+    async def _answer(self, endpoint: Endpoint, request: Request) -> aiohttp.ClientResponse:
+        tries = 0
+        has_logged_in = False
+        while True:
+            authorization = self._authorization(endpoint, request)
+            wait_s: float | None = None
+            limit = _MAX_TRIES
+            try:
+                response = await self._once(endpoint, request, authorization)
             except RegistryUnreachableError as exc:
                 if not request.idempotent:
                     raise
-                error = exc
-            attempt += 1
-            if not self.budget.take() or attempt > 5:
-                raise error
-            await self._pause(attempt, wait_s, error)
+                failure: RegistryError = exc
+                limit = _TRIES_BY_REASON[exc.reason]
+            else:
+                if response.status in request.expect:
+                    return response
+                async with response:
+                    if response.status == 401 and not has_logged_in:
+                        has_logged_in = True
+                        await self._log_in(endpoint, request, response, authorization)
+                        continue
+                    failure = await error_from(endpoint, request.method, response)
+                    # 429 is said before anything is done: even a POST may be sent again.
+                    may_repeat = request.idempotent or response.status == 429
+                    if response.status not in _TRANSIENT or not may_repeat:
+                        raise failure
+                    wait_s = retry_after(response.headers.get("Retry-After", ""))
+            tries += 1
+            if tries >= limit or not self.budget.take():
+                raise failure
+            await self._pause(tries, wait_s, failure)
 
-    async def _pause(self, attempt: int, wait_s: float | None, error: RegistryError) -> None:
+    async def _pause(self, tries: int, wait_s: float | None, failure: RegistryError) -> None:
         if wait_s is None:
-            wait_s = min(0.2 * 2.0**attempt, _LONGEST_WAIT_S) * (0.5 + random.random() / 2)  # noqa: S311
-        _log.warning("registry: %s; trying again in %.1f s", error, wait_s)
-        await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))
+            wait_s = 0.2 * 2.0**tries * (0.5 + random.random() / 2)  # noqa: S311
+        wait_s = min(wait_s, _LONGEST_WAIT_S)
+        _log.warning("%s; trying again in %.1f s", failure, wait_s)
+        await asyncio.sleep(wait_s)
 
-    @contextlib.asynccontextmanager
     async def _once(
-        self, endpoint: Endpoint, request: Request, headers: Mapping[str, str]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        session = self._session(endpoint)
-        data = await request.body() if request.body else None
-        try:
-            async with session.request(
-                request.method,
-                request.url,
-                headers={**request.headers, **headers},
-                data=data,
-                allow_redirects=request.method in {"GET", "HEAD"},
-            ) as response:
-                yield response
-        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-            raise connection_error(endpoint, exc, self.stall_timeout_s) from exc
+        self, endpoint: Endpoint, request: Request, authorization: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """Send once, following redirects; logins never leave the registry's own origin."""
+        url = URL(request.url, encoded=True)
+        headers = {**request.headers, **authorization}
+        asked = endpoint
+        for _ in range(_MAX_REDIRECTS + 1):
+            try:
+                response = await self.connections.request(
+                    asked,
+                    request.method,
+                    url,
+                    headers=headers,
+                    data=await request.body() if request.body else None,
+                    read_timeout_s=self.stall_timeout_s * request.patience,
+                )
+            except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+                raise await self.lost(endpoint, url, exc) from exc
+            location = response.headers.get("Location", "")
+            follows = request.method in {"GET", "HEAD"} and response.status in _REDIRECTS
+            if not follows or not location:
+                return response
+            response.release()
+            target = URL(urljoin(str(url), location), encoded=True)
+            if target.scheme not in {"http", "https"}:
+                break
+            if target.origin() != url.origin():
+                headers = dict(request.headers)
+                asked = replace(endpoint, keypairs=())
+            url = target
+        raise RegistryError(
+            f"registry {endpoint.name} redirects without end",
+            host=endpoint.name,
+            detail=f"{request.method} {request.url}, at last to {url.with_query(None)}",
+        )
 
-    def _session(self, endpoint: Endpoint) -> aiohttp.ClientSession:
-        session = self._sessions.get(endpoint)
-        if session is None:
-            context: ssl.SSLContext | bool = True
-            if endpoint.scheme == "https":
-                context = endpoint.ssl_context()
-            session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=context, limit_per_host=8),
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=self.stall_timeout_s
-                ),
-                headers={"User-Agent": "boxwright"},
-                auto_decompress=False,
-                trust_env=True,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-            self._sessions[endpoint] = session
-        return session
+    # --- logins ------------------------------------------------------------------------------
 
-    async def _authorization(self, endpoint: Endpoint, request: Request) -> dict[str, str]:
+    def _authorization(self, endpoint: Endpoint, request: Request) -> dict[str, str]:
+        if not request.scope:
+            return {}
         token = self._tokens.get(endpoint.host, request.scope)
         if token:
             return {"Authorization": f"Bearer {token}"}
@@ -218,170 +297,46 @@ class Transport:
             return {"Authorization": f"Basic {pair}"}
         return {}
 
-    async def _answer_challenge(
-        self, endpoint: Endpoint, request: Request, response: aiohttp.ClientResponse
-    ) -> None:
-        self._tokens.drop(endpoint.host, request.scope)
-        challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
-        for challenge in challenges:
-            if challenge.scheme == "bearer" and "realm" in challenge.parameters:
-                await self._fetch_token(endpoint, request, challenge)
-                return
-        credentials = await self._auth.credentials(request.host)
-        if credentials and any(c.scheme == "basic" for c in challenges):
-            self._basic[endpoint.host] = credentials
-            return
-        raise await error_from(response, request)
-
-    async def _fetch_token(
-        self, endpoint: Endpoint, request: Request, challenge: Challenge
-    ) -> None:
-        realm = challenge.parameters["realm"]
-        service = challenge.parameters.get("service", "")
-        scope = request.scope or challenge.parameters.get("scope", "")
-        if not realm_is_safe(realm, endpoint.scheme):
-            raise RegistryAuthError(
-                f"registry {endpoint.host} asks to send credentials over plain HTTP",
-                host=endpoint.host,
-                detail=f"token realm {realm}",
-            )
-        lock = self._token_locks.setdefault((endpoint.host, scope), asyncio.Lock())
-        async with lock:
-            if self._tokens.get(endpoint.host, request.scope):
-                return
-            scopes = scope.split()
-            token = await self._auth.fetch_token(request.host, realm, service, scopes)
-            if token is None:
-                credentials = await self._auth.credentials(request.host)
-                token = await self._ask_token_server(
-                    endpoint, request, realm, service, scopes, credentials
-                )
-            self._tokens.put(endpoint.host, request.scope, token)
-
-    async def _ask_token_server(
+    async def _log_in(
         self,
         endpoint: Endpoint,
         request: Request,
-        realm: str,
-        service: str,
-        scopes: list[str],
-        credentials: Credentials | None,
-    ) -> Token:
-        session = self._session(endpoint)
-        parameters = [("scope", s) for s in scopes]
-        if service:
-            parameters.append(("service", service))
-        auth = None
-        form: dict[str, str] | None = None
-        if credentials and not credentials.username:
-            form = {"grant_type": "refresh_token", "refresh_token": credentials.secret}
-            form |= {"service": service, "scope": " ".join(scopes), "client_id": "boxwright"}
-        elif credentials:
-            auth = aiohttp.BasicAuth(credentials.username, credentials.secret)
-        try:
-            asked = (
-                session.post(realm, data=form)
-                if form
-                else session.get(realm, params=parameters, auth=auth)
-            )
-            async with asked as response:
-                if response.status != 200:
-                    raise await error_from(response, request)
-                data = json.loads(await response.content.read(1 << 20))
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
-            raise RegistryAuthError(
-                f"the token server of registry {endpoint.host} failed",
-                host=endpoint.host,
-                detail=f"{realm}: {exc}",
-            ) from exc
-        token = parse_token(data)
-        if token is None:
-            raise RegistryAuthError(
-                f"the token server of registry {endpoint.host} answered without a token",
-                host=endpoint.host,
-                detail=realm,
-            )
-        return token
+        response: aiohttp.ClientResponse,
+        refused: Mapping[str, str],
+    ) -> None:
+        """Answer a challenge, once for all who meet it at the same time."""
+        challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
+        token = refused.get("Authorization", "").removeprefix("Bearer ")
+        self._tokens.drop(endpoint.host, request.scope, token)
+        lock = self._login_locks.setdefault((endpoint.host, request.scope), asyncio.Lock())
+        async with lock:
+            if self._authorization(endpoint, request) not in ({}, refused):
+                return
+            for challenge in challenges:
+                if challenge.scheme == "bearer" and "realm" in challenge.parameters:
+                    found = await fetch_token(
+                        self.connections,
+                        self.auth,
+                        endpoint,
+                        challenge,
+                        request.scope,
+                        self.stall_timeout_s,
+                    )
+                    self._tokens.put(endpoint.host, request.scope, found)
+                    return
+            credentials = await self.auth.credentials(endpoint.name)
+            if credentials and any(c.scheme == "basic" for c in challenges):
+                self._basic[endpoint.host] = credentials
+                return
+        raise await error_from(endpoint, request.method, response)
 
 
-def connection_error(endpoint: Endpoint, exc: BaseException, stall_s: float) -> RegistryError:
-    """Name the cause of a failed connection, and the key that would mend it."""
-    host = endpoint.host
-    text = str(exc) or type(exc).__name__
-    if isinstance(exc, aiohttp.ClientConnectorCertificateError) or (
-        isinstance(exc, aiohttp.ClientConnectorSSLError | ssl.SSLError)
-        and "CERTIFICATE" in text.upper()
-    ):
-        return RegistryTlsError(
-            f"the certificate of registry {host} is not trusted",
-            host=host,
-            detail=text,
-            hint=f'set ca = ["/path/ca.pem"] under [registry."{host}"] in buildkitd.toml',
-        )
-    if isinstance(exc, aiohttp.ClientConnectorSSLError | ssl.SSLError):
-        return RegistryProtocolError(
-            f"registry {host} does not speak HTTPS",
-            host=host,
-            detail=text,
-            hint=f'if it is an HTTP registry, set http = true under [registry."{host}"] in '
-            "buildkitd.toml, or pass registry.insecure=true",
-        )
-    if isinstance(exc, aiohttp.ClientResponseError | aiohttp.ServerDisconnectedError) and (
-        endpoint.scheme == "http" and "BadStatusLine" in type(exc).__name__ + text
-    ):
-        return RegistryProtocolError(
-            f"registry {host} does not speak HTTP", host=host, detail=text
-        )
-    if isinstance(exc, TimeoutError):
-        text = f"no answer or no byte for {stall_s:.0f} s" if "connect" not in text else text
-    return RegistryUnreachableError(
-        f"can't reach registry {host}",
-        host=host,
-        detail=text,
-        hint="check the name, the port and the network from where the builder runs",
-    )
-
-
-async def error_from(response: aiohttp.ClientResponse, request: Request) -> RegistryError:
-    """Turn an unexpected answer into an error with the registry's own codes."""
-    body = await response.content.read(ERROR_BODY_LIMIT_BYTES)
-    detail = f"{response.status} {response.reason or ''}".strip()
-    codes = _error_codes(body)
-    if codes:
-        detail += f": {codes}"
-    elif body and b"<" not in body[:1]:
-        detail += f": {body[:200].decode(errors='replace').strip()}"
-    path = response.url.path
-    if response.status == 400 and b"HTTPS" in body:
-        return RegistryProtocolError(
-            f"registry {request.host} speaks HTTPS, and was asked in plain HTTP",
-            host=request.host,
-            detail=detail,
-            hint=f'remove http = true under [registry."{request.host}"] in buildkitd.toml',
-        )
-    if response.status in {401, 403}:
-        return RegistryAuthError(
-            f"registry {request.host} denies access",
-            host=request.host,
-            status=response.status,
-            detail=f"{request.method} {path}: {detail}",
-            hint=f"log in with credentials that may do this (docker login {request.host})",
-        )
-    return RegistryError(
-        f"registry {request.host} failed",
-        host=request.host,
-        status=response.status,
-        detail=f"{request.method} {path}: {detail}",
-    )
-
-
-def _error_codes(body: bytes) -> str:
+def retry_after(value: str) -> float | None:
+    """Read a ``Retry-After`` header: seconds, or a date; None if it is neither."""
+    if value.isdigit():
+        return float(value)
     try:
-        errors = json.loads(body)["errors"]
-        return "; ".join(f"{e.get('code', '')}: {e.get('message', '')}" for e in errors)[:500]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return ""
-
-
-def _retry_after(value: str) -> float | None:
-    return float(value) if value.isdigit() else None
+        moment = email.utils.parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, moment.timestamp() - time.time())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
@@ -12,12 +13,14 @@ from boxwright.core.reference import Reference
 from boxwright.errors import BoxwrightError, NotFoundError, UnimplementedError
 from boxwright.registry.auth import Credentials, Token
 from boxwright.registry.client import RegistryClient
+from boxwright.registry.connections import Connections
 from boxwright.registry.hosts import Hosts, wire_host
 from boxwright.session.base import Session
 from boxwright.session.manager import SessionManager
 from boxwright.sources.image import AsyncSink
 
 SOURCE_LABEL = "boxwright.source."
+_KEPT_CLIENTS = 64
 Clients = Callable[[Sequence[str]], AbstractAsyncContextManager[RegistryClient]]
 
 
@@ -57,20 +60,34 @@ class SessionAuth:
 
 
 class RegistryClients:
-    """Makes a distribution client for the sessions that want some work."""
+    """Distribution clients for the sessions that want some work.
+
+    All share their connections. The tokens of a set of sessions are kept for its next request,
+    so that a build logs in once and not for every layer.
+    """
 
     def __init__(self, hosts: Hosts, sessions: SessionManager) -> None:
         self._hosts = hosts
         self._sessions = sessions
+        self._connections = Connections()
+        self._clients: OrderedDict[tuple[str, ...], RegistryClient] = OrderedDict()
 
     @contextlib.asynccontextmanager
     async def __call__(self, session_ids: Sequence[str]) -> AsyncIterator[RegistryClient]:
-        """Yield a client; its connections are closed with the block."""
-        client = RegistryClient(self._hosts, SessionAuth(self._sessions, session_ids))
-        try:
-            yield client
-        finally:
-            await client.close()
+        """Yield the client of these sessions."""
+        key = tuple(session_ids)
+        client = self._clients.pop(key, None) or RegistryClient(
+            self._hosts, SessionAuth(self._sessions, key), connections=self._connections
+        )
+        self._clients[key] = client
+        if len(self._clients) > _KEPT_CLIENTS:
+            self._clients.popitem(last=False)
+        yield client
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self._clients.clear()
+        await self._connections.close()
 
 
 class RegistryImage:
