@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from boxwright.cli import parse
 from boxwright.cli.errors import UsageError
 from boxwright.cli.parse import Output
+from boxwright.errors import BoxwrightError, Code
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -212,6 +213,19 @@ def _entitlements(flags: BuildFlags) -> tuple[str, ...]:
     return tuple(wanted)
 
 
+class DockerfileMissingError(BoxwrightError):
+    """The file that ``--file`` names is neither here nor in the context."""
+
+    code = Code.SOURCE_NOT_FOUND
+
+    def __init__(self, file: str, context: Path) -> None:
+        super().__init__(
+            f"failed to read dockerfile: open {file}: no such file",
+            detail=f"looked in {os.getcwd()} and in {context}",
+            hint="give the path of a Dockerfile with --file, or '-' to read standard input",
+        )
+
+
 def _add_context(plan: BuildPlan, flags: BuildFlags, stdin: BinaryIO) -> None:
     request, context = plan.request, flags.context
     if context == "-":
@@ -231,7 +245,8 @@ def _add_context(plan: BuildPlan, flags: BuildFlags, stdin: BinaryIO) -> None:
         raise UsageError(
             f"unable to prepare context: path {context!r} not found"
             if not root.exists()
-            else f"unable to prepare context: {context!r} is not a directory"
+            else f"unable to prepare context: {context!r} is not a directory",
+            hint="CONTEXT is a folder, a URL, or '-' for a tar archive on standard input",
         )
     if flags.file == "-":
         folder = _dockerfile_from_stdin(plan, stdin.read())
@@ -239,8 +254,12 @@ def _add_context(plan: BuildPlan, flags: BuildFlags, stdin: BinaryIO) -> None:
         file = Path(flags.file) if flags.file else root / "Dockerfile"
         if flags.file and not file.is_absolute() and not file.exists():
             file = root / flags.file
+        if flags.file and (file.is_dir() or not file.exists()):
+            raise DockerfileMissingError(flags.file, root)
         folder = file.parent
-        if file.name != "Dockerfile" or flags.file:
+        if file.is_fifo():  # bash's <(...)
+            folder = _dockerfile_from_stdin(plan, file.read_bytes())
+        elif file.name != "Dockerfile" or flags.file:
             request.opts["filename"] = file.name
     request.locals = {"context": root, "dockerfile": folder}
     request.shared_key = shared_key(root)

@@ -14,24 +14,8 @@ from boxwright.core.clock import Clock
 from boxwright.core.workers import to_worker
 from boxwright.engine.errors import UnknownBuildError
 from boxwright.engine.filters import compile_filters
-from boxwright.store import schema
 from boxwright.store.store import Store
 from boxwright.wire.pb import control_pb2
-
-schema.register(
-    "history",
-    [
-        (
-            "CREATE TABLE IF NOT EXISTS build_history ("
-            " ref TEXT PRIMARY KEY, created_ns INTEGER NOT NULL, completed_ns INTEGER NOT NULL,"
-            " pinned INTEGER NOT NULL, creator TEXT NOT NULL DEFAULT '',"
-            " trust_scope TEXT NOT NULL DEFAULT '', log_digest TEXT, record BLOB NOT NULL"
-            ") WITHOUT ROWID"
-        ),
-        "CREATE INDEX IF NOT EXISTS build_history_by_age ON build_history (completed_ns)",
-    ],
-    blob_roots=["SELECT log_digest FROM build_history WHERE log_digest IS NOT NULL"],
-)
 
 Record = control_pb2.BuildHistoryRecord
 Event = control_pb2.BuildHistoryEvent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -126,15 +127,30 @@ class SolveRun:
         for number, exporter in enumerate(exporters):
             results.append(await self._export_one(source, exporter, number, lease))
             response.update(results[-1].response)
-        pending = [result.finalize() for result in results if result.finalize is not None]
+        pending = [
+            self._finalize(exporter, number, result.finalize)
+            for number, (exporter, result) in enumerate(zip(exporters, results, strict=True))
+            if result.finalize is not None
+        ]
         await gather_or_cancel(pending)
         return response
+
+    async def _finalize(
+        self, exporter: Exporter, number: int, finalize: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Run the rest of an export (a push), shown as the same step again."""
+        identity = self._export_identity(number)
+        with step(self._build.stream, self._engine.clock, exporter.name, identity=identity):
+            await finalize()
+
+    def _export_identity(self, number: int) -> str:
+        return f"{self._request.Session}-export-{number}"
 
     async def _export_one(
         self, source: ExportSource, exporter: Exporter, number: int, lease: Lease
     ) -> ExportResult:
         engine, session_id = self._engine, self._request.Session
-        identity = f"{session_id}-export-{number}"
+        identity = self._export_identity(number)
         with step(self._build.stream, engine.clock, exporter.name, identity=identity) as shown:
             context = ExportContext(
                 store=engine.parts.store,

@@ -18,29 +18,7 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference
 from boxwright.errors import BoxwrightError
-from boxwright.store import schema
 from boxwright.store.store import Store
-
-schema.register(
-    "registry",
-    [
-        """CREATE TABLE IF NOT EXISTS registry_blobs (
-            repository TEXT NOT NULL, digest TEXT NOT NULL,
-            PRIMARY KEY (repository, digest)) WITHOUT ROWID""",
-        """CREATE TABLE IF NOT EXISTS registry_manifests (
-            repository TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,
-            subject TEXT, artifact_type TEXT NOT NULL DEFAULT '',
-            annotations TEXT NOT NULL DEFAULT '{}', creator TEXT NOT NULL DEFAULT '',
-            PRIMARY KEY (repository, digest)) WITHOUT ROWID""",
-        """CREATE INDEX IF NOT EXISTS registry_manifests_by_subject
-            ON registry_manifests (repository, subject)""",
-        """CREATE TABLE IF NOT EXISTS registry_tags (
-            repository TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL,
-            updated_ns INTEGER NOT NULL, creator TEXT NOT NULL DEFAULT '',
-            PRIMARY KEY (repository, tag)) WITHOUT ROWID""",
-    ],
-    blob_roots=["SELECT digest FROM registry_manifests"],
-)
 
 _INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",

@@ -131,3 +131,42 @@ def extensions() -> list[str]:
 def blob_roots() -> list[str]:
     """Return the queries of all registered packages for the blobs they need."""
     return [query for group in _blob_roots.values() for query in group]
+
+
+# Tables whose rows keep blobs are declared here, not where they are used: a process that collects
+# garbage without ever importing their package must know them all the same.
+register(
+    "registry",
+    [
+        """CREATE TABLE IF NOT EXISTS registry_blobs (
+            repository TEXT NOT NULL, digest TEXT NOT NULL,
+            PRIMARY KEY (repository, digest)) WITHOUT ROWID""",
+        """CREATE TABLE IF NOT EXISTS registry_manifests (
+            repository TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,
+            subject TEXT, artifact_type TEXT NOT NULL DEFAULT '',
+            annotations TEXT NOT NULL DEFAULT '{}', creator TEXT NOT NULL DEFAULT '',
+            PRIMARY KEY (repository, digest)) WITHOUT ROWID""",
+        """CREATE INDEX IF NOT EXISTS registry_manifests_by_subject
+            ON registry_manifests (repository, subject)""",
+        """CREATE TABLE IF NOT EXISTS registry_tags (
+            repository TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL,
+            updated_ns INTEGER NOT NULL, creator TEXT NOT NULL DEFAULT '',
+            PRIMARY KEY (repository, tag)) WITHOUT ROWID""",
+    ],
+    blob_roots=["SELECT digest FROM registry_manifests"],
+)
+
+register(
+    "history",
+    [
+        (
+            "CREATE TABLE IF NOT EXISTS build_history ("
+            " ref TEXT PRIMARY KEY, created_ns INTEGER NOT NULL, completed_ns INTEGER NOT NULL,"
+            " pinned INTEGER NOT NULL, creator TEXT NOT NULL DEFAULT '',"
+            " trust_scope TEXT NOT NULL DEFAULT '', log_digest TEXT, record BLOB NOT NULL"
+            ") WITHOUT ROWID"
+        ),
+        "CREATE INDEX IF NOT EXISTS build_history_by_age ON build_history (completed_ns)",
+    ],
+    blob_roots=["SELECT log_digest FROM build_history WHERE log_digest IS NOT NULL"],
+)
