@@ -19,6 +19,7 @@ from boxwright.registry.hosts import Endpoint, is_loopback
 
 _CONNECT_TIMEOUT_S = 20.0
 _PROBE_TIMEOUT_S = 5.0
+_ALERT_TIMEOUT_S = 1.0
 _READ_BUFFER_BYTES = 1 << 18
 _PER_HOST = 8
 
@@ -146,7 +147,9 @@ def _tls_alert(host: str, port: int, context: ssl.SSLContext) -> str:
             socket.create_connection((host, port), _PROBE_TIMEOUT_S) as plain,
             context.wrap_socket(plain, server_hostname=host) as tls,
         ):
-            tls.sendall(_probe_request(host))
+            # Nothing is asked: bytes that the server never reads would reset the connection and
+            # take the alert with them.
+            tls.settimeout(_ALERT_TIMEOUT_S)
             tls.recv(1)
     except ssl.SSLError as exc:
         return str(exc)
@@ -155,17 +158,13 @@ def _tls_alert(host: str, port: int, context: ssl.SSLContext) -> str:
     return ""
 
 
-def _probe_request(host: str) -> bytes:
-    return b"GET /v2/ HTTP/1.1\r\nHost: %b\r\n\r\n" % host.encode("idna")
-
-
 async def speaks_http(host: str, port: int) -> bool:
     """Return whether ``host`` answers a plain HTTP request with an HTTP status line."""
     try:
         async with asyncio.timeout(_PROBE_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, port)
             try:
-                writer.write(_probe_request(host))
+                writer.write(b"GET /v2/ HTTP/1.1\r\nHost: %b\r\n\r\n" % host.encode("idna"))
                 line = await reader.readline()
             finally:
                 writer.close()
