@@ -8,6 +8,7 @@ module only *knows*; what should be done to know more is decided in
 from __future__ import annotations
 
 import enum
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from boxwright.solver.types import (
 if TYPE_CHECKING:
     from boxwright.solver.active import ActiveVertex
     from boxwright.solver.work import Work
+
+logger = logging.getLogger(__name__)
 
 _NO_DEP = CacheMapDep()
 
@@ -170,7 +173,7 @@ class EdgeNode:
         if self.inputs or self.ignores_cache:
             return
         for digest in self.cache_maps_seen:
-            for key in self.cache.query((), 0, digest, self.index):
+            for key in self._query([], 0, digest):
                 if key.id not in self.known_ids:
                     self.known_ids.add(key.id)
                     self._add_key(key)
@@ -208,7 +211,7 @@ class EdgeNode:
         definition = select(list(result.cache_keys) if result else [], inp.dep.selector)
         inp.slow_found = self._probe(inp, [slow])
         # From now on the definition keys lead to what the content key leads to, too.
-        self.cache.query([*definition, slow], inp.index, self.cache_map.digest, self.index)
+        self._query([*definition, slow], inp.index, self.cache_map.digest)
 
     def complete(self, result: CachedResult, *, from_cache: bool) -> None:
         """Take in the result.
@@ -261,10 +264,25 @@ class EdgeNode:
         if self.ignores_cache or not keys:
             return False
         assert self.cache_map is not None
-        found = self.cache.query(keys, inp.index, self.cache_map.digest, self.index)
+        found = self._query(keys, inp.index, self.cache_map.digest)
         fresh = [key for key in found if key.id not in inp.candidates]
         inp.candidates.update((key.id, key) for key in fresh)
         return bool(fresh)
+
+    def _query(self, keys: list[SelectedKey], input_index: int, digest: str) -> list[CacheKey]:
+        """Ask the caches; one that can't answer knows nothing, and that is no failed build."""
+        try:
+            return self.cache.query(keys, input_index, digest, self.index)
+        except Exception:
+            logger.warning("cache look-up failed for %s", self.active.vertex.name, exc_info=True)
+            return []
+
+    def _records_of(self, key: CacheKey) -> list[CacheRecord]:
+        try:
+            return self.cache.records(key)
+        except Exception:
+            logger.warning("cache look-up failed for %s", self.active.vertex.name, exc_info=True)
+            return []
 
     def _combine(self) -> None:
         """Candidates of all inputs are keys of this edge."""
@@ -281,7 +299,7 @@ class EdgeNode:
 
     def _add_key(self, key: CacheKey) -> None:
         key.vertex = self.active.vertex.digest
-        records = self.cache.records(key)
+        records = self._records_of(key)
         for record in records:
             if record.id not in self.failed_records:
                 self.records[record.id] = record

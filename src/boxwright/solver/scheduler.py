@@ -15,8 +15,8 @@ from collections.abc import Iterable
 
 from boxwright.core.clock import Clock
 from boxwright.errors import BoxwrightError
-from boxwright.solver.active import ActiveVertex
-from boxwright.solver.cachekey import ExportableKey
+from boxwright.solver.active import ActiveVertex, attribute_error
+from boxwright.solver.cachekey import CacheKey, ExportableKey
 from boxwright.solver.edge import EdgeNode, Level
 from boxwright.solver.exporter import CacheExporter, KeyExporter, MergedExporter
 from boxwright.solver.index import EdgeIndex
@@ -150,11 +150,15 @@ class Scheduler:
             self._to_observe[node] = None
 
     def _observe(self, node: EdgeNode) -> None:
-        changed = node.observe()
         self._to_plan[node] = None
-        if node.index_stale and not node.finished:
-            node.index_stale = False
-            self._look_for_twin(node)
+        try:
+            changed = node.observe()
+            if node.index_stale and not node.finished:
+                node.index_stale = False
+                self._look_for_twin(node)
+        except Exception as error:  # noqa: BLE001 - a bug; those who wait must hear of it
+            self._fail(node, attribute_error(error, node.active.vertex))
+            return
         if changed or node.result or node.error:
             self._announce(node)
 
@@ -314,12 +318,7 @@ class Scheduler:
             )
         result = outputs[node.index].clone()
         try:
-            exporters: list[CacheExporter] = []
-            for key in keys:
-                saved = await node.cache.save(key, result, self._clock.now_ns())
-                if isinstance(saved.exporter, KeyExporter):
-                    saved.exporter.node = node
-                exporters.append(saved.exporter)
+            exporters = [await self._save(node, key, result) for key in keys]
             exporters.extend(k.exporter for k in node.active.sub_keys)
         except BaseException:
             await result.release()
@@ -327,6 +326,17 @@ class Scheduler:
         merged = MergedExporter(exporters)
         exportable = tuple(ExportableKey(key, merged) for key in keys)
         await self._complete(node, result, exportable, from_cache=False)
+
+    async def _save(self, node: EdgeNode, key: CacheKey, result: Result) -> CacheExporter:
+        """Save a result; a cache that can't take it costs a later build time, not this one."""
+        try:
+            saved = await node.cache.save(key, result, self._clock.now_ns())
+        except Exception:
+            logger.warning("can't cache %s", node.active.vertex.name, exc_info=True)
+            return KeyExporter(key, node=node)
+        if isinstance(saved.exporter, KeyExporter):
+            saved.exporter.node = node
+        return saved.exporter
 
     async def _complete(
         self, node: EdgeNode, result: Result, keys: tuple[ExportableKey, ...], *, from_cache: bool

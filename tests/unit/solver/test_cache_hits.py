@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from boxwright.testing.graphs import FakeGraph
 
 
@@ -311,6 +313,23 @@ def test_a_result_that_fails_to_load_is_a_miss(monkeypatch):
         graph.reset()
         await graph.build(solver, "j1", graph.vertex("top", graph.vertex("base")))
         assert graph.execs() == {"top": 1}
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("broken", ["links", "results", "exists", "add_link", "add_result"])
+def test_a_broken_storage_costs_time_not_builds(monkeypatch, broken):
+    async def scenario(graph, solver):
+        def top():
+            return graph.vertex("top", graph.vertex("base"), slow={0: "c"})
+
+        def fail(*_args):
+            raise OSError("disk I/O error")
+
+        await graph.build(solver, "j0", top())
+        monkeypatch.setattr(graph.storage, broken, fail)
+        assert await graph.build(solver, "j1", top()) == "value of top"
+        assert await graph.build(solver, "j2", graph.vertex("new", top())) == "value of new"
 
     run(scenario)
 
