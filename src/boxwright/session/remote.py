@@ -34,7 +34,8 @@ from boxwright.session.treereceive import receive_tree
 from boxwright.session.treesend import send_tree
 from boxwright.session.treewalk import TreeWalk
 from boxwright.wire import methods
-from boxwright.wire.client import ClientStream, Connection
+from boxwright.wire.client import Connection
+from boxwright.wire.clientcall import ClientStream
 from boxwright.wire.methods import Method
 from boxwright.wire.pb import auth_pb2, content_pb2, health_pb2, secrets_pb2, ssh_pb2
 from boxwright.wire.status import RpcError, StatusCode, from_rpc_error

@@ -12,7 +12,7 @@ import errno
 import os
 import stat as stat_module
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from boxwright.fsutil.patterns import ParentMatches, PatternMatcher
@@ -224,7 +224,7 @@ class TreeWalk:
             raise ContextReadError(os.fsdecode(entry.path), exc) from exc
         stat = make_stat(path, found, link, xattrs, self._seen)
         if self.reset_owner and (stat.uid or stat.gid):
-            stat = replace(stat, uid=0, gid=0)
+            stat = stat._replace(uid=0, gid=0)
         return WalkedEntry(stat, found)
 
 

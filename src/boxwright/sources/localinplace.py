@@ -8,19 +8,18 @@ content decides then.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
 import os
 import stat as stat_module
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from boxwright.core.workers import to_worker
 from boxwright.session.base import ContextReadError, SyncRequest
 from boxwright.session.packets import Stat, encode_stat, split_path
+from boxwright.session.tasks import run_together
 from boxwright.session.treewalk import TreeWalk, WalkedEntry
 from boxwright.sources.contentheader import content_header
 from boxwright.sources.localindex import KIND_FILE, KIND_HARDLINK, ContextIndex, Entry
@@ -30,7 +29,7 @@ _READ_BYTES = 1 << 20
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FINE_GRAIN_NS = 20_000_000
 _COARSE_GRAIN_NS = 2_000_000_000
-_COPIERS = 2
+_LARGE_BYTES = 1 << 20
 _BATCH_BYTES = 32 << 20
 _BATCH_FILES = 1024
 _ATTEMPTS = 3
@@ -70,16 +69,16 @@ class InPlaceSync:
         if self._to_copy:
             await self._tree.prepare()
             await to_worker(self._tree.writer.make_planned)
-            batches = iter(_batches(self._to_copy))
-
-            async def copy_some() -> None:
-                for batch in batches:
-                    on_copied(await to_worker(self._copy_batch, batch))
-
-            async with asyncio.TaskGroup() as group:
-                for _ in range(_COPIERS):
-                    group.create_task(copy_some())
+            # Small files are bound by the interpreter: a second thread would only get in the
+            # way. Large ones are hashed and copied without it.
+            small = [walked for walked in self._to_copy if walked.stat.size < _LARGE_BYTES]
+            large = [walked for walked in self._to_copy if walked.stat.size >= _LARGE_BYTES]
+            await run_together(self._copy_all(small, on_copied), self._copy_all(large, on_copied))
         await self._tree.finish()
+
+    async def _copy_all(self, files: list[WalkedEntry], on_copied: CopiedCallback) -> None:
+        for batch in _batches(files):
+            on_copied(await to_worker(self._copy_batch, batch))
 
     def _scan(self) -> None:
         self._scan_ns = time.time_ns()
@@ -197,7 +196,7 @@ class InPlaceSync:
 
     def _restate(self, stat: Stat, found: os.stat_result) -> Stat:
         """Take over size and time of a file that changed after it was listed."""
-        stat = replace(stat, size=found.st_size, mtime_ns=found.st_mtime_ns)
+        stat = stat._replace(size=found.st_size, mtime_ns=found.st_mtime_ns)
         rest = split_path(encode_stat(stat))[1]
         self._tree.restate(stat.path, Entry(rest, KIND_FILE, b"", found.st_ino, 0))
         return stat
