@@ -22,7 +22,7 @@ from boxwright.dockerfile.bridge import FrontendBridge, FrontendRef, OciStore
 from boxwright.dockerfile.dockerignore import parse_dockerignore
 from boxwright.dockerfile.golang import parse_bool
 from boxwright.dockerfile.options import BuildOptions
-from boxwright.errors import InvalidInputError, NotFoundError
+from boxwright.errors import Code, InvalidInputError, NotFoundError
 from boxwright.llb.build_giturl import GitRef, parse_git_ref
 from boxwright.llb.build_ops import from_definition
 from boxwright.llb.file_op import CopyOptions, copy
@@ -39,6 +39,18 @@ _HTTP_FILENAME = "context"
 _HEADER_SIZE = 1024
 _ARCHIVE_MAGIC = (b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\x00")
 _CONFIG_KEY = "containerimage.config"
+
+
+class DockerfileNotFoundError(NotFoundError):
+    """The context has no file of the Dockerfile's name."""
+
+    code = Code.SOURCE_NOT_FOUND
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(
+            f"failed to read dockerfile: open {filename}: no such file or directory",
+            hint="name it with --file, or run the build in its directory",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +145,7 @@ class BuildContexts:
         """Read the Dockerfile, and the ``.dockerignore`` that is named after it.
 
         Raises:
-            NotFoundError: there is no Dockerfile.
+            DockerfileNotFoundError: there is no Dockerfile.
         """
         main = await self.main()
         filename = main.filename
@@ -152,10 +164,7 @@ class BuildContexts:
         ref = await self.bridge.solve(definition)
         data = await _first_of(ref, (filename, *alternative))
         if data is None:
-            raise NotFoundError(
-                f"failed to read dockerfile: open {filename}: no such file or directory",
-                hint="name it with --file, or run the build in its directory",
-            )
+            raise DockerfileNotFoundError(filename)
         ignore = await _first_of(ref, (filename + DOCKERIGNORE,))
         if ignore is not None:
             self._ignore, self._ignore_name = ignore, filename + DOCKERIGNORE

@@ -8,6 +8,7 @@ those, then every instruction of the stages that the target needs, in file order
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -75,6 +76,7 @@ from boxwright.llb.state import State
 from boxwright.oci.image import Image
 from boxwright.wire.pb import ops_pb2 as pb
 
+_INDEX = re.compile(r"[-+]?[0-9]{1,9}\Z")
 _TURN = 200
 """Instructions after which other builds get their turn."""
 
@@ -363,7 +365,7 @@ class _Converter:
                 " using ARG from global scope as a workaround",
                 token=name,
             )
-        if name.removeprefix("-").removeprefix("+").isdecimal():
+        if _INDEX.match(name):
             return self.stages.by_index(int(name))
         return self.stages.by_name(name) or StageState(name, command.ranges, unregistered=True)
 

@@ -83,4 +83,5 @@ def platform_of(env: Mapping[str, str]) -> Platform | None:
 def summarize_heredoc(data: str) -> str:
     """Return the first line of a heredoc, with ``...`` where there are more."""
     first, newline, _ = data.strip().replace("\r\n", "\n").partition("\n")
+    first = first.encode("utf-8", "replace").decode()
     return first + ("..." if newline else "")

@@ -85,12 +85,12 @@ def _command(stage: StageState, run: Run) -> tuple[list[str], str, list[RunMount
     if parse_heredoc(args[0]) is None:
         # Several heredocs, or one among other words: the shell is given them all to handle.
         bodies = "".join(f"\n{file.data}{file.name}" for file in files)
-        return [args[0] + bodies], run.original, []
+        return [_text(args[0] + bodies)], run.original, []
     file = files[0]
     data = chomp(file.data) if file.chomp else file.data
     name = f"{run.original} ({summarize_heredoc(file.data)})"
     if stage.image.platform.os == "windows" or not data.startswith("#!"):
-        return [data], name, []
+        return [_text(data)], name, []
     script = State().file(
         mkfile(file.name, data.encode("utf-8", "surrogateescape"), 0o755),
         name=INLINE_NAME,
@@ -98,6 +98,18 @@ def _command(stage: StageState, run: Run) -> tuple[list[str], str, list[RunMount
     )
     mount = exec_op.Mount(_INLINE_DIR, script, "/", readonly=True)
     return [paths.join(_INLINE_DIR, file.name)], name, [mount]
+
+
+def _text(command: str) -> str:
+    """Return the command if it can be an argument at all: arguments are text on the wire."""
+    try:
+        command.encode()
+    except UnicodeEncodeError:
+        raise DockerfileError(
+            "the heredoc of this RUN is not UTF-8",
+            hint="put the bytes into a file with COPY <<, and run that",
+        ) from None
+    return command
 
 
 def _devices(run: Run) -> list[exec_op.CdiDevice]:

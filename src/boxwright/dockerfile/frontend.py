@@ -214,6 +214,10 @@ class _Build:
         self._warnings = warnings
 
     async def run(self) -> FrontendResult:
+        if self._options.build.sbom is not None:
+            raise UnimplementedError(
+                "bills of materials are not supported yet", hint="leave out --sbom, --attest"
+            )
         targets = self._options.build.target_platforms or (None,)
         solved: list[_Solved | None] = [None] * len(targets)
 
@@ -291,7 +295,7 @@ def _attach_source(error: BoxwrightError, entry: Entrypoint) -> None:
     ranges: tuple[Range, ...] = getattr(error, "source_ranges", ())
     if isinstance(error, DockerfileError):
         error.located(filename=entry.source_map.filename, source=entry.source_map.data)
-        ranges = error.ranges
+        ranges = _with_focus(error.ranges, error.focus)
     if ranges:
         source = errdefs_pb2.Source(
             info=entry.source_map.to_pb(),
@@ -299,3 +303,15 @@ def _attach_source(error: BoxwrightError, entry: Entrypoint) -> None:
         )
         details = error.__dict__.setdefault("rpc_details", [])
         details.append(errdetails.pack(source))
+
+
+def _with_focus(ranges: tuple[Range, ...], focus: Range | None) -> tuple[Range, ...]:
+    """Return ``ranges`` with the columns of the words at fault on their line.
+
+    Stock clients mark whole lines and ignore columns; ours puts a marker under the words.
+    """
+    if focus is None:
+        return ranges
+    return tuple(
+        focus if item.start.line == focus.start.line == item.end.line else item for item in ranges
+    )
