@@ -37,7 +37,7 @@ class ExecFailedError(BoxwrightError):
     def __init__(self, args: Sequence[str], exit_code: int, *, detail: str = "") -> None:
         self.args_line = " ".join(args)
         self.process_exit_code = exit_code
-        hint = ""
+        hint = "the command's own output, above, says why"
         if exit_code > 128 and (name := _signal_name(exit_code - 128)):
             detail = detail or f"the process was ended by {name}"
         if exit_code == 127 and not detail:
