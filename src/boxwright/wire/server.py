@@ -326,7 +326,7 @@ class Server:
 
     def _serve(self, transport: ByteStream) -> _ServerEndpoint:
         trusted = transport.peer.is_authenticated or transport.peer.kind in {"tunnel", "memory"}
-        limits = self._limits or Http2Limits(max_header_list=(16 << 20) if trusted else 256 << 10)
+        limits = self._limits or Http2Limits(max_header_list=(1 << 20) if trusted else 256 << 10)
         max_message = self._max_message or (TRUSTED_MAX_MESSAGE if trusted else MAX_MESSAGE)
         endpoint = _ServerEndpoint(self, transport, limits, max_message)
         self._endpoints.add(endpoint)
