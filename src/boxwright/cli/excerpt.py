@@ -72,7 +72,9 @@ def excerpt(
     first, last = min(starts), min(max(max(span) for span in spans), len(lines))
     around = _CONTEXT_LINES if first == last else 1
     top, bottom = max(1, first - around), min(len(lines), last + around)
-    place = f"{filename}:{first}" if focus is None else f"{filename}:{focus.line}:{focus.start + 1}"
+    place = (
+        f"{filename}:{first}" if focus is None else f"{filename}:{focus.line}:{focus.start + 1}"
+    )
     out = [f"{place}\n{_RULE}\n"]
     for number in range(top, bottom + 1):
         marked = any(start <= number <= max(start, end) for start, end in spans)
