@@ -386,7 +386,13 @@ class _Converter:
                 return needed
 
     def _add_triggers(self, stage: StageState) -> bool:
-        """Put a base's ONBUILD commands first; return whether they need more stages."""
+        """Put a base's ONBUILD commands first; return whether they need more stages.
+
+        What is only read from runs nothing, its triggers neither: an image whose trigger
+        reads an image with triggers would never come to an end.
+        """
+        if stage.unregistered:
+            return False
         triggers = stage.image.config.on_build.copy()
         if stage.base is not None and not stage.on_build_done:
             stage.on_build_done = True

@@ -501,3 +501,29 @@ def test_a_very_long_chain_of_stages_needs_no_recursion() -> None:
     result = build(bridge("\n".join(lines)))
     config = json.loads(result.metadata["containerimage.config"])["config"]
     assert config["Labels"] == {"n": "1499"}
+
+
+def test_triggers_of_an_image_that_is_only_read_from_are_ignored() -> None:
+    made = bridge("FROM scratch\nCOPY --from=loop a b\n")
+    config = BASE | {"config": {"OnBuild": ["COPY --from=loop a b", "RUN x"]}}
+    made.images["docker.io/library/loop:latest"] = json.dumps(config).encode()
+    result = build(made)
+    assert isinstance(result.ref, MemoryRef)
+    assert len(made.resolved) == 1
+    assert not any(op.HasField("exec") for op in ops(result.ref.definition))
+
+
+def test_triggers_of_a_base_run_once_and_may_read_other_images() -> None:
+    made = bridge("FROM trigger AS a\nRUN own\nFROM a\nRUN last\n")
+    config = BASE | {"config": {"OnBuild": ["COPY --from=alpine x y", "RUN trigger"]}}
+    made.images["docker.io/library/trigger:latest"] = json.dumps(config).encode()
+    result = build(made)
+    assert isinstance(result.ref, MemoryRef)
+    shown = [name.partition("] ")[2] for name in names(result.ref.definition)]
+    assert shown[2:] == [
+        "ONBUILD COPY --from=alpine x y",
+        "ONBUILD RUN trigger",
+        "RUN own",
+        "RUN last",
+    ]
+    assert "OnBuild" not in result.metadata["containerimage.config"].decode()
