@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +14,8 @@ from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, Code, NotFoundError
 from boxwright.session.base import FileSink
 
+_BUFFER = 1 << 20
+
 
 class OutputError(BoxwrightError):
     """An output file that can't be written."""
@@ -19,16 +23,28 @@ class OutputError(BoxwrightError):
     code = Code.ENVIRONMENT
 
     def __init__(self, path: str, cause: OSError) -> None:
-        super().__init__(f"cannot write output {path}", detail=cause.strerror or str(cause))
+        super().__init__(
+            f"cannot write output {path}",
+            detail=cause.strerror or str(cause),
+            hint="give dest= a place that you may write to and that has room",
+        )
 
 
 class PathSink:
-    """A :class:`FileSink` that writes beside the target and renames when complete."""
+    """A :class:`FileSink` that appears under its name when it is complete, and not before.
+
+    The file has no name while it is written, so nothing is left of it even if this process is
+    killed. What exists and is no ordinary file (``/dev/null``, a pipe) is written in place;
+    a symbolic link is followed.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._shown = path
+        self._path = Path(os.path.realpath(path))
+        self._temporary = self._path.with_name(f".{self._path.name[:200]}.{os.getpid()}.partial")
         self._file: BinaryIO | None = None
+        self._is_named = False
+        self._is_in_place = False
 
     async def write(self, data: bytes) -> None:
         """Add bytes."""
@@ -40,11 +56,22 @@ class PathSink:
                 self._file = self._open()
             self._file.write(data)
         except OSError as exc:
-            raise OutputError(str(self._path), exc) from exc
+            raise OutputError(str(self._shown), exc) from exc
 
     def _open(self) -> BinaryIO:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        return open(self._temporary, "wb", buffering=1 << 20)
+        if self._path.exists() and not self._path.is_file() and not self._path.is_dir():
+            self._is_in_place = True
+            return open(self._path, "wb", buffering=_BUFFER)
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        try:
+            fd = os.open(self._path.parent, flags | os.O_TMPFILE, 0o666)
+        except OSError as exc:
+            if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+                raise
+            self._is_named = True
+            fd = os.open(self._temporary, flags | os.O_CREAT | os.O_TRUNC, 0o666)
+        return open(fd, "wb", buffering=_BUFFER)
 
     async def close(self) -> None:
         """Put the file in place."""
@@ -54,10 +81,24 @@ class PathSink:
         try:
             if self._file is None:
                 self._file = self._open()
+            self._file.flush()
+            if not self._is_in_place:
+                self._publish(self._file.fileno())
             self._file.close()
-            os.replace(self._temporary, self._path)
         except OSError as exc:
-            raise OutputError(str(self._path), exc) from exc
+            raise OutputError(str(self._shown), exc) from exc
+
+    def _publish(self, fd: int) -> None:
+        if not self._is_named:
+            # A link can't replace a file, so it gets a name of its own for a moment.
+            self._temporary.unlink(missing_ok=True)
+            # Only with a folder given does Python call linkat(2), which follows procfs's link.
+            os.link(f"/proc/self/fd/{fd}", self._temporary, src_dir_fd=fd, follow_symlinks=True)
+        try:
+            os.replace(self._temporary, self._path)
+        except OSError:
+            self._temporary.unlink(missing_ok=True)
+            raise
 
     async def abort(self) -> None:
         """Remove what was written."""
@@ -65,11 +106,10 @@ class PathSink:
 
     def _abort(self) -> None:
         if self._file is not None:
-            self._file.close()
-            try:
-                os.unlink(self._temporary)
-            except FileNotFoundError:
-                pass
+            with contextlib.suppress(OSError):  # a full disk, again
+                self._file.close()
+            if self._is_named:
+                self._temporary.unlink(missing_ok=True)
 
 
 class StreamSink:
