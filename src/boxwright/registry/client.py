@@ -6,6 +6,7 @@ at once, blobs by the writer that they stream into. Broken downloads go on where
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -348,8 +349,8 @@ class RegistryClient:
         digest = Digest.of(body)
         name = str(digest) if by_digest else ref.with_default_tag().tag or str(digest)
 
-        async def make() -> bytes:
-            return body
+        async def make() -> io.BytesIO:
+            return io.BytesIO(body)
 
         request = Request(
             "PUT",

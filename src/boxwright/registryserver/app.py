@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
 import logging
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +69,7 @@ class RegistryApp:
         """Return the aiohttp application."""
         app = web.Application(middlewares=[self._guard], client_max_size=1 << 40)
         add = app.router.add_route
+        add("*", "/v2", self._base)
         add("*", "/v2/", self._base)
         add("GET", "/v2/_catalog", self._catalog)
         add("GET", f"/v2/{{name:{_NAME}}}/tags/list", self._tags)
@@ -130,7 +131,7 @@ class RegistryApp:
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            return _error(404, "NAME_UNKNOWN", "no such endpoint or an invalid repository name")
+            return _error(404, "NAME_INVALID", "no such endpoint or an invalid repository name")
         except web.HTTPMethodNotAllowed:
             return _error(405, "UNSUPPORTED", "the operation is unsupported")
         except ManifestInvalidError as exc:
@@ -179,10 +180,11 @@ class RegistryApp:
             "mediaType": "application/vnd.oci.image.index.v1+json",
             "manifests": found,
         }
-        headers = {"OCI-Filters-Applied": "artifactType"} if kind else {}
-        return web.json_response(
-            body, content_type="application/vnd.oci.image.index.v1+json", headers=headers
-        )
+        # Set as a header: the charset that json_response appends confuses exact comparisons.
+        headers = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
+        if kind:
+            headers["OCI-Filters-Applied"] = "artifactType"
+        return web.Response(body=json.dumps(body).encode(), headers=headers)
 
     # --- manifests ---------------------------------------------------------------------------
 
@@ -224,7 +226,7 @@ class RegistryApp:
             reference,
             request.content_type,
             bytes(body),
-            time.time_ns(),
+            self._store.clock.now_ns(),
         )
         headers = {
             "Location": f"/v2/{name}/manifests/{digest}",
@@ -246,6 +248,9 @@ class RegistryApp:
         name, digest = request.match_info["name"], Digest(request.match_info["digest"])
         if not await to_worker(self._repositories.shows_blob, name, digest):
             return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
+        if request.method == "HEAD":
+            # Who asks is about to push something that needs it.
+            await to_worker(self._store.blobs.touch, digest)
         headers = {
             "Docker-Content-Digest": str(digest),
             "Content-Type": "application/octet-stream",
@@ -255,6 +260,8 @@ class RegistryApp:
 
     async def _delete_blob(self, request: web.Request) -> web.Response:
         name, digest = request.match_info["name"], Digest(request.match_info["digest"])
+        if await to_worker(self._repositories.needs_blob, name, digest):
+            return _error(405, "UNSUPPORTED", "a manifest of this repository needs the blob")
         was_shown = await to_worker(self._repositories.remove_blob, name, digest)
         if not was_shown:
             return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
@@ -268,8 +275,7 @@ class RegistryApp:
         if "mount" in request.query:
             digest = Digest(str(wanted))
             source = request.query.get("from", "")
-            if source != "" and await to_worker(self._repositories.shows_blob, source, digest):
-                await to_worker(self._repositories.add_blob, name, digest)
+            if await to_worker(self._mount, source, name, digest):
                 return _created(name, digest)
         upload = self._uploads.start(name)
         if "digest" in request.query and "mount" not in request.query:
@@ -282,6 +288,13 @@ class RegistryApp:
                 "Range": "0-0",
             },
         )
+
+    def _mount(self, source: str, name: str, digest: Digest) -> bool:
+        self._repositories.expect_blob(digest, self._store.clock.now_ns())
+        if not source or not self._repositories.shows_blob(source, digest):
+            return False
+        self._repositories.add_blob(name, digest)
+        return True
 
     def _upload(self, request: web.Request) -> Upload:
         return self._uploads.get(request.match_info["name"], request.match_info["upload"])
@@ -304,6 +317,8 @@ class RegistryApp:
         self, request: web.Request, upload: Upload, digest: Digest
     ) -> web.Response:
         await self._uploads.append(upload, _body(request), start=_chunk_start(request))
+        now_ns = self._store.clock.now_ns()
+        await to_worker(self._repositories.expect_blob, digest, now_ns)
         await self._uploads.finish(upload, digest)
         await to_worker(self._repositories.add_blob, upload.repository, digest)
         return _created(upload.repository, digest)

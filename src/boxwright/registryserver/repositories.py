@@ -2,9 +2,11 @@
 
 Blobs lie in the store's one blob folder; a repository only says which of them it shows. A blob
 answers in a repository if it was uploaded or mounted there, or if a manifest of that repository
-leads to it. Tags and pushed manifests keep their whole graph from collection. Images that
-builds stored under a name (``boxwright build -t``) are repositories too, read from the image
-store itself: what was just built can be pulled at once.
+leads to it. Images that builds stored under a name (``boxwright build -t``) are repositories too,
+read from the image store itself: what was just built can be pulled at once.
+
+The row of a pushed manifest keeps its whole graph from collection. A pushed blob has a lease that
+expires, in which it waits for its manifest.
 """
 
 from __future__ import annotations
@@ -20,6 +22,15 @@ from boxwright.core.reference import Reference
 from boxwright.errors import BoxwrightError
 from boxwright.store.store import Store
 
+# A blob that was pushed waits so long for a manifest that needs it.
+BLOB_LIFE_NS = 24 * 3600 * 10**9
+# Upwards from the blob: few manifests need it, whatever the size of the repository.
+_NEEDED = (
+    "WITH RECURSIVE above (digest) AS (VALUES (?2)"
+    " UNION SELECT parent FROM blob_refs JOIN above ON child = above.digest)"
+    " SELECT 1 FROM registry_manifests WHERE repository = ?1 AND digest IN"
+    " (SELECT digest FROM above) LIMIT 1"
+)
 _INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -53,15 +64,30 @@ def referenced(body: bytes) -> tuple[dict[str, Any], list[Descriptor], list[Desc
         data = json.loads(body)
         if not isinstance(data, dict):
             raise ManifestInvalidError("manifest is not a JSON object")
+        if data.get("schemaVersion") != 2:
+            raise ManifestInvalidError(
+                "unsupported manifest schema", detail=f"schemaVersion {data.get('schemaVersion')}"
+            )
         manifests = [Descriptor.from_json(m) for m in data.get("manifests") or ()]
         entries = [data["config"]] if isinstance(data.get("config"), dict) else []
         entries += data.get("layers") or []
         blobs = [Descriptor.from_json(item) for item in entries]
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
         raise ManifestInvalidError("manifest is not valid JSON", detail=str(exc)) from exc
+    except ManifestInvalidError:
+        raise
     except BoxwrightError as exc:
         raise ManifestInvalidError("manifest has a malformed descriptor", detail=str(exc)) from exc
     return data, blobs, manifests
+
+
+def _subject(data: dict[str, Any]) -> Digest | None:
+    if data.get("subject") is None:
+        return None
+    try:
+        return Descriptor.from_json(data["subject"]).digest
+    except BoxwrightError as exc:
+        raise ManifestInvalidError("manifest has a malformed subject", detail=str(exc)) from exc
 
 
 class Repositories:
@@ -166,40 +192,43 @@ class Repositories:
             ManifestInvalidError: malformed, or something it needs is not in this repository.
         """
         data, blobs, manifests = referenced(body)
+        subject_digest = _subject(data)
         stated = data.get("mediaType")
         if stated and media_type and stated != media_type:
             raise ManifestInvalidError(
                 "manifest media type differs from Content-Type",
                 detail=f"{stated} in the manifest, {media_type} in the header",
             )
-        for item in blobs:
-            foreign = bool(item.urls)
-            if not foreign and not self.shows_blob(repository, item.digest):
-                raise ManifestInvalidError("blob unknown", missing=item.digest)
-        for item in manifests:
-            if self.find(repository, str(item.digest)) is None:
-                raise ManifestInvalidError("manifest unknown", missing=item.digest)
-        subject = data.get("subject")
-        subject_digest = Descriptor.from_json(subject).digest if subject else None
         artifact_type = str(data.get("artifactType") or "")
-        if not artifact_type and isinstance(data.get("config"), dict) and subject:
+        if not artifact_type and isinstance(data.get("config"), dict):
             artifact_type = str(data["config"].get("mediaType") or "")
-        digest = self._store.blobs.put(body)
-        self._store.blobs.add_refs(digest, [d.digest for d in (*blobs, *manifests) if not d.urls])
-        annotations = json.dumps(data.get("annotations") or {})
+        digest = Digest.of(body)
+        needed = [d.digest for d in (*blobs, *manifests) if not d.urls]
+        with self._store.leases.create(labels={"registry": repository}) as holding:
+            # From here on no collection takes what is about to be found complete.
+            holding.add_blobs([digest, *needed])
+            for item in blobs:
+                if not item.urls and not self.shows_blob(repository, item.digest):
+                    raise ManifestInvalidError("blob unknown", missing=item.digest)
+            for item in manifests:
+                if self.find(repository, str(item.digest)) is None:
+                    raise ManifestInvalidError("manifest unknown", missing=item.digest)
+            self._store.blobs.put(body)
+            self._store.blobs.add_refs(digest, needed)
+            kind = str(stated or media_type)
+            annotations = json.dumps(data.get("annotations") or {})
+            row = (repository, digest, kind, subject_digest, artifact_type, annotations)
+            self._record(row, reference, now_ns)
+        return digest, subject_digest
+
+    def _record(self, row: tuple[Any, ...], reference: str, now_ns: int) -> None:
+        repository, digest = row[:2]
         with self._db.transaction(durable=True) as cursor:
             cursor.execute(
                 "INSERT OR REPLACE INTO registry_manifests"
                 " (repository, digest, media_type, subject, artifact_type, annotations)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    repository,
-                    digest,
-                    str(stated or media_type),
-                    subject_digest,
-                    artifact_type,
-                    annotations,
-                ),
+                row,
             )
             if ":" not in reference:
                 cursor.execute(
@@ -207,7 +236,6 @@ class Repositories:
                     " VALUES (?, ?, ?, ?)",
                     (repository, reference, digest, now_ns),
                 )
-        return digest, subject_digest
 
     def delete_manifest(self, repository: str, reference: str) -> bool:
         """Remove a tag, or a manifest with all its tags; return whether it was there."""
@@ -261,18 +289,7 @@ class Repositories:
             (repository, digest),
         ):
             return True
-        if self._db.execute(
-            "WITH RECURSIVE graph (digest) AS ("
-            " SELECT digest FROM registry_manifests WHERE repository = ?"
-            " UNION SELECT child FROM blob_refs JOIN graph ON parent = graph.digest)"
-            " SELECT 1 FROM graph WHERE digest = ? LIMIT 1",
-            (repository, digest),
-        ):
-            return True
-        return any(
-            name == repository and self._leads_to(target.digest, digest)
-            for name, _, target in self._built_images()
-        )
+        return self.needs_blob(repository, digest)
 
     def _leads_to(self, root: Digest, digest: Digest) -> bool:
         return bool(
@@ -284,12 +301,42 @@ class Repositories:
             )
         )
 
+    def expect_blob(self, digest: Digest, now_ns: int) -> None:
+        """Keep a blob that is being pushed from collection for a day.
+
+        Not beyond a restart: the push that it belongs to does not survive that either.
+        """
+        lease = self._store.leases.create(
+            f"registry/blob/{digest}", expires_ns=now_ns + BLOB_LIFE_NS
+        )
+        lease.add_blob(digest)
+
     def add_blob(self, repository: str, digest: Digest) -> None:
-        """Show an uploaded or mounted blob in a repository."""
-        with self._db.transaction(durable=True) as cursor:
+        """Show an uploaded or mounted blob in a repository.
+
+        Not forced to the disk: a manifest that needs it is, and that takes this along.
+        """
+        with self._db.transaction() as cursor:
             cursor.execute(
                 "INSERT OR IGNORE INTO registry_blobs VALUES (?, ?)", (repository, digest)
             )
+
+    def needs_blob(self, repository: str, digest: Digest) -> bool:
+        """Return whether a manifest of the repository leads to a blob."""
+        if self._db.execute(_NEEDED, (repository, digest)):
+            return True
+        return any(
+            name == repository and self._leads_to(target.digest, digest)
+            for name, _, target in self._built_images()
+        )
+
+    def forget_lost(self) -> int:
+        """Drop rows of blobs that were collected; return how many."""
+        rows = self._db.execute(
+            "DELETE FROM registry_blobs WHERE digest NOT IN (SELECT digest FROM blobs)"
+            " RETURNING digest"
+        )
+        return len(rows)
 
     def remove_blob(self, repository: str, digest: Digest) -> bool:
         """Stop showing a blob; return whether it was shown by itself."""

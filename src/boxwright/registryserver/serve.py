@@ -1,0 +1,158 @@
+"""The registry's life: listen, serve one store, stop.
+
+Three users: ``boxwright registry serve``, the daemon (``[boxwright.registry] address``), and
+tests. The store belongs to the caller: whoever owns the state folder serves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiohttp import web
+
+from boxwright.core.workers import install_pool, to_worker
+from boxwright.errors import BoxwrightError, Code, InvalidInputError
+from boxwright.registryserver.app import ServerOptions, make_app
+from boxwright.store.store import Store
+
+_SHUTDOWN_S = 5.0
+_BACKLOG = 512
+
+
+class RegistryListenError(BoxwrightError):
+    """The registry can't listen at the wanted address."""
+
+    code = Code.ENVIRONMENT
+
+
+@dataclass(frozen=True)
+class ListenOptions:
+    """Where and how the registry listens; without ``tls_cert`` it speaks plain HTTP."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    tls_cert: str = ""
+    tls_key: str = ""
+    server: ServerOptions = field(default_factory=ServerOptions)
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """Make the TLS context.
+
+        Raises:
+            InvalidInputError: only one of the files is given, or one is unusable.
+        """
+        if not self.tls_cert and not self.tls_key:
+            return None
+        if not self.tls_cert or not self.tls_key:
+            raise InvalidInputError("the registry's TLS needs a certificate and its key")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self.tls_cert, self.tls_key)
+        except (OSError, ssl.SSLError) as exc:
+            raise InvalidInputError(
+                "can't use the registry's certificate",
+                detail=f"{self.tls_cert}, {self.tls_key}: {exc}",
+            ) from exc
+        return context
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Read ``host:port``; an empty host is this machine's loopback address.
+
+    Raises:
+        InvalidInputError: it is not of that form.
+    """
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535:
+        raise InvalidInputError("invalid address", detail=repr(text), hint="write HOST:PORT")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+def read_user(text: str) -> tuple[str, str]:
+    """Read ``name:password-file``; the password is the file's first line.
+
+    Raises:
+        InvalidInputError: malformed, or the file can't be read or is empty.
+    """
+    name, separator, path = text.partition(":")
+    if not separator or not name or not path:
+        raise InvalidInputError(
+            "invalid registry user", detail=repr(name), hint="write NAME:PASSWORD-FILE"
+        )
+    try:
+        password = Path(path).read_text("utf-8").partition("\n")[0].strip("\r")
+    except (OSError, UnicodeError) as exc:
+        raise InvalidInputError(
+            "can't read the password file of a registry user", detail=f"{path}: {exc}"
+        ) from exc
+    if not password:
+        raise InvalidInputError("the password file of a registry user is empty", detail=path)
+    return name, password
+
+
+@contextlib.asynccontextmanager
+async def serving(store: Store, options: ListenOptions) -> AsyncIterator[str]:
+    """Serve ``store`` inside the block; yield the address, with the port that was bound.
+
+    Raises:
+        RegistryListenError: the address can't be listened at.
+        InvalidInputError: the certificate is unusable.
+    """
+    context = options.ssl_context()
+    runner = web.AppRunner(
+        make_app(store, options.server), access_log=None, shutdown_timeout=_SHUTDOWN_S
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(
+            runner, options.host, options.port, ssl_context=context, backlog=_BACKLOG
+        )
+        try:
+            await site.start()
+        except OSError as exc:
+            in_use = exc.errno == errno.EADDRINUSE
+            raise RegistryListenError(
+                f"the registry can't listen at {options.host}:{options.port}",
+                detail=os.strerror(exc.errno) if exc.errno else str(exc),
+                hint="choose another port" if in_use else "",
+            ) from exc
+        host, port = runner.addresses[0][:2]
+        shown = f"[{host}]" if ":" in host else host
+        yield f"{'https' if context else 'http'}://{shown}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+async def serve(root: Path, options: ListenOptions, *, on_ready: Callable[[str], None]) -> None:
+    """Own a state folder and serve it until SIGTERM or SIGINT.
+
+    Args:
+        root: the state folder; nobody else may have it.
+        options: where to listen and for whom.
+        on_ready: called with the address when clients can connect.
+
+    Raises:
+        BoxwrightError: the folder, the address or the certificate can't be used.
+    """
+    loop = asyncio.get_running_loop()
+    install_pool(loop)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    store = await to_worker(Store.open, root)
+    try:
+        async with serving(store, options) as address:
+            on_ready(address)
+            await stop.wait()
+    finally:
+        await to_worker(store.close)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
