@@ -1,6 +1,7 @@
 """A client's session through a real connection: daemon side and client side of our own."""
 
 import asyncio
+import json
 import os
 from contextlib import asynccontextmanager
 
@@ -22,16 +23,18 @@ from boxwright.session.providers.outputs import FolderOutput, OutputSinks, PathS
 from boxwright.session.providers.secrets import SecretSource, SecretsProvider
 from boxwright.session.providers.ssh import AgentSource, SshProvider
 from boxwright.session.providers.uploads import UploadProvider
+from boxwright.session.samemachine import announce, readable_here
 from boxwright.session.serve import serve_session
 from boxwright.session.services import SessionServices
 from boxwright.session.treeoutput import FolderReceiver
 from boxwright.wire import methods
+from boxwright.wire.bytestream import Peer
 from boxwright.wire.client import Connection
 from boxwright.wire.server import Server
 
 
 @asynccontextmanager
-async def session_over_socket(tmp_path, services):
+async def session_over_socket(tmp_path, services, *, share_paths=False):
     """Yield the daemon's view of a client that offers ``services``, and the client's task."""
     manager = SessionManager()
     server = Server()
@@ -42,7 +45,7 @@ async def session_over_socket(tmp_path, services):
     server.add(methods.CONTROL_SESSION, serve)
     address = await server.listen(f"unix://{tmp_path}/s")
     connection = await Connection.open(address)
-    client = asyncio.ensure_future(serve_session(connection, services))
+    client = asyncio.ensure_future(serve_session(connection, services, share_paths=share_paths))
     try:
         yield await manager.get(services.id), client, manager
     finally:
@@ -79,6 +82,36 @@ def test_a_folder_with_patterns_that_are_not_ascii(tmp_path):
         assert caught.value.brief == DirNotAllowedError("secret").brief
 
     run(tmp_path, SessionServices(dirs=LocalDirs({"context": source})), use)
+
+
+def test_a_folder_of_the_same_user_is_read_in_place(tmp_path):
+    async def main():
+        services = SessionServices(dirs=LocalDirs({"context": tmp_path}))
+        async with session_over_socket(tmp_path, services, share_paths=True) as (session, _, _):
+            assert session.local_dir("context") == tmp_path
+            assert session.local_dir("other") is None
+        async with session_over_socket(tmp_path, services) as (session, _, _):
+            assert session.local_dir("context") is None
+
+    asyncio.run(main())
+
+
+def test_announced_folders_are_believed_only_if_proven(tmp_path):
+    ours = Peer("unix", uid=os.geteuid())
+    (told,) = (value for _, value in announce(LocalDirs({"context": tmp_path})))
+    assert readable_here([told], ours) == {"context": tmp_path}
+    strangers = (Peer("unix", uid=os.geteuid() + 1), Peer("unix"), Peer("tcp", uid=os.geteuid()))
+    for peer in strangers:
+        assert readable_here([told], peer) == {}
+    fields = json.loads(told)
+    for lie in (
+        {**fields, "inode": fields["inode"] + 1},
+        {**fields, "path": str(tmp_path / "absent")},
+        {**fields, "path": 7},
+        {"name": "context"},
+        [],
+    ):
+        assert readable_here([json.dumps(lie), "{"], ours) == {}
 
 
 def test_secrets(tmp_path):

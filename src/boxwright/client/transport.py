@@ -82,8 +82,9 @@ class Transport(Protocol):
 class GrpcTransport:
     """A daemon at the other end of a connection, ours or BuildKit's."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, is_local: bool = False) -> None:
         self.connection = connection
+        self._is_local = is_local
 
     @classmethod
     async def open(
@@ -94,7 +95,8 @@ class GrpcTransport:
         Raises:
             ConnectError: nobody answers, or its certificate is not accepted.
         """
-        return cls(await Connection.open(address, tls=tls, timeout_s=timeout_s))
+        connection = await Connection.open(address, tls=tls, timeout_s=timeout_s)
+        return cls(connection, is_local=address.startswith("unix://"))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -121,7 +123,9 @@ class GrpcTransport:
     async def session(self, services: SessionServices) -> AsyncIterator[None]:
         """Serve the session while the block runs; its end before that ends the block."""
         opened = asyncio.Event()
-        serving = asyncio.ensure_future(serve_session(self.connection, services, opened=opened))
+        serving = asyncio.ensure_future(
+            serve_session(self.connection, services, opened=opened, share_paths=self._is_local)
+        )
         waiting = asyncio.ensure_future(opened.wait())
         try:
             await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)

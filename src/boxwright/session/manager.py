@@ -13,9 +13,10 @@ from boxwright.registry.auth import Credentials, Token
 from boxwright.session import metadata as md
 from boxwright.session.base import Session, SessionLostError
 from boxwright.session.remote import RemoteSession
+from boxwright.session.samemachine import LOCAL_DIR, readable_here
 from boxwright.wire.client import Connection
 from boxwright.wire.metadata import Metadata
-from boxwright.wire.rpc import RpcStream
+from boxwright.wire.serverstream import ServerStream
 from boxwright.wire.tunnel import MessageTunnel
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class SessionManager:
         if self._sessions.get(session.id) is session:
             del self._sessions[session.id]
 
-    async def serve_stream(self, stream: RpcStream, metadata: Metadata) -> None:
+    async def serve_stream(self, stream: ServerStream, metadata: Metadata) -> None:
         """Carry the session of one Control.Session call until either side ends it."""
         timeout_ms = metadata.get(md.SESSION_HEALTH_TIMEOUT)
         connection = Connection.over(MessageTunnel(stream))
@@ -67,6 +68,7 @@ class SessionManager:
             shared_key=metadata.get(md.SESSION_SHARED_KEY),
             exposed=metadata.get_all(md.SESSION_METHOD),
             health_timeout_s=max(1.0, int(timeout_ms) / 1000) if timeout_ms.isdigit() else None,
+            local_dirs=readable_here(metadata.get_all(LOCAL_DIR), stream.context.peer),
         )
         try:
             self.attach(session)

@@ -57,6 +57,7 @@ class RemoteSession:
         session_id: The id that builds name it by.
         exposed: Paths of the methods that the client serves.
         health_timeout_s: Of a client that asks for a stricter watch; None for the default.
+        local_dirs: Shared folders that may be read in place, by name.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class RemoteSession:
         shared_key: str = "",
         exposed: Iterable[str] = (),
         health_timeout_s: float | None = None,
+        local_dirs: Mapping[str, Path] | None = None,
     ) -> None:
         self._connection = connection
         self.id = session_id
@@ -76,6 +78,7 @@ class RemoteSession:
         self.closed = asyncio.Event()
         self._exposed = frozenset(path.lower() for path in exposed)
         self._health_timeout_s = health_timeout_s
+        self._local_dirs = dict(local_dirs or {})
 
     async def run(self) -> None:
         """Watch the client until it goes; owns the connection."""
@@ -119,9 +122,8 @@ class RemoteSession:
         return method_path.lower() in self._exposed
 
     def local_dir(self, name: str) -> Path | None:
-        """Return None: its folders are elsewhere."""
-        del name
-        return None
+        """Return the shared folder where it is proven to be readable here, else None."""
+        return self._local_dirs.get(name)
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

@@ -17,6 +17,7 @@ from boxwright.session.providers.outputs import OutputSinks
 from boxwright.session.providers.secrets import SecretsProvider
 from boxwright.session.providers.ssh import SshProvider
 from boxwright.session.providers.uploads import UploadProvider
+from boxwright.session.samemachine import announce
 from boxwright.session.servecontent import add_layouts
 from boxwright.session.services import SessionServices
 from boxwright.session.treeoutput import receive_output
@@ -56,11 +57,15 @@ def session_server(
     return server
 
 
-def session_metadata(services: SessionServices, server: Server) -> list[tuple[str, str]]:
+def session_metadata(
+    services: SessionServices, server: Server, *, share_paths: bool = False
+) -> list[tuple[str, str]]:
     """Return the metadata that a Control.Session call begins with."""
     items = [(md.SESSION_ID, services.id), (md.SESSION_SHARED_KEY, services.shared_key)]
     if services.name:
         items.append((md.SESSION_NAME, services.name))
+    if share_paths and services.dirs is not None:
+        items += announce(services.dirs)
     return items + [(md.SESSION_METHOD, path) for path in server.handlers]
 
 
@@ -70,6 +75,7 @@ async def serve_session(
     *,
     opened: asyncio.Event | None = None,
     on_transfer: TransferCallback | None = None,
+    share_paths: bool = False,
 ) -> None:
     """Offer ``services`` to the daemon until cancelled or until the daemon ends the session.
 
@@ -78,9 +84,11 @@ async def serve_session(
         services: What is offered.
         opened: Set when the call is under way.
         on_transfer: Told of what is sent.
+        share_paths: Tell where the shared folders are: an engine of the same user on the same
+            machine then reads them in place.
     """
     server = session_server(services, on_transfer=on_transfer)
-    items = session_metadata(services, server)
+    items = session_metadata(services, server, share_paths=share_paths)
     async with connection.stream(methods.CONTROL_SESSION, metadata=items) as stream:
         if opened is not None:
             opened.set()
