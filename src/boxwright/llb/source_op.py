@@ -140,16 +140,14 @@ def local(
     """
     attrs: dict[str, str] = {}
     needs = [caps.SOURCE_LOCAL]
-    for value, attr, cap in (
+    needs += _set(
+        attrs,
         (session_id, "local.session", caps.SOURCE_LOCAL_SESSION_ID),
         (_json(include), "local.includepattern", caps.SOURCE_LOCAL_INCLUDE_PATTERNS),
         (_json(follow), "local.followpaths", caps.SOURCE_LOCAL_FOLLOW_PATHS),
         (_json(exclude), "local.excludepatterns", caps.SOURCE_LOCAL_EXCLUDE_PATTERNS),
         (shared_key, "local.sharedkeyhint", caps.SOURCE_LOCAL_SHARED_KEY_HINT),
-    ):
-        if value:
-            attrs[attr] = value
-            needs.append(cap)
+    )
     if differ:
         attrs["local.differ"] = differ
         if differ_required:
@@ -209,28 +207,22 @@ def git(
         identifier += "#" + ref + (f":{subdir}" if subdir else "")
     attrs = {"git.fullurl": remote.remote}
     needs = [caps.SOURCE_GIT, caps.SOURCE_GIT_FULL_URL]
-    flag = "true"
-    for value, attr, cap in (
-        (flag if keep_git_dir else "", "git.keepgitdir", caps.SOURCE_GIT_KEEP_DIR),
+    own_auth = (auth_token_secret, auth_header_secret) != ("GIT_AUTH_TOKEN", "GIT_AUTH_HEADER")
+    auth = caps.SOURCE_GIT_HTTP_AUTH if own_auth else ""
+    needs += _set(
+        attrs,
+        (keep_git_dir, "git.keepgitdir", caps.SOURCE_GIT_KEEP_DIR),
         (checksum, "git.checksum", caps.SOURCE_GIT_CHECKSUM),
-        (flag if skip_submodules else "", "git.skipsubmodules", caps.SOURCE_GIT_SKIP_SUBMODULES),
+        (skip_submodules, "git.skipsubmodules", caps.SOURCE_GIT_SKIP_SUBMODULES),
         (mtime, "git.mtime", caps.SOURCE_GIT_MTIME),
-        (flag if fetch_by_commit else "", "git.fetchbycommit", caps.SOURCE_GIT_FETCH_BY_COMMIT),
-    ):
-        if value:
-            attrs[attr] = value
-            needs.append(cap)
-    if auth_token_secret:
-        attrs["git.authtokensecret"] = auth_token_secret
-    if auth_header_secret:
-        attrs["git.authheadersecret"] = auth_header_secret
-    if (auth_token_secret, auth_header_secret) != ("GIT_AUTH_TOKEN", "GIT_AUTH_HEADER"):
-        needs.append(caps.SOURCE_GIT_HTTP_AUTH)
+        (fetch_by_commit, "git.fetchbycommit", caps.SOURCE_GIT_FETCH_BY_COMMIT),
+        (auth_token_secret, "git.authtokensecret", auth),
+        (auth_header_secret, "git.authheadersecret", auth),
+    )
     if remote.scheme == "ssh":
-        if known_ssh_hosts:
-            attrs["git.knownsshhosts"] = known_ssh_hosts
-        attrs["git.mountsshsock"] = ssh_id or "default"
         needs += [caps.SOURCE_GIT_KNOWN_SSH_HOSTS, caps.SOURCE_GIT_MOUNT_SSH_SOCK]
+        attrs["git.mountsshsock"] = ssh_id or "default"
+        _set(attrs, (known_ssh_hosts, "git.knownsshhosts", ""))
     return source("git://" + identifier, attrs, caps=needs, **options)
 
 
@@ -299,6 +291,17 @@ def oci_layout(
     if layer_limit is not None:
         attrs["oci.layerlimit"] = str(layer_limit)
     return source("oci-layout://" + ref, attrs, caps=[caps.SOURCE_OCI_LAYOUT], **options)
+
+
+def _set(attrs: dict[str, str], *rows: tuple[str | bool, str, str]) -> list[str]:
+    """Set the attributes that have a value; return the capabilities they need."""
+    needs = []
+    for value, attr, cap in rows:
+        if value:
+            attrs[attr] = "true" if value is True else str(value)
+            if cap:
+                needs.append(cap)
+    return needs
 
 
 def _json(values: Sequence[str]) -> str:
