@@ -10,8 +10,8 @@ from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
+from boxwright.engine.parallel import gather_or_cancel
 from boxwright.engine.parts import Parts
-from boxwright.engine.push import gather_or_cancel
 from boxwright.oci.manifest import Manifest
 from boxwright.sources.image import BlobFetcher, resolve_manifest
 

@@ -9,15 +9,15 @@ for through the endpoint that pullers use; only then is the push a success.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
 
 from boxwright.core.clock import Clock
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
-from boxwright.errors import BoxwrightError, Code
+from boxwright.engine.parallel import gather_or_cancel
+from boxwright.engine.verify import ImageGraph, verify_push
 from boxwright.oci.manifest import Index, Manifest
 from boxwright.oci.mediatypes import is_index
 from boxwright.progress.step import StepProgress
@@ -27,20 +27,6 @@ from boxwright.store.store import Store
 
 _PARALLEL_BLOBS = 4
 _CHUNK_BYTES = 1 << 20
-
-
-class PushVerificationError(BoxwrightError):
-    """The registry took the push, and can't deliver what was pushed."""
-
-    code = Code.REGISTRY_FAILED
-
-
-@dataclass
-class _Graph:
-    """An image taken apart: blobs, manifests with children first, and the root."""
-
-    blobs: dict[Digest, Descriptor] = field(default_factory=dict)
-    manifests: list[Descriptor] = field(default_factory=list)
 
 
 class Pusher:
@@ -69,7 +55,9 @@ class Pusher:
             RegistryError: by cause.
             PushVerificationError: what was pushed can't be pulled.
         """
-        ref = Reference.parse(name).with_default_tag()
+        ref = Reference.parse(name)
+        if not by_digest:
+            ref = ref.with_default_tag()
         allow_insecure = True if insecure else None
         graph = await to_worker(self._read_graph, descriptor)
         async with self._clients(self._session_ids) as client:
@@ -88,14 +76,21 @@ class Pusher:
                         by_digest=by_digest or not is_root,
                     )
             with step.part("verifying that it can be pulled"):
-                await self._verify(client, ref, descriptor, graph, allow_insecure, by_digest)
+                await verify_push(
+                    client,
+                    ref,
+                    descriptor,
+                    graph,
+                    insecure=allow_insecure,
+                    by_digest=by_digest,
+                )
 
-    def _read_graph(self, root: Descriptor) -> _Graph:
-        graph = _Graph()
+    def _read_graph(self, root: Descriptor) -> ImageGraph:
+        graph = ImageGraph()
         self._visit(root, graph)
         return graph
 
-    def _visit(self, descriptor: Descriptor, graph: _Graph) -> None:
+    def _visit(self, descriptor: Descriptor, graph: ImageGraph) -> None:
         body = self._store.blobs.read(descriptor.digest)
         if is_index(descriptor.media_type):
             for child in Index.decode(body).manifests:
@@ -112,7 +107,7 @@ class Pusher:
         self,
         client: RegistryClient,
         ref: Reference,
-        graph: _Graph,
+        graph: ImageGraph,
         insecure: bool | None,  # noqa: FBT001
         step: StepProgress,
     ) -> None:
@@ -126,8 +121,9 @@ class Pusher:
                 def on_progress(sent: int) -> None:
                     step.status(shown, current=sent, total=blob.size, started_ns=started)
 
-                labels = self._store.blobs.labels(blob.digest)
-                mount_from = labels.get(SOURCE_LABEL + ref.host, "")
+                label = SOURCE_LABEL + ref.host
+                labels = await to_worker(self._store.blobs.labels, blob.digest)
+                mount_from = labels.get(label, "")
                 await client.push_blob(
                     ref,
                     blob,
@@ -136,6 +132,10 @@ class Pusher:
                     mount_from="" if mount_from == ref.path else mount_from,
                     on_progress=on_progress,
                 )
+                if not mount_from:
+                    # The same layers under the next name are mounted from here.
+                    known = {label: ref.path}
+                    await to_worker(self._store.blobs.set_labels, blob.digest, known)
                 step.status(
                     shown,
                     current=blob.size,
@@ -150,49 +150,3 @@ class Pusher:
         with self._store.blobs.open(digest) as file:
             while data := await to_worker(file.read, _CHUNK_BYTES):
                 yield data
-
-    async def _verify(
-        self,
-        client: RegistryClient,
-        ref: Reference,
-        root: Descriptor,
-        graph: _Graph,
-        insecure: bool | None,  # noqa: FBT001
-        by_digest: bool,  # noqa: FBT001
-    ) -> None:
-        async def manifest(item: Descriptor) -> None:
-            await client.fetch_manifest(
-                Reference(ref.host, ref.path, digest=item.digest), insecure=insecure
-            )
-
-        async def blob(item: Descriptor) -> None:
-            if not await client.has_blob(ref, item.digest, insecure=insecure):
-                raise PushVerificationError(
-                    f"registry {ref.host} lost a blob that was pushed",
-                    detail=f"{item.digest} ({item.size} bytes) in {ref.path}",
-                    hint="push again; if it happens twice, check the registry's storage",
-                )
-
-        checks = [manifest(item) for item in graph.manifests]
-        checks += [blob(item) for item in graph.blobs.values()]
-        await gather_or_cancel(checks)
-        if not by_digest:
-            found = await client.resolve(Reference(ref.host, ref.path, ref.tag), insecure=insecure)
-            if found.digest != root.digest:
-                raise PushVerificationError(
-                    f"{ref.familiar} no longer points at what was pushed",
-                    detail=f"pushed {root.digest}, the registry has {found.digest}",
-                    hint="somebody else pushed the same tag; use a tag of your own or the digest",
-                )
-
-
-async def gather_or_cancel(work: Sequence[Awaitable[None]]) -> None:
-    """Run all at the same time; the first failure cancels the others and is raised alone."""
-    tasks = [asyncio.ensure_future(item) for item in work]
-    try:
-        for task in asyncio.as_completed(tasks):
-            await task
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -14,7 +14,8 @@ from boxwright.engine.bridge import BuildBridge
 from boxwright.engine.build import Build, evaluate, snapshots_of
 from boxwright.engine.entitlements import granted
 from boxwright.engine.gateway import GatewayBridge
-from boxwright.engine.push import Pusher, gather_or_cancel
+from boxwright.engine.parallel import gather_or_cancel
+from boxwright.engine.push import Pusher
 from boxwright.engine.recorder import MEDIA_TYPE, StatusRecorder
 from boxwright.engine.results import FrontendResult
 from boxwright.engine.status import timestamp

@@ -162,11 +162,15 @@ async def error_from(
             detail=detail,
             hint=f"log in with credentials that may do this (docker login {endpoint.name})",
         )
+    hint = ""
+    if "NAME_INVALID" in codes and "_" in response.url.path:
+        hint = "this registry may not take '_' in names: use '-'"
     return RegistryError(
         f"registry {endpoint.name} failed",
         host=endpoint.name,
         status=response.status,
         detail=detail,
+        hint=hint,
     )
 
 

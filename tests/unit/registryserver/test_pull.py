@@ -169,7 +169,7 @@ def test_referrers(served, run):
                     "annotations": {"k": "v"},
                 }
             ]
-            by_config = "application/vnd.oci.image.config.v1+json"
+            by_config = "application/vnd.oci.image.config.v1%2Bjson"
             of_config = await peer("GET", f"/app/referrers/{subject}?artifactType={by_config}")
             assert [m["digest"] for m in of_config.json["manifests"]] == [sbom]
             unknown = await peer("GET", f"/none/referrers/sha256:{'1' * 64}")
