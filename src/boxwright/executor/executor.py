@@ -114,7 +114,8 @@ class Executor:
                 self._starting.exception()
         if self._link is not None:
             await self._link.close()
-            await to_worker(self._remove_cgroups)
+        # Without a link too: those of an earlier process that was killed.
+        await to_worker(self._remove_cgroups)
 
     async def run(
         self,
