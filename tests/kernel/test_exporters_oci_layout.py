@@ -15,7 +15,7 @@ from boxwright.oci.manifest import Index, Manifest
 from boxwright.session.manager import SessionManager
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.sources.base import SourceContext
-from boxwright.sources.image import BlobFetcher
+from boxwright.sources.fetch import BlobFetcher
 from boxwright.sources.oci_layout import LayoutImage, OciLayoutProvider
 from boxwright.store import DigestMismatchError, Store
 

@@ -212,7 +212,7 @@ async def _run_in_engine(engine: Engine, name: str, wanted: dict[str, Any]) -> i
     from boxwright.executor.errors import ExecFailedError
     from boxwright.oci.image import Image
     from boxwright.sources.base import SourceContext
-    from boxwright.sources.image import BlobFetcher
+    from boxwright.sources.fetch import BlobFetcher
 
     parts = engine.parts
     _, _, config = await parts.images.resolve_config(

@@ -7,7 +7,6 @@ a digest whose manifest is already in the store needs no registry at all.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -15,21 +14,15 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
-from boxwright.core.workers import to_worker
 from boxwright.dockerfile.bridge import OciStore
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
 from boxwright.session.manager import SessionManager
 from boxwright.snapshots.manager import SnapshotManager
-from boxwright.sources.image import (
-    BlobFetcher,
-    ImageRemote,
-    ImageSource,
-    ResolvedManifest,
-    StoredImage,
-    resolve_manifest,
-)
+from boxwright.sources.fetch import BlobFetcher, ImageRemote
+from boxwright.sources.image import ImageSource, ResolvedManifest, resolve_manifest
 from boxwright.sources.oci_layout import LayoutImage, layout_digest
 from boxwright.sources.registry import Clients, RegistryImage
+from boxwright.sources.stored import KeptImage, StoredImage
 from boxwright.store.store import Store
 
 _log = logging.getLogger(__name__)
@@ -68,7 +61,6 @@ class Images:
         name = Reference.parse(ref).with_default_tag()
         remote, root, body = await self.open(name, resolve_mode, sessions)
         resolved = await resolve_manifest(remote, name.familiar, root, body, wanted)
-        await self._keep(resolved, body)
         return str(name), resolved.root.digest, resolved.config
 
     async def open(
@@ -88,12 +80,9 @@ class Images:
         if tag is not None and (resolve_mode == "local" or name.digest):
             root, body = await tag.manifest(None)
             return tag, root, body
-        remote = RegistryImage(name, self._clients, sessions)
-        if name.digest and self._store.blobs.stat(name.digest) is not None:
-            root, body = await self._stored_manifest(name.digest)
-            return remote, root, body
+        remote = KeptImage(self._store, RegistryImage(name, self._clients, sessions))
         try:
-            root, body = await remote.manifest(None)
+            root, body = await remote.manifest(name.digest)
         except BoxwrightError as exc:
             if tag is None or resolve_mode == "pull" or exc.code not in _FALLBACK_CODES:
                 raise
@@ -109,20 +98,11 @@ class Images:
                 return StoredImage(self._store, found)
         return None
 
-    async def _stored_manifest(self, digest: Digest) -> tuple[Descriptor, bytes]:
-        body = await to_worker(self._store.blobs.read, digest)
-        media_type = str(json.loads(body).get("mediaType") or "")
-        return Descriptor(media_type, digest, len(body)), body
-
     async def _resolve(
         self, remote: ImageRemote, name: str, platform: Platform
     ) -> ResolvedManifest:
         root, body = await remote.manifest(None)
         return await resolve_manifest(remote, name, root, body, platform)
-
-    async def _keep(self, resolved: ResolvedManifest, body: bytes) -> None:
-        """Store the root manifest: the same name by digest then needs no registry."""
-        await to_worker(self._store.blobs.put, body)
 
     def _layout(self, ref: str, store: OciStore, sessions: Sequence[str]) -> ImageRemote:
         """Return an image in a client's OCI layout."""

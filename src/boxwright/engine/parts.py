@@ -23,7 +23,7 @@ from boxwright.snapshots.manager import SnapshotManager
 from boxwright.solver.cachemanager import LocalCacheManager
 from boxwright.solver.jobs import Solver
 from boxwright.sources.base import SourceProvider, SourceResolver
-from boxwright.sources.image import BlobFetcher
+from boxwright.sources.fetch import BlobFetcher
 from boxwright.sources.local import LocalSources
 from boxwright.sources.oci_layout import OciLayoutProvider
 from boxwright.sources.registry import RegistryClients

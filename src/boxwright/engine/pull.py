@@ -13,7 +13,8 @@ from boxwright.core.workers import to_worker
 from boxwright.engine.parallel import gather_or_cancel
 from boxwright.engine.parts import Parts
 from boxwright.oci.manifest import Manifest
-from boxwright.sources.image import BlobFetcher, resolve_manifest
+from boxwright.sources.fetch import BlobFetcher
+from boxwright.sources.image import resolve_manifest
 
 OnBlob = Callable[[Descriptor], None]
 

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
@@ -214,6 +215,37 @@ class RegistryClient:
                 _log.info("%s: resuming at byte %d", descriptor.digest, offset)
 
         await self._first(ref, fetch, insecure=insecure)
+
+    async def fetch_foreign(self, descriptor: Descriptor, sink: Sink) -> None:
+        """Stream a blob from one of the addresses that its descriptor names, without any login.
+
+        Raises:
+            BlobNotFoundError: no address is of a kind that may be asked.
+            RegistryError: of the last address, by cause.
+        """
+        failure: RegistryError = BlobNotFoundError(
+            f"foreign layer {descriptor.digest} has no https address",
+            detail=", ".join(descriptor.urls),
+        )
+        for url in descriptor.urls:
+            parts = urlsplit(url)
+            if parts.scheme != "https" or not parts.netloc:
+                continue
+            endpoint = Endpoint(name=parts.netloc, host=parts.netloc)
+            request = Request("GET", url, "")
+            received = 0
+            try:
+                async with self.transport.send(endpoint, request) as response:
+                    async for data in self.transport.chunks(endpoint, response):
+                        received += len(data)
+                        await sink.write(data)
+            except RegistryError as exc:
+                failure = exc
+                if received:
+                    break
+            else:
+                return
+        raise failure
 
     async def _blob_from(
         self, endpoint: Endpoint, ref: Reference, descriptor: Descriptor, offset: int

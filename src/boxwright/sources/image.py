@@ -7,30 +7,28 @@ store's own tags); what is made of them is the same for all. Cache keys are Buil
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
-from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError
-from boxwright.oci.mediatypes import is_index
+from boxwright.oci.mediatypes import OCI_INDEX, OCI_MANIFEST, is_index
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.node import LayerBlob
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.sources.base import SourceContext, SourceKey
-from boxwright.store.blobs import BlobStore, BlobWriter
-from boxwright.store.store import Store
+from boxwright.sources.fetch import BlobFetcher, ImageRemote, MemorySink
 
 _ATTESTATION = "vnd.docker.reference.type"
 _CONFIG_LIMIT_BYTES = 8 << 20
 _MAX_LAYERS = 500
-_PARALLEL_FETCHES = 4
+_MAX_INDEX_DEPTH = 4
 
 
 class PlatformNotFoundError(NotFoundError):
@@ -48,35 +46,6 @@ class MalformedImageError(BoxwrightError):
     """A manifest or config that contradicts the image specification."""
 
     code = Code.INVALID
-
-
-class AsyncSink(Protocol):
-    """Takes a blob's bytes as they arrive."""
-
-    async def write(self, data: bytes) -> None:
-        """Take the next bytes."""
-        ...
-
-
-class ImageRemote(Protocol):
-    """A place that serves one image's manifests and blobs."""
-
-    async def manifest(self, digest: Digest | None) -> tuple[Descriptor, bytes]:
-        """Return a verified manifest or index: the named one, or what ``digest`` says.
-
-        Raises:
-            BoxwrightError: it is not there, or the place can't be reached.
-        """
-        ...
-
-    async def blob(self, descriptor: Descriptor, sink: AsyncSink) -> None:
-        """Stream a blob into ``sink``; its caller verifies the digest."""
-        ...
-
-    @property
-    def source_labels(self) -> Mapping[str, str]:
-        """Labels for blobs that come from here (which registry and repository)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -123,61 +92,6 @@ def choose_manifest(index: Mapping[str, Any], wanted: Platform, name: str) -> De
     if len(unnamed) == 1 and len(images) == 1:
         return unnamed[0]
     raise PlatformNotFoundError(name, wanted, [str(c.platform) for c in images if c.platform])
-
-
-class WriterSink:
-    """Feeds a blob writer in worker threads, in large pieces."""
-
-    def __init__(self, writer: BlobWriter) -> None:
-        self._writer = writer
-        self._pending = bytearray()
-
-    async def write(self, data: bytes) -> None:
-        """Take the next bytes."""
-        self._pending += data
-        if len(self._pending) >= 1 << 20:
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Write what is pending."""
-        if self._pending:
-            data, self._pending = bytes(self._pending), bytearray()
-            await to_worker(self._writer.write, data)
-
-
-class BlobFetcher:
-    """Brings blobs into the store, each once however many want it at the same time."""
-
-    def __init__(self, blobs: BlobStore) -> None:
-        self._blobs = blobs
-        self._running: dict[Digest, asyncio.Task[None]] = {}
-        self._slots = asyncio.Semaphore(_PARALLEL_FETCHES)
-
-    async def fetch(self, remote: ImageRemote, descriptor: Descriptor) -> None:
-        """Make sure that the store has the blob.
-
-        Raises:
-            DigestMismatchError: the remote sent something else.
-            BoxwrightError: of the remote or the store.
-        """
-        if self._blobs.stat(descriptor.digest) == descriptor.size:
-            self._blobs.touch(descriptor.digest)
-            return
-        task = self._running.get(descriptor.digest)
-        if task is None:
-            task = asyncio.ensure_future(self._fetch(remote, descriptor))
-            self._running[descriptor.digest] = task
-            task.add_done_callback(lambda _: self._running.pop(descriptor.digest, None))
-        await asyncio.shield(task)
-
-    async def _fetch(self, remote: ImageRemote, descriptor: Descriptor) -> None:
-        async with self._slots:
-            writer = self._blobs.writer(expected=descriptor.digest, expected_size=descriptor.size)
-            with writer:
-                sink = WriterSink(writer)
-                await remote.blob(descriptor, sink)
-                await sink.flush()
-                await to_worker(writer.commit, dict(remote.source_labels))
 
 
 OpenImage = Callable[[Sequence[str]], Awaitable[tuple[ImageRemote, Descriptor, bytes]]]
@@ -294,19 +208,24 @@ class ImageSource:
     ) -> Callable[[], Awaitable[None]]:
         async def fetch() -> None:
             progress = context.progress
+            if progress is None:
+                await self._fetcher.fetch(remote, descriptor)
+                return
             started = time.time_ns()
-            name = str(descriptor.digest)
-            if progress is not None:
-                progress.status(name, total=descriptor.size, started_ns=started)
-            await self._fetcher.fetch(remote, descriptor)
-            if progress is not None:
-                progress.status(
-                    name,
-                    current=descriptor.size,
-                    total=descriptor.size,
-                    started_ns=started,
-                    completed_ns=time.time_ns(),
-                )
+            name, total = str(descriptor.digest), descriptor.size
+
+            def on_progress(current: int) -> None:
+                progress.status(name, current=current, total=total, started_ns=started)
+
+            on_progress(0)
+            await self._fetcher.fetch(remote, descriptor, on_progress)
+            progress.status(
+                name,
+                current=total,
+                total=total,
+                started_ns=started,
+                completed_ns=time.time_ns(),
+            )
 
         return fetch
 
@@ -325,22 +244,17 @@ async def resolve_manifest(
     depth = 0
     while is_index(manifest.media_type):
         depth += 1
-        if depth > 4:
+        if depth > _MAX_INDEX_DEPTH:
             raise MalformedImageError(f"{name}: indexes are nested too deeply")
-        chosen = choose_manifest(data, platform, name)
+        with _as_malformed(name):
+            chosen = choose_manifest(data, platform, name)
         manifest, body = await remote.manifest(chosen.digest)
         data = _object(body, name)
-    if not isinstance(data.get("config"), dict):
-        raise MalformedImageError(
-            f"{name} is not an image", detail=f"media type {manifest.media_type}"
-        )
-    config_descriptor = Descriptor.from_json(data["config"])
-    layers = tuple(Descriptor.from_json(layer) for layer in data.get("layers") or ())
-    if len(layers) > _MAX_LAYERS:
-        raise MalformedImageError(f"{name} has {len(layers)} layers")
+    config_descriptor, layers = _parts(data, manifest, name)
     config = await _small_blob(remote, config_descriptor, name)
-    rootfs = _object(config, name).get("rootfs") or {}
-    diff_ids = tuple(Digest(str(d)) for d in rootfs.get("diff_ids") or ())
+    with _as_malformed(name):
+        rootfs = _object(config, name).get("rootfs") or {}
+        diff_ids = tuple(_sha256(d, name) for d in rootfs.get("diff_ids") or ())
     if len(diff_ids) != len(layers):
         raise MalformedImageError(
             f"{name}: manifest and config disagree",
@@ -349,18 +263,54 @@ async def resolve_manifest(
     return ResolvedManifest(root, manifest, config, layers, diff_ids)
 
 
+def _parts(
+    data: dict[str, Any], manifest: Descriptor, name: str
+) -> tuple[Descriptor, tuple[Descriptor, ...]]:
+    """Return the config and the layers of a manifest."""
+    if data.get("schemaVersion") == 1:
+        raise MalformedImageError(
+            f"{name} has the manifest format of Docker before 1.10",
+            detail=f"media type {manifest.media_type}, schemaVersion 1",
+            hint="copy it with a tool that converts it, such as skopeo copy --format oci",
+        )
+    if not isinstance(data.get("config"), dict):
+        raise MalformedImageError(
+            f"{name} is not an image", detail=f"media type {manifest.media_type or 'unknown'}"
+        )
+    with _as_malformed(name):
+        config = Descriptor.from_json(data["config"])
+        layers = tuple(Descriptor.from_json(layer) for layer in data.get("layers") or ())
+    for descriptor in (config, *layers):
+        _sha256(descriptor.digest, name)
+    if len(layers) > _MAX_LAYERS:
+        raise MalformedImageError(f"{name} has {len(layers)} layers")
+    return config, layers
+
+
+def _sha256(digest: object, name: str) -> Digest:
+    found = Digest(str(digest))
+    if found.algorithm != "sha256":
+        raise MalformedImageError(
+            f"{name}: only sha256 digests are supported", detail=str(found)[:80]
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _as_malformed(name: str) -> Iterator[None]:
+    """Turn what reading foreign JSON objects raises into one error that names the image."""
+    try:
+        yield
+    except (TypeError, AttributeError, ValueError) as exc:
+        raise MalformedImageError(f"{name}: malformed manifest", detail=str(exc)) from exc
+    except InvalidInputError as exc:
+        raise MalformedImageError(f"{name}: malformed manifest", detail=str(exc)) from exc
+
+
 async def _small_blob(remote: ImageRemote, descriptor: Descriptor, name: str) -> bytes:
     if descriptor.size > _CONFIG_LIMIT_BYTES:
         raise MalformedImageError(f"{name}: config of {descriptor.size} bytes is too large")
-
-    class Memory:
-        def __init__(self) -> None:
-            self.data = bytearray()
-
-        async def write(self, data: bytes) -> None:
-            self.data += data
-
-    sink = Memory()
+    sink = MemorySink(descriptor.size)
     await remote.blob(descriptor, sink)
     if Digest.of(sink.data) != descriptor.digest:
         raise MalformedImageError(
@@ -372,11 +322,21 @@ async def _small_blob(remote: ImageRemote, descriptor: Descriptor, name: str) ->
 def _object(body: bytes, name: str) -> dict[str, Any]:
     try:
         data = json.loads(body)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise MalformedImageError(f"{name}: not valid JSON", detail=str(exc)) from exc
     if not isinstance(data, dict):
         raise MalformedImageError(f"{name}: not a JSON object")
     return data
+
+
+def manifest_media_type(body: bytes) -> str:
+    """Return what a manifest says it is, or what it looks like if it does not say.
+
+    Raises:
+        MalformedImageError: it is no JSON object.
+    """
+    data = _object(body, "manifest")
+    return str(data.get("mediaType") or (OCI_INDEX if "manifests" in data else OCI_MANIFEST))
 
 
 def chain_id(diff_ids: Sequence[Digest]) -> Digest:
@@ -385,31 +345,3 @@ def chain_id(diff_ids: Sequence[Digest]) -> Digest:
     for diff_id in diff_ids[1:]:
         current = Digest.of(f"{current} {diff_id}".encode())
     return current
-
-
-class StoredImage:
-    """An image that lies in this store under a tag (:class:`ImageRemote`)."""
-
-    def __init__(self, store: Store, descriptor: Descriptor) -> None:
-        self._store = store
-        self._descriptor = descriptor
-
-    @property
-    def source_labels(self) -> Mapping[str, str]:
-        """Nothing: the blobs are here."""
-        return {}
-
-    async def manifest(self, digest: Digest | None) -> tuple[Descriptor, bytes]:
-        """Return the tag's root, or another manifest by digest."""
-        wanted = digest or self._descriptor.digest
-        body = await to_worker(self._store.blobs.read, wanted)
-        media_type = str(_object(body, str(wanted)).get("mediaType") or "")
-        if digest is None:
-            return self._descriptor, body
-        return Descriptor(media_type, wanted, len(body)), body
-
-    async def blob(self, descriptor: Descriptor, sink: AsyncSink) -> None:
-        """Read a blob from the store."""
-        with self._store.blobs.open(descriptor.digest) as file:
-            while data := await to_worker(file.read, 1 << 20):
-                await sink.write(data)

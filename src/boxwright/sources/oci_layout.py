@@ -19,7 +19,8 @@ from boxwright.oci.manifest import detect_media_type
 from boxwright.session.base import Session
 from boxwright.session.manager import SessionManager
 from boxwright.snapshots.manager import SnapshotManager
-from boxwright.sources.image import AsyncSink, BlobFetcher, ImageRemote, ImageSource
+from boxwright.sources.fetch import AsyncSink, BlobFetcher, ImageRemote
+from boxwright.sources.image import ImageSource
 from boxwright.store import DigestMismatchError
 
 SESSION_ATTR = "oci.session"

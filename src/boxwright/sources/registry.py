@@ -14,10 +14,11 @@ from boxwright.errors import BoxwrightError, NotFoundError, UnimplementedError
 from boxwright.registry.auth import Credentials, Token
 from boxwright.registry.client import RegistryClient
 from boxwright.registry.connections import Connections
+from boxwright.registry.errors import BlobNotFoundError
 from boxwright.registry.hosts import Hosts, wire_host
 from boxwright.session.base import Session
 from boxwright.session.manager import SessionManager
-from boxwright.sources.image import AsyncSink
+from boxwright.sources.fetch import AsyncSink
 
 SOURCE_LABEL = "boxwright.source."
 _KEPT_CLIENTS = 64
@@ -112,6 +113,15 @@ class RegistryImage:
             return await client.fetch_manifest(ref)
 
     async def blob(self, descriptor: Descriptor, sink: AsyncSink) -> None:
-        """Fetch a blob."""
+        """Fetch a blob; a foreign layer that the registry does not have, from its own address.
+
+        Raises:
+            RegistryError: by cause.
+        """
         async with self._clients(self._session_ids) as client:
-            await client.fetch_blob(self._ref, descriptor, sink)
+            try:
+                await client.fetch_blob(self._ref, descriptor, sink)
+            except BlobNotFoundError:
+                if not descriptor.urls:
+                    raise
+                await client.fetch_foreign(descriptor, sink)
