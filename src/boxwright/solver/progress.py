@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 
 from boxwright.core.clock import Clock
@@ -17,6 +19,8 @@ from boxwright.progress.events import (
 )
 from boxwright.progress.stream import ProgressStream
 
+_LATE_LOG_BYTES = 1 << 20
+"""How much of a step's output is kept for builds that come to share it."""
 _CANCELLED = "context canceled"  # the words that clients know
 
 
@@ -69,6 +73,42 @@ class JobProgress:
         self._open.clear()
 
 
+class _Past:
+    """What a job that joins late has missed: statuses as they are, warnings, recent output."""
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, StatusEvent] = {}
+        self._warnings: list[WarningEvent] = []
+        self._logs: deque[LogEvent] = deque()
+        self._log_bytes = 0
+        self._dropped_bytes = 0
+
+    def add(self, event: Event) -> None:
+        """Keep an event, at the cost of the oldest output where that is too much."""
+        match event:
+            case StatusEvent():
+                self._statuses[event.id] = event
+            case WarningEvent():
+                self._warnings.append(event)
+            case LogEvent():
+                self._logs.append(event)
+                self._log_bytes += len(event.data)
+                while self._log_bytes > _LATE_LOG_BYTES and len(self._logs) > 1:
+                    dropped = len(self._logs.popleft().data)
+                    self._log_bytes -= dropped
+                    self._dropped_bytes += dropped
+
+    def events(self) -> Iterator[Event]:
+        """Yield what was kept, in an order that makes sense."""
+        yield from self._statuses.values()
+        yield from self._warnings
+        if self._dropped_bytes:
+            first = self._logs[0]
+            note = f"[{self._dropped_bytes} bytes of earlier output are in the build before]\n"
+            yield replace(first, data=note.encode())
+        yield from self._logs
+
+
 class VertexProgress:
     """Where one vertex reports to. Given to ops as ``ctx.progress``."""
 
@@ -85,19 +125,23 @@ class VertexProgress:
             group=vertex.options.progress_group,
         )
         self._running = 0
+        self._past = _Past()
 
     def connect(self, job: JobProgress) -> None:
-        """Report to one more job, starting with the state of the vertex."""
+        """Report to one more job, starting with what the vertex has reported so far."""
         if job not in self._jobs:
             self._jobs[job] = None
             job.write(self._event)
+            for event in self._past.events():
+                job.write(event)
 
     def disconnect(self, job: JobProgress) -> None:
         """Stop reporting to a job."""
         self._jobs.pop(job, None)
 
     def write(self, event: Event) -> None:
-        """Send an event to all jobs."""
+        """Send an event to all jobs, and keep it for those that come later."""
+        self._past.add(event)
         for job in self._jobs:
             job.write(event)
 
