@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from boxwright.linux.libc import check, libc
-from boxwright.linux.mount import MS_REC, MS_SHARED, make_slave, mount
+from boxwright.linux.mount import make_slave
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -47,6 +47,3 @@ def isolate_mounts() -> None:
         raise RuntimeError("isolate_mounts() must run before any thread is started")
     unshare(CLONE_NEWNS)
     make_slave("/")
-    # Shared again, with nobody outside: the sandbox's namespace, made from this one, is to see
-    # every tree that the engine mounts later.
-    mount(None, "/", None, MS_REC | MS_SHARED)

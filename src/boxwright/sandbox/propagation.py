@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from boxwright.linux.mount import list_mounts, mount
-
-MS_SHARED = 0x100000
+from boxwright.linux.mount import MS_SHARED, list_mounts, mount
 
 
 def share(path: Path) -> None:

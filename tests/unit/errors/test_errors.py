@@ -19,7 +19,7 @@ def all_classes() -> list[type[BoxwrightError]]:
         for cls in pending.pop().__subclasses__():
             found.append(cls)
             pending.append(cls)
-    return found
+    return [cls for cls in found if cls.__module__.startswith("boxwright.")]
 
 
 def test_every_code_has_its_own_exit_status() -> None:
