@@ -21,6 +21,7 @@ from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, InvalidInputError
 from boxwright.registryserver.repositories import ManifestInvalidError, Repositories
+from boxwright.registryserver.sendfile import BlobResponse
 from boxwright.registryserver.uploads import RangeError, UnknownUploadError, Upload, Uploads
 from boxwright.store.errors import DigestMismatchError, DiskFullError
 from boxwright.store.store import Store
@@ -256,7 +257,7 @@ class RegistryApp:
             "Content-Type": "application/octet-stream",
             "Cache-Control": "max-age=31536000",
         }
-        return web.FileResponse(self._store.blobs.path(digest), headers=headers)
+        return BlobResponse(self._store.blobs.path(digest), headers=headers)
 
     async def _delete_blob(self, request: web.Request) -> web.Response:
         name, digest = request.match_info["name"], Digest(request.match_info["digest"])

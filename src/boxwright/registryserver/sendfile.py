@@ -1,0 +1,82 @@
+"""Files to clients by the kernel, on uvloop too, which has no ``loop.sendfile`` of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import IO, Any
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+_PIECE_BYTES = 1 << 20
+
+
+class BlobResponse(web.FileResponse):
+    """A file response whose slow path hands the file to the socket.
+
+    aiohttp takes that path when the loop can't send files. If a later aiohttp calls it by another
+    name, files are read and written in pieces, as without this class.
+    """
+
+    _transport: asyncio.Transport | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Remember the connection, then do what every response does."""
+        self._transport = request.transport
+        return await super().prepare(request)
+
+    async def _sendfile_fallback(
+        self, writer: AbstractStreamWriter, fobj: IO[Any], offset: int, count: int
+    ) -> AbstractStreamWriter:
+        transport = self._transport
+        socket = transport.get_extra_info("socket") if transport else None
+        is_plain = transport is not None and transport.get_extra_info("sslcontext") is None
+        if transport is None or socket is None or not is_plain or count <= 0:
+            return await super()._sendfile_fallback(writer, fobj, offset, count)
+        # The head goes first: wait until the transport holds nothing back.
+        transport.set_write_buffer_limits(high=0)
+        await writer.drain()
+        if transport.get_write_buffer_size():
+            transport.set_write_buffer_limits()
+            return await super()._sendfile_fallback(writer, fobj, offset, count)
+        # A duplicate, as the loop watches the original for the transport.
+        target = os.dup(socket.fileno())
+        try:
+            await _send(target, fobj.fileno(), offset, count)
+        finally:
+            os.close(target)
+            transport.set_write_buffer_limits()
+        # As after loop.sendfile: nothing more is written, the length was in the head.
+        await web.StreamResponse.write_eof(self)
+        return writer
+
+
+async def _send(target: int, source: int, offset: int, count: int) -> None:
+    """Copy ``count`` bytes of a file to a socket that does not block.
+
+    Raises:
+        ConnectionError: the client has gone, or the file is shorter than it was.
+    """
+    loop = asyncio.get_running_loop()
+    while count > 0:
+        try:
+            sent = os.sendfile(target, source, offset, min(count, _PIECE_BYTES))
+        except BlockingIOError:
+            writable = loop.create_future()
+            loop.add_writer(target, _wake, writable)
+            try:
+                await writable
+            finally:
+                loop.remove_writer(target)
+            continue
+        if sent == 0:
+            raise ConnectionError("the file ended before its announced size")
+        offset += sent
+        count -= sent
+        await asyncio.sleep(0)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
