@@ -230,7 +230,7 @@ def test_one_build_logs_in_once_and_shares_connections(run, setup):
         async with FakeRegistry(auth=Auth("bearer")) as registry, setup() as made:
             _image(registry, layers=tuple(b"layer %d" % n for n in range(12)), tag="1")
             ref = Reference(registry.host, "team/app", "1")
-            remote = RegistryImage(ref, made.clients, ("session",))
+            remote = RegistryImage(ref, made.clients, ())
             root, body = await remote.manifest(None)
             resolved = await resolve_manifest(remote, "app", root, body, AMD64)
             fetches = [made.fetcher.fetch(remote, layer) for layer in resolved.layers]
