@@ -20,7 +20,8 @@ class Process:
         self.log = log
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
-                [str(arg) for arg in argv],
+                # Whoever runs the tests may have been started with SIGINT ignored.
+                ["env", "--default-signal=INT", *map(str, argv)],
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
