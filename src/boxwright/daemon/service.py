@@ -26,6 +26,7 @@ from boxwright.daemon.content import ContentService
 from boxwright.daemon.control import ControlService
 from boxwright.daemon.health import HealthService
 from boxwright.engine.engine import Engine
+from boxwright.engine.preload import preload
 from boxwright.engine.settings import EngineSettings
 from boxwright.errors import BoxwrightError, Code
 from boxwright.wire.server import Authorize, Server
@@ -226,7 +227,10 @@ async def serve(
             _notify("READY=1")
             if on_ready is not None:
                 on_ready(addresses)
-            await signals.stop.wait()
+            async with asyncio.TaskGroup() as tasks:
+                loading = tasks.create_task(preload())
+                await signals.stop.wait()
+                loading.cancel()
             _log.info("stopping; running builds may take %g s to end", grace_s)
             _notify("STOPPING=1")
         finally:

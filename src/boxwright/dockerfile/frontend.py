@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from boxwright.core import gojson
 from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
-from boxwright.dockerfile import subrequests
 from boxwright.dockerfile.bridge import (
     Announcer,
     FrontendBridge,
@@ -77,6 +76,8 @@ async def build(bridge: FrontendBridge) -> FrontendResult:
         )
         if "requestid" in bridge.opts:
             try:
+                from boxwright.dockerfile import subrequests
+
                 return await subrequests.answer(bridge.opts["requestid"], run)
             finally:
                 await warnings.flush()

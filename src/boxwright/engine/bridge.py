@@ -18,7 +18,6 @@ from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
 from boxwright.dockerfile import bridge as frontend_api
-from boxwright.dockerfile import frontend as dockerfile_frontend
 from boxwright.engine import capabilities, entitlements, reffiles
 from boxwright.engine.located import locate
 from boxwright.engine.results import FrontendResult, LazyRef
@@ -129,6 +128,9 @@ class BuildBridge:
         return LazyRef(definition, run)
 
     async def _run_frontend(self, spec: SolveSpec) -> FrontendResult:
+        # Not at start: see boxwright.engine.preload.
+        from boxwright.dockerfile import frontend as dockerfile_frontend
+
         options = dict(spec.options or {})
         name = spec.frontend
         if name == GATEWAY_FRONTEND and options.get("source") == DOCKERFILE_FRONTEND:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
 
 from boxwright.core.clock import Clock
 from boxwright.core.descriptor import Descriptor
@@ -21,9 +22,11 @@ from boxwright.engine.verify import ImageGraph, verify_push
 from boxwright.oci.manifest import Index, Manifest
 from boxwright.oci.mediatypes import is_index
 from boxwright.progress.step import StepProgress
-from boxwright.registry.client import RegistryClient
 from boxwright.sources.registry import SOURCE_LABEL, Clients
 from boxwright.store.store import Store
+
+if TYPE_CHECKING:
+    from boxwright.registry.client import RegistryClient
 
 _PARALLEL_BLOBS = 4
 _CHUNK_BYTES = 1 << 20

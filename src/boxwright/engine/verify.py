@@ -8,14 +8,17 @@ rights of a puller, at the host that pullers use and never at a mirror.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference
 from boxwright.engine.parallel import gather_or_cancel
 from boxwright.errors import BoxwrightError, Code
-from boxwright.registry.client import RegistryClient
 from boxwright.registry.errors import ManifestNotFoundError
+
+if TYPE_CHECKING:
+    from boxwright.registry.client import RegistryClient
 
 
 class PushVerificationError(BoxwrightError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from boxwright.errors import InvalidInputError
-from boxwright.exporters.archive import ArchiveExporter
 from boxwright.exporters.base import (
     ExportContext,
     Exporter,
@@ -14,8 +13,6 @@ from boxwright.exporters.base import (
     PushTarget,
     SessionSource,
 )
-from boxwright.exporters.image import ImageExporter
-from boxwright.exporters.tree import LocalExporter, TarExporter, TreeOptions
 
 __all__ = [
     "ExportContext",
@@ -38,14 +35,23 @@ def resolve_exporter(kind: str, attributes: Mapping[str, str]) -> Exporter:
     Raises:
         InvalidInputError: an unknown kind, or a malformed value.
     """
+    # Imported when wanted: a build has one output, and a daemon answers before its first build.
     match kind:
         case "image":
+            from boxwright.exporters.image import ImageExporter
+
             return ImageExporter.from_attributes(attributes)
         case "oci" | "docker":
+            from boxwright.exporters.archive import ArchiveExporter
+
             return ArchiveExporter.from_attributes(kind, attributes)
         case "local":
+            from boxwright.exporters.tree import LocalExporter, TreeOptions
+
             return LocalExporter(TreeOptions.from_attributes(attributes))
         case "tar":
+            from boxwright.exporters.tree import TarExporter, TreeOptions
+
             return TarExporter(TreeOptions.from_attributes(attributes))
         case _:
             raise InvalidInputError(

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference
+from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, NotFoundError, UnimplementedError
 from boxwright.registry.auth import Credentials, Token
-from boxwright.registry.client import RegistryClient
-from boxwright.registry.connections import Connections
 from boxwright.registry.errors import BlobNotFoundError
 from boxwright.registry.hosts import Hosts, wire_host
 from boxwright.session.base import Session
 from boxwright.session.manager import SessionManager
 from boxwright.sources.fetch import AsyncSink
 
+if TYPE_CHECKING:
+    from boxwright.registry.client import RegistryClient
+    from boxwright.registry.connections import Connections
+
 SOURCE_LABEL = "boxwright.source."
 _KEPT_CLIENTS = 64
-Clients = Callable[[Sequence[str]], AbstractAsyncContextManager[RegistryClient]]
+Clients = Callable[[Sequence[str]], AbstractAsyncContextManager["RegistryClient"]]
 
 
 class SessionAuth:
@@ -64,31 +69,42 @@ class RegistryClients:
     """Distribution clients for the sessions that want some work.
 
     All share their connections. The tokens of a set of sessions are kept for its next request,
-    so that a build logs in once and not for every layer.
+    so that a build logs in once and not for every layer. The HTTP stack is loaded with the first
+    client: it is a third of what an engine would load, and most builds need no registry.
     """
 
     def __init__(self, hosts: Hosts, sessions: SessionManager) -> None:
         self._hosts = hosts
         self._sessions = sessions
-        self._connections = Connections()
+        self._connections: Connections | None = None
         self._clients: OrderedDict[tuple[str, ...], RegistryClient] = OrderedDict()
 
     @contextlib.asynccontextmanager
     async def __call__(self, session_ids: Sequence[str]) -> AsyncIterator[RegistryClient]:
         """Yield the client of these sessions."""
-        key = tuple(session_ids)
+        await to_worker(importlib.import_module, "boxwright.registry.client")
+        client = self._client(tuple(session_ids))
+        yield client
+
+    def _client(self, key: tuple[str, ...]) -> RegistryClient:
+        from boxwright.registry.client import RegistryClient
+        from boxwright.registry.connections import Connections
+
+        if self._connections is None:
+            self._connections = Connections()
         client = self._clients.pop(key, None) or RegistryClient(
             self._hosts, SessionAuth(self._sessions, key), connections=self._connections
         )
         self._clients[key] = client
         if len(self._clients) > _KEPT_CLIENTS:
             self._clients.popitem(last=False)
-        yield client
+        return client
 
     async def close(self) -> None:
         """Close all connections."""
         self._clients.clear()
-        await self._connections.close()
+        if self._connections is not None:
+            await self._connections.close()
 
 
 class RegistryImage:
