@@ -22,6 +22,11 @@ from boxwright.engine import capabilities, entitlements, reffiles
 from boxwright.engine.located import locate
 from boxwright.engine.results import FrontendResult, LazyRef
 from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
+from boxwright.engine.sourcemeta import (
+    HttpAnswerMetadata,
+    SourceMetadataResolver,
+    SourceQuestion,
+)
 from boxwright.llb.definition import load
 from boxwright.progress.events import SourceRange, WarningEvent
 from boxwright.progress.step import step
@@ -30,6 +35,7 @@ from boxwright.solver.jobs import Job
 from boxwright.solver.types import CachedResult
 from boxwright.wire.pb import fsutil_pb2, ops_pb2
 
+from boxwright.sources.git import GitMetadata
 _log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
@@ -78,6 +84,7 @@ class BuildBridge:
         *,
         session_id: str,
         granted: frozenset[str],
+        source_metadata: SourceMetadataResolver,
         worker_platforms: Sequence[Platform],
     ) -> None:
         self._job = job
@@ -89,6 +96,7 @@ class BuildBridge:
         self.worker_platforms = worker_platforms
 
     async def solve(self, spec: SolveSpec) -> FrontendResult:
+        self._source_metadata = source_metadata
         """Return what a definition or a frontend makes; refs are solved when needed.
 
         Raises:
@@ -179,6 +187,15 @@ class BuildBridge:
 class _FrontendRun:
     """The built-in frontend's :class:`FrontendBridge`: one run of it in one build."""
 
+    async def resolve_source(
+        self, question: SourceQuestion, *, log_name: str
+    ) -> GitMetadata | HttpAnswerMetadata:
+        """Resolve a git or http source, shown as a step of the build."""
+        identifier = question.op.identifier
+        name = log_name or f"resolve source metadata for {identifier}"
+        with step(self._stream, self._clock, name, identity=f"{name}{identifier}") as shown:
+            return await self._source_metadata.resolve(question, self.session_id, shown)
+
     def __init__(
         self,
         bridge: BuildBridge,
@@ -228,7 +245,18 @@ class _FrontendRun:
         log_name: str,
         return_object: bool = False,
     ) -> frontend_api.SourceMetadata:
-        return frontend_api.SourceMetadata()
+        if not op.identifier.startswith(("git://", "http://", "https://")):
+            return frontend_api.SourceMetadata()
+        question = SourceQuestion(op, git_object=return_object)
+        found = await self._bridge.resolve_source(question, log_name=log_name)
+        if isinstance(found, GitMetadata):
+            git = frontend_api.GitMetadata(commit_object=found.commit_object)
+            return frontend_api.SourceMetadata(git=git)
+        modified = found.found.modified
+        if modified is None:
+            return frontend_api.SourceMetadata()
+        seconds = int(modified.timestamp())
+        return frontend_api.SourceMetadata(http_last_modified_ns=seconds * 1_000_000_000)
 
     async def inputs(self) -> Mapping[str, ops_pb2.Definition]:
         return self._inputs

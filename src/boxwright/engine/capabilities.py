@@ -23,6 +23,23 @@ LLB_CAPS: tuple[str, ...] = (
     "source.local.sharedkeyhint",
     "source.local.differ",
     "source.ocilayout",
+    "source.git",
+    "source.git.keepgitdir",
+    "source.git.fullurl",
+    "source.git.httpauth",
+    "source.git.knownsshhosts",
+    "source.git.mountsshsock",
+    "source.git.subdir",
+    "source.git.checksum",
+    "source.git.skipsubmodules",
+    "source.git.mtime",
+    "source.git.fetchbycommit",
+    "source.http",
+    "source.http.auth",
+    "source.http.checksum",
+    "source.http.perm",
+    "soruce.http.uidgid",  # misspelt on the wire
+    "source.http.header",
     "exec.meta.base",
     "exec.meta.network",
     "exec.meta.proxyenv",
@@ -82,6 +99,7 @@ GATEWAY_CAPS: tuple[str, ...] = (
     "gateway.evaluate",
     "gateway.warnings",
     "source.metaresolver",
+    "source.metaresolver.http.checksumrequest",
 )
 
 

@@ -14,6 +14,7 @@ from boxwright.dockerfile.bridge import OciStore
 from boxwright.engine import capabilities, reffiles
 from boxwright.engine.bridge import BuildBridge, SolveSpec, source_range, with_tree
 from boxwright.engine.results import FrontendResult, LazyRef
+from boxwright.engine.sourcemeta import SourceQuestion, fill_response
 from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
 from boxwright.llb.marshal import platform_from_pb
 from boxwright.progress.events import WarningEvent
@@ -182,7 +183,7 @@ class GatewayBridge:
     async def resolve_source_meta(
         self, request: gateway_pb2.ResolveSourceMetaRequest
     ) -> gateway_pb2.ResolveSourceMetaResponse:
-        """Resolve a source; images and OCI layouts only.
+        """Resolve a source: an image, an OCI layout, a git repository or a URL.
 
         Raises:
             UnimplementedError: the source is of another kind.
@@ -194,7 +195,17 @@ class GatewayBridge:
             kind = source.identifier.partition("://")[0]
             if kind == "local":
                 return response
-            raise UnimplementedError(f"metadata of {kind} sources is not supported yet")
+            if kind not in {"git", "http", "https"}:
+                raise UnimplementedError(f"metadata of {kind} sources is not supported")
+            wanted = request.HTTP.ChecksumRequest
+            question = SourceQuestion(
+                source,
+                git_object=request.Git.ReturnObject,
+                http_checksum=wanted if request.HTTP.HasField("ChecksumRequest") else None,
+            )
+            found = await self._bridge.resolve_source(question, log_name=request.LogName)
+            fill_response(response, found, wanted.Suffix)
+            return response
         _, digest, config = await self._bridge.resolve_image_config(
             source.identifier.removeprefix(scheme),
             platform=platform_from_pb(request.Platform) if request.HasField("Platform") else None,

@@ -13,17 +13,24 @@ from boxwright.core.workers import to_worker
 from boxwright.engine.images import ImageProvider, Images
 from boxwright.engine.resultstorage import SnapshotResults
 from boxwright.engine.settings import EngineSettings
+from boxwright.engine.sourcemeta import SourceMetadataResolver
 from boxwright.executor import runtime
 from boxwright.executor.executor import Executor, ExecutorConfig
 from boxwright.ops.factory import OpFactory
+from boxwright.ops.sshsocket import forward_socket
 from boxwright.registry.hosts import Hosts
 from boxwright.session.manager import SessionManager
 from boxwright.snapshots.backend import BackendName
+from boxwright.snapshots.cachemounts import CacheMounts
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.solver.cachemanager import LocalCacheManager
 from boxwright.solver.jobs import Solver
 from boxwright.sources.base import SourceProvider, SourceResolver
 from boxwright.sources.fetch import BlobFetcher
+from boxwright.sources.git import GitSources
+from boxwright.sources.git_access import GitAccess
+from boxwright.sources.git_repository import GitRepositories
+from boxwright.sources.http import HttpDownloads, HttpSources
 from boxwright.sources.local import LocalSources
 from boxwright.sources.oci_layout import OciLayoutProvider
 from boxwright.sources.registry import RegistryClients
@@ -51,6 +58,8 @@ class Parts:
     registry_clients: RegistryClients
     images: Images
     cache: LocalCacheManager
+    downloads: HttpDownloads
+    source_metadata: SourceMetadataResolver
     solver: Solver
     worker_id: str
     snapshotter_name: str
@@ -62,6 +71,7 @@ class Parts:
         await self.executor.close()
         await self.registry_clients.close()
         await self.snapshots.close(sync=True)
+        await self.downloads.close()
         await to_worker(self.store.close)
 
 
@@ -97,9 +107,19 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
     images = Images(store, clients, sessions)
     fetcher = BlobFetcher(store.blobs)
     providers: dict[str, SourceProvider] = {
+    keep_owner = not settings.rootless
+    downloads = HttpDownloads(snapshots, keep_owner=keep_owner)
+    cache_mounts = snapshots.cache_mounts or CacheMounts(snapshots)
         "docker-image": ImageProvider(images, snapshots, fetcher),
+        "git": GitSources(
+            snapshots,
+            GitRepositories(cache_mounts, store.db),
+            GitAccess(executor.run_dir, forward_socket),
+        ),
+        "http": HttpSources("http", downloads),
+        "https": HttpSources("https", downloads),
         "oci-layout": OciLayoutProvider(sessions, snapshots, fetcher),
-        "local": LocalSources(snapshots, keep_owner=not settings.rootless),
+        "local": LocalSources(snapshots, keep_owner=keep_owner),
     }
     sources = SourceResolver(providers)
     factory = OpFactory(
@@ -118,6 +138,8 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
         images=images,
         cache=cache,
         solver=solver,
+        downloads=downloads,
+        source_metadata=SourceMetadataResolver(sources, sessions),
         worker_id=_worker_id(settings.root),
         snapshotter_name="overlayfs" if backend == "overlay" else backend,
         disk_bytes=usage.f_blocks * usage.f_frsize,

@@ -78,6 +78,7 @@ class SolveRun:
         failure: BaseException | None = None
         try:
             response = await self._solve_and_export(bridge, exporters)
+            engine.parts.source_metadata,
         except BaseException as exc:
             failure = exc
             raise

@@ -1,0 +1,228 @@
+"""What a git source asks for, and what ``ls-remote`` says it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from boxwright.errors import InvalidInputError, UnimplementedError
+from boxwright.llb.build_giturl import is_git_transport, parse_git_url
+from boxwright.sources.git_errors import GitChecksumError, GitRefNotFoundError
+
+_COMMIT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
+_HEX = re.compile(r"[0-9a-fA-F]+\Z")
+_UNSERVED = re.compile(r"git\.(?:bundle|checkoutbundle|sig\..*)\Z")
+_MTIMES = frozenset({"", "checkout", "commit"})
+
+
+@dataclass(frozen=True, slots=True)
+class GitAttributes:
+    """The identifier and attributes of a git source op (solver/pb attr.go).
+
+    Attributes:
+        remote: What git is given; no password in it.
+        ref: Branch, tag or commit; empty for the remote's default branch.
+        login: User and password that were part of the remote's URL.
+        mtime: ``commit`` gives all files the commit's time.
+    """
+
+    remote: str
+    ref: str = ""
+    subdir: str = ""
+    checksum: str = ""
+    keep_git_dir: bool = False
+    skip_submodules: bool = False
+    fetch_by_commit: bool = False
+    mtime: str = ""
+    token_secret: str = ""
+    header_secret: str = ""
+    ssh_id: str = ""
+    known_hosts: str = ""
+    login: tuple[str, str] | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, rest: str, attrs: Mapping[str, str]) -> GitAttributes:
+        """Read ``git://<rest>`` and the attributes.
+
+        Raises:
+            InvalidInputError: the remote, the ref or an attribute is malformed.
+            UnimplementedError: an attribute is not served (bundles, signatures).
+        """
+        for name in sorted(attrs):
+            if _UNSERVED.match(name) and attrs[name] not in {"", "false"}:
+                raise UnimplementedError(f"attribute {name} of git sources")
+        named = parse_git_url(rest if is_git_transport(rest) else "https://" + rest)
+        assert named is not None
+        full = attrs.get("git.fullurl", "")
+        if full and not is_git_transport(full):
+            full = "https://" + full
+        remote, login = _without_password(full or named.remote)
+        found = cls(
+            remote,
+            named.ref,
+            named.subdir,
+            attrs.get("git.checksum", ""),
+            attrs.get("git.keepgitdir") == "true",
+            attrs.get("git.skipsubmodules") == "true",
+            attrs.get("git.fetchbycommit") == "true",
+            attrs.get("git.mtime", ""),
+            attrs.get("git.authtokensecret", ""),
+            attrs.get("git.authheadersecret", ""),
+            attrs.get("git.mountsshsock", ""),
+            attrs.get("git.knownsshhosts", ""),
+            login,
+        )
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        if self.remote.startswith("-") or not is_git_transport(self.remote):
+            raise InvalidInputError("invalid git remote", detail=repr(self.remote[:200]))
+        if any(ord(char) < 0x20 or char == "\x7f" for char in self.remote + self.ref):
+            raise InvalidInputError("a git remote or ref has control characters")
+        if self.ref.startswith("-"):
+            raise InvalidInputError(f"invalid git ref {self.ref!r}")
+        if self.checksum and not _HEX.match(self.checksum):
+            raise InvalidInputError(
+                f"invalid checksum {self.checksum} for Git URL, expected hex commit hash"
+            )
+        if self.mtime not in _MTIMES:
+            raise InvalidInputError(f"invalid git mtime {self.mtime!r}")
+        if self.fetch_by_commit and not is_commit(self.ref) and not is_commit(self.checksum):
+            raise InvalidInputError(
+                "fetch-by-commit requires a full commit SHA as checksum or ref",
+                detail=f"checksum {self.checksum!r}",
+            )
+
+    @property
+    def shown(self) -> str:
+        """The remote with its ref, for messages."""
+        return f"{self.remote}#{self.ref}" if self.ref else self.remote
+
+    @property
+    def host(self) -> str:
+        """Host and port, as secrets are named after it."""
+        return urlsplit(self.remote).netloc.rpartition("@")[2] if "://" in self.remote else ""
+
+    def cache_key(self, commit: str, ref: str) -> str:
+        """Return BuildKit's key: the commit, and what else shapes the tree."""
+        key = commit
+        if self.keep_git_dir:
+            key += ".git" + (f"#{ref}" if ref else "")
+        if self.subdir:
+            key += f":{self.subdir}"
+        if self.skip_submodules:
+            key += "(skip-submodules)"
+        if self.mtime not in {"", "checkout"}:
+            key += f"(mtime={self.mtime})"
+        return key
+
+    def fixed(self) -> GitResolution | None:
+        """Return what the source is if that can be told without asking the remote.
+
+        Raises:
+            GitChecksumError: ref and checksum contradict each other.
+        """
+        if is_commit(self.ref):
+            if self.checksum and not self.ref.startswith(self.checksum.lower()):
+                raise GitChecksumError(self.remote, self.checksum, [self.ref])
+            return GitResolution(self.ref, self.ref)
+        if not self.fetch_by_commit:
+            return None
+        commit, ref = self.checksum, self.ref
+        if ref and not ref.startswith("refs/"):
+            ref = f"refs/heads/{ref}"
+        return GitResolution(ref or commit, commit)
+
+
+@dataclass(frozen=True, slots=True)
+class GitResolution:
+    """What a ref stands for.
+
+    Attributes:
+        ref: Its full name, or the commit where none has a name.
+        object_id: What the ref points at: a commit, or an annotated tag.
+        peeled: The commit of an annotated tag, else empty.
+    """
+
+    ref: str
+    object_id: str
+    peeled: str = ""
+
+    @property
+    def commit(self) -> str:
+        """The commit."""
+        return self.peeled or self.object_id
+
+
+def is_commit(text: str) -> bool:
+    """Return whether ``text`` is a full object id (SHA-1 or SHA-256)."""
+    return _COMMIT.match(text) is not None
+
+
+def parse_default_branch(output: str) -> GitResolution | None:
+    """Read ``ls-remote --symref REMOTE HEAD``."""
+    branch = ""
+    for line in output.splitlines():
+        value, _, name = line.partition("\t")
+        if name == "HEAD" and value.startswith("ref: refs/heads/"):
+            branch = value.removeprefix("ref: ")
+        elif name == "HEAD" and branch and is_commit(value):
+            return GitResolution(branch, value)
+    return None
+
+
+def parse_refs(wanted: GitAttributes, output: str) -> GitResolution:
+    """Choose among the lines of ``ls-remote REMOTE REF REF^{}``; branches win over tags.
+
+    Raises:
+        GitRefNotFoundError: none matches.
+        GitChecksumError: it is at another commit than the wanted checksum.
+    """
+    listed: dict[str, str] = {}
+    for line in output.splitlines():
+        object_id, tab, name = line.partition("\t")
+        if tab and is_commit(object_id):
+            listed[name] = object_id
+    ref = wanted.ref
+    tag = "refs/tags/" + ref.removeprefix("refs/tags/")
+    for name in (
+        "refs/" + ref.removeprefix("refs/"),
+        "refs/heads/" + ref.removeprefix("refs/heads/"),
+        tag,
+    ):
+        if name in listed:
+            # Under its short name alone is a tag peeled: keys are BuildKit's.
+            peeled = listed.get(f"{tag}^{{}}", "") if name == tag else ""
+            return check(wanted, GitResolution(name, listed[name], peeled))
+    raise GitRefNotFoundError(
+        wanted.remote, ref, detail=f"matching: {', '.join(listed) or 'none'}"
+    )
+
+
+def check(wanted: GitAttributes, found: GitResolution) -> GitResolution:
+    """Return ``found`` if it has the checksum that is wanted.
+
+    Raises:
+        GitChecksumError: it has not.
+    """
+    offered = [found.object_id] + ([found.peeled] if found.peeled else [])
+    checksum = wanted.checksum.lower()
+    if checksum and not any(object_id.startswith(checksum) for object_id in offered):
+        raise GitChecksumError(wanted.remote, wanted.checksum, offered)
+    return found
+
+
+def _without_password(remote: str) -> tuple[str, tuple[str, str] | None]:
+    """Take user and password out of an http remote."""
+    scheme, separator, rest = remote.partition("://")
+    if not separator or scheme.lower() not in {"http", "https"}:
+        return remote, None
+    authority, slash, path = rest.partition("/")
+    login, at, host = authority.rpartition("@")
+    if not at:
+        return remote, None
+    user, _, password = login.partition(":")
+    return f"{scheme}://{host}{slash}{path}", (unquote(user), unquote(password))
