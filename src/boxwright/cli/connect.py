@@ -75,6 +75,26 @@ def run_engine(options: GlobalOptions, use: Callable[[Engine], Awaitable[T]]) ->
     return _run(lambda: _own_engine(settings, use))
 
 
+def erase_root(options: GlobalOptions) -> Path:
+    """Remove the embedded engine's state folder with all that it holds; return where it was.
+
+    Rootless, files of other ids lie in it that only their user namespace can remove.
+
+    Raises:
+        BoxwrightError: it is in use, or no state folder.
+    """
+    from boxwright.engine.process import enter
+    from boxwright.engine.settings import default_root
+
+    is_root = os.geteuid() == 0
+    root = Path(options.root) if options.root else default_root(os.environ, is_root=is_root)
+    enter()
+    from boxwright.store.erase import erase
+
+    erase(root)
+    return root
+
+
 async def _own_engine(settings: EngineSettings, use: Callable[[Engine], Awaitable[T]]) -> T:
     from boxwright.daemon.service import Front
     from boxwright.engine.engine import Engine

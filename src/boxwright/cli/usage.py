@@ -179,6 +179,7 @@ def du(
 @usage_flags
 @prune_flags
 @click.option("--builder", default="", metavar="NAME", help="Builder to ask.")
+@click.option("--reset", "is_reset", is_flag=True, help="With --all: images, history, everything.")
 @click.pass_obj
 def prune(
     options: GlobalOptions,
@@ -188,9 +189,24 @@ def prune(
     verbose: bool,
     template: str,
     builder: str,
+    is_reset: bool,
     **limits: Any,  # noqa: ANN401
 ) -> None:
-    """Remove cache that no build uses."""
+    """Remove cache that no build uses.
+
+    \b
+    Examples:
+      boxwright prune --keep-storage 10000
+      boxwright prune --all
+      boxwright prune --all --reset   # the state folder itself; no engine may be using it
+    """  # noqa: D301 - click reads the backspaces
+    if is_reset:
+        if not limits["everything"] or filters:
+            raise UsageError("--reset removes everything", hint="give it with --all alone")
+        from boxwright.cli.connect import erase_root
+
+        sys.stdout.write(f"removed {erase_root(options)}\n")
+        return
     from boxwright.cli.connect import run_with_client
     from boxwright.cli.target import choose
 

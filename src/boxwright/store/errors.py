@@ -77,6 +77,24 @@ class StoreAccessError(BoxwrightError):
         self.path = path
 
 
+class NotAStoreError(BoxwrightError):
+    """A folder that was to be erased, but is no state folder.
+
+    Args:
+        path: The folder.
+    """
+
+    code = Code.INVALID
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is no state folder",
+            detail="it holds no state.db",
+            hint="name the one to remove with --root or BOXWRIGHT_ROOT",
+        )
+        self.path = path
+
+
 class DigestMismatchError(BoxwrightError):
     """Content does not have the digest or size that it was announced with.
 

@@ -125,7 +125,7 @@ class Store:
             DiskFullError: there is no room for its database.
         """
         root = Path(os.path.abspath(root))
-        lock_fd = _lock(root)
+        lock_fd = lock_root(root)
         try:
             with disk_errors(root):
                 return cls(root, lock_fd, clock or SystemClock(), rootless=rootless)
@@ -325,7 +325,13 @@ def _is_live() -> str:
     )
 
 
-def _lock(root: Path) -> int:
+def lock_root(root: Path) -> int:
+    """Become the owner of a state folder until the returned descriptor is closed.
+
+    Raises:
+        StoreLockedError: another process owns it.
+        StoreAccessError: the folder can't be made or written.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o711)
         fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
