@@ -107,9 +107,15 @@ class _Reader:
             dotted = f"{prefix}{name}"
             if name in fields:
                 values[fields[name].name] = self.value(hints[fields[name].name], value, dotted)
+                if not fields[name].metadata["is_effective"]:
+                    self._without_effect(fields[name], values[fields[name].name], dotted)
             elif dotted not in _FOREIGN:
                 self._unknown(dotted, name, list(fields))
         return cls(**values)
+
+    def _without_effect(self, field: dataclasses.Field[Any], value: object, dotted: str) -> None:
+        if value != field.default:
+            self.warnings.append(f"configuration key {dotted} has no effect")
 
     def _unknown(self, dotted: str, name: str, known: list[str]) -> None:
         close = difflib.get_close_matches(name, known, 1, 0.6)

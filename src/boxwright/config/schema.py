@@ -11,9 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def key(name: str, default: Any, doc: str) -> Any:
-    """Declare a TOML key with its default and the sentence that documents it."""
-    metadata = {"key": name, "doc": doc}
+def key(
+    name: str, default: Any, doc: str, *, example: Any = None, is_effective: bool = True
+) -> Any:
+    """Declare a TOML key.
+
+    Args:
+        name: As the file spells it.
+        default: Its value when it is left out.
+        doc: The sentence that documents it.
+        example: A value for the documentation, where the default does not show one.
+        is_effective: False for keys that are accepted and change nothing; setting one warns.
+    """
+    metadata = {"key": name, "doc": doc, "example": example, "is_effective": is_effective}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -23,9 +33,24 @@ def key(name: str, default: Any, doc: str) -> Any:
 class TlsConfig:
     """``[grpc.tls]``: the daemon's own certificate and the CA that clients must chain to."""
 
-    cert: str = key("cert", "", "PEM file with the server certificate (and chain).")
-    key_file: str = key("key", "", "PEM file with the server's private key.")
-    ca: str = key("ca", "", "PEM file; when set, clients must present a certificate it signed.")
+    cert: str = key(
+        "cert",
+        "",
+        "PEM file with the server certificate (and chain).",
+        example="/etc/boxwright/tls/server.pem",
+    )
+    key_file: str = key(
+        "key",
+        "",
+        "PEM file with the server's private key.",
+        example="/etc/boxwright/tls/server.key",
+    )
+    ca: str = key(
+        "ca",
+        "",
+        "PEM file; when set, clients must present a certificate it signed.",
+        example="/etc/boxwright/tls/ca.pem",
+    )
 
 
 @dataclass(frozen=True)
@@ -33,11 +58,20 @@ class GrpcConfig:
     """``[grpc]``: where the daemon listens."""
 
     address: tuple[str, ...] = key(
-        "address", (), "Addresses to listen on: unix:///path or tcp://host:port."
+        "address",
+        (),
+        "Addresses to listen on: unix:///path or tcp://host:port.",
+        example=("unix:///run/boxwright/boxwright.sock", "tcp://0.0.0.0:1234"),
     )
-    debug_address: str = key("debugAddress", "", "Accepted for compatibility; nothing listens.")
-    uid: int | None = key("uid", None, "Owner of the unix socket; the daemon's own by default.")
-    gid: int | None = key("gid", None, "Group of the unix socket; the daemon's own by default.")
+    debug_address: str = key(
+        "debugAddress", "", "Accepted for compatibility; nothing listens.", is_effective=False
+    )
+    uid: int | None = key(
+        "uid", None, "Owner of the unix socket; the daemon's own by default.", example=0
+    )
+    gid: int | None = key(
+        "gid", None, "Group of the unix socket; the daemon's own by default.", example=998
+    )
     tls: TlsConfig = key("tls", TlsConfig, "Certificates of the tcp listener.")
 
 
@@ -53,30 +87,60 @@ class LogConfig:
 class DnsConfig:
     """``[dns]``: overrides of the resolver that build steps see."""
 
-    nameservers: tuple[str, ...] = key("nameservers", (), "Replace the resolver's servers.")
-    options: tuple[str, ...] = key("options", (), "Replace the resolver's options.")
-    search_domains: tuple[str, ...] = key("searchDomains", (), "Replace the search list.")
+    nameservers: tuple[str, ...] = key(
+        "nameservers",
+        (),
+        "Replace the resolver's servers.",
+        example=("10.0.0.2",),
+        is_effective=False,
+    )
+    options: tuple[str, ...] = key(
+        "options", (), "Replace the resolver's options.", example=("ndots:1",), is_effective=False
+    )
+    search_domains: tuple[str, ...] = key(
+        "searchDomains",
+        (),
+        "Replace the search list.",
+        example=("example.com",),
+        is_effective=False,
+    )
 
 
 @dataclass(frozen=True)
 class KeypairConfig:
     """``[[registry."host".keypair]]``: a client certificate for one registry."""
 
-    key_file: str = key("key", "", "PEM file with the client's private key.")
-    cert: str = key("cert", "", "PEM file with the client certificate.")
+    key_file: str = key(
+        "key", "", "PEM file with the client's private key.", example="/etc/boxwright/client.key"
+    )
+    cert: str = key(
+        "cert", "", "PEM file with the client certificate.", example="/etc/boxwright/client.pem"
+    )
 
 
 @dataclass(frozen=True)
 class RegistryConfig:
     """``[registry."host"]``: how one registry host is reached."""
 
-    mirrors: tuple[str, ...] = key("mirrors", (), "Hosts (with optional path) tried first.")
-    http: bool | None = key("http", None, "Speak plain HTTP to this host.")
-    insecure: bool | None = key("insecure", None, "Do not verify this host's certificate.")
-    ca: tuple[str, ...] = key("ca", (), "PEM files trusted for this host.")
+    mirrors: tuple[str, ...] = key(
+        "mirrors",
+        (),
+        "Hosts (with optional path) tried first.",
+        example=("mirror.example.com", "other.example.com/hub"),
+    )
+    http: bool | None = key("http", None, "Speak plain HTTP to this host.", example=True)
+    insecure: bool | None = key(
+        "insecure", None, "Do not verify this host's certificate.", example=True
+    )
+    ca: tuple[str, ...] = key(
+        "ca", (), "PEM files trusted for this host.", example=("/etc/boxwright/registry-ca.pem",)
+    )
     keypair: tuple[KeypairConfig, ...] = key("keypair", (), "Client certificates.")
     tls_config_dir: tuple[str, ...] = key(
-        "tlsconfigdir", (), "Folders with *.crt, *.cert and *.key files, as Docker's certs.d."
+        "tlsconfigdir",
+        (),
+        "Folders with *.crt, *.cert and *.key files, as Docker's certs.d.",
+        example=("/etc/docker/certs.d/registry.example.com",),
     )
 
 
@@ -85,19 +149,27 @@ class GcPolicyConfig:
     """``[[worker.oci.gcpolicy]]``: one rule of garbage collection."""
 
     all: bool = key("all", False, "Apply to internal and frontend records too.")
-    filters: tuple[str, ...] = key("filters", (), "Record filters; a record that matches any.")
+    filters: tuple[str, ...] = key(
+        "filters",
+        (),
+        "Record filters; a record that matches any.",
+        example=("type==source.local",),
+    )
     keep_duration: str | int = key(
-        "keepDuration", 0, "Keep records used within this time (seconds, or 48h)."
+        "keepDuration", 0, "Keep records used within this time (seconds, or 48h).", example="48h"
     )
     keep_bytes: str | int = key("keepBytes", 0, "Deprecated spelling of reservedSpace.")
     reserved_space: str | int = key(
-        "reservedSpace", 0, "Bytes, size or percentage that are always kept."
+        "reservedSpace", 0, "Bytes, size or percentage that are always kept.", example="10GB"
     )
     max_used_space: str | int = key(
-        "maxUsedSpace", 0, "Bytes, size or percentage above which records are removed."
+        "maxUsedSpace",
+        0,
+        "Bytes, size or percentage above which records are removed.",
+        example="60%",
     )
     min_free_space: str | int = key(
-        "minFreeSpace", 0, "Bytes, size or percentage of the disk to keep free."
+        "minFreeSpace", 0, "Bytes, size or percentage of the disk to keep free.", example="20%"
     )
 
 
@@ -105,28 +177,57 @@ class GcPolicyConfig:
 class OciWorkerConfig:
     """``[worker.oci]``: the one worker of this daemon."""
 
-    enabled: bool = key("enabled", True, "There is one worker; it can't be switched off.")
-    labels: dict[str, str] = key("labels", dict, "Extra labels of the worker.")
+    enabled: bool = key(
+        "enabled", True, "There is one worker; it can't be switched off.", is_effective=False
+    )
+    labels: dict[str, str] = key(
+        "labels", dict, "Extra labels of the worker.", example={"pool": "ci"}
+    )
     platforms: tuple[str, ...] = key(
-        "platforms", (), "Platforms to build for; found out if empty."
+        "platforms", (), "Platforms to build for; found out if empty.", example=("linux/amd64",)
     )
     snapshotter: str = key("snapshotter", "auto", "auto, overlayfs, native or fuse-overlayfs.")
-    rootless: bool = key("rootless", False, "Run without root; found out by itself.")
-    no_process_sandbox: bool = key(
-        "noProcessSandbox", False, "Share the daemon's process namespace with steps."
+    rootless: bool = key(
+        "rootless", False, "Run without root; found out by itself.", is_effective=False
     )
-    binary: str = key("binary", "", "The OCI runtime; crun, then runc, by default.")
-    default_cgroup_parent: str = key("defaultCgroupParent", "", "Cgroup that steps run under.")
-    apparmor_profile: str = key("apparmor-profile", "", "AppArmor profile of steps.")
-    max_parallelism: int = key("max-parallelism", 0, "Steps that run at once; 0 is no limit.")
-    network_mode: str = key("networkMode", "auto", "auto, host, none, bridge or cni.")
-    cni_config_path: str = key("cniConfigPath", "/etc/buildkit/cni.json", "CNI configuration.")
-    cni_binary_path: str = key("cniBinaryPath", "/opt/cni/bin", "Folder of the CNI plugins.")
+    no_process_sandbox: bool = key(
+        "noProcessSandbox",
+        False,
+        "Share the daemon's process namespace with steps.",
+        is_effective=False,
+    )
+    binary: str = key(
+        "binary", "", "The OCI runtime; crun, then runc, by default.", example="runc"
+    )
+    default_cgroup_parent: str = key(
+        "defaultCgroupParent", "", "Cgroup that steps run under.", example="/boxwright"
+    )
+    apparmor_profile: str = key(
+        "apparmor-profile", "", "AppArmor profile of steps.", is_effective=False
+    )
+    max_parallelism: int = key(
+        "max-parallelism", 0, "Steps that run at once; 0 is no limit.", example=4
+    )
+    network_mode: str = key(
+        "networkMode", "auto", "auto, host, none, bridge or cni.", is_effective=False
+    )
+    cni_config_path: str = key(
+        "cniConfigPath", "/etc/buildkit/cni.json", "CNI configuration.", is_effective=False
+    )
+    cni_binary_path: str = key(
+        "cniBinaryPath", "/opt/cni/bin", "Folder of the CNI plugins.", is_effective=False
+    )
     gc: bool = key("gc", True, "Collect garbage by itself.")
     gc_keep_storage: str | int = key("gckeepstorage", 0, "Deprecated spelling of reservedSpace.")
-    reserved_space: str | int = key("reservedSpace", 0, "Space that collection leaves alone.")
-    max_used_space: str | int = key("maxUsedSpace", 0, "Space that the state may use at most.")
-    min_free_space: str | int = key("minFreeSpace", 0, "Space of the disk to keep free.")
+    reserved_space: str | int = key(
+        "reservedSpace", 0, "Space that collection leaves alone.", example="10GB"
+    )
+    max_used_space: str | int = key(
+        "maxUsedSpace", 0, "Space that the state may use at most.", example="60%"
+    )
+    min_free_space: str | int = key(
+        "minFreeSpace", 0, "Space of the disk to keep free.", example="20%"
+    )
     gc_policy: tuple[GcPolicyConfig, ...] = key("gcpolicy", (), "Rules, tried in their order.")
 
 
@@ -141,7 +242,9 @@ class WorkerConfig:
 class HistoryConfig:
     """``[history]``: how long finished builds are remembered."""
 
-    max_age: str | int = key("maxAge", 172800, "Seconds (or 48h) that a record is kept.")
+    max_age: str | int = key(
+        "maxAge", 172800, "Seconds (or 48h) that a record is kept.", example="168h"
+    )
     max_entries: int = key("maxEntries", 50, "Records that are kept at least, whatever their age.")
 
 
@@ -149,7 +252,7 @@ class HistoryConfig:
 class RegistryServeConfig:
     """``[boxwright.registry]``: the registry embedded in the daemon."""
 
-    address: str = key("address", "", "host:port to serve the image store on; off when empty.")
+    address: str = key("address", "", "host:port to serve the image store on.", is_effective=False)
 
 
 @dataclass(frozen=True)
@@ -165,9 +268,12 @@ class Config:
     """The whole of ``buildkitd.toml``."""
 
     debug: bool = key("debug", False, "Deprecated; the same as log.level = debug.")
-    root: str = key("root", "", "State folder.")
+    root: str = key("root", "", "State folder.", example="/var/lib/boxwright")
     insecure_entitlements: tuple[str, ...] = key(
-        "insecure-entitlements", (), "Entitlements that a build may ask for."
+        "insecure-entitlements",
+        (),
+        "Entitlements that a build may ask for.",
+        example=("network.host",),
     )
     log: LogConfig = key("log", LogConfig, "The daemon's log.")
     dns: DnsConfig = key("dns", DnsConfig, "The resolver of steps.")
