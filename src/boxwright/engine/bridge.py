@@ -19,23 +19,25 @@ from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
 from boxwright.dockerfile import bridge as frontend_api
 from boxwright.engine import capabilities, entitlements, reffiles
+from boxwright.engine.cacheio import CacheImports
 from boxwright.engine.located import locate
 from boxwright.engine.results import FrontendResult, LazyRef
-from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
 from boxwright.engine.sourcemeta import (
     HttpAnswerMetadata,
     SourceMetadataResolver,
     SourceQuestion,
 )
+from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
 from boxwright.llb.definition import load
 from boxwright.progress.events import SourceRange, WarningEvent
 from boxwright.progress.step import step
 from boxwright.progress.stream import ProgressStream
+from boxwright.remotecache.attributes import CacheEntry
 from boxwright.solver.jobs import Job
 from boxwright.solver.types import CachedResult
+from boxwright.sources.git import GitMetadata
 from boxwright.wire.pb import fsutil_pb2, ops_pb2
 
-from boxwright.sources.git import GitMetadata
 _log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
@@ -54,6 +56,7 @@ class SolveSpec:
     options: Mapping[str, str] | None = None
     inputs: Mapping[str, ops_pb2.Definition] | None = None
     evaluate: bool = False
+    cache_imports: Sequence[CacheEntry] = ()
 
 
 class ImageResolver(Protocol):
@@ -81,22 +84,24 @@ class BuildBridge:
         stream: ProgressStream,
         clock: Clock,
         images: ImageResolver,
+        source_metadata: SourceMetadataResolver,
         *,
         session_id: str,
         granted: frozenset[str],
-        source_metadata: SourceMetadataResolver,
         worker_platforms: Sequence[Platform],
+        imports: CacheImports | None = None,
     ) -> None:
         self._job = job
+        self._imports = imports
         self._stream = stream
         self._clock = clock
         self._images = images
+        self._source_metadata = source_metadata
         self._granted = granted
         self.session_id = session_id
         self.worker_platforms = worker_platforms
 
     async def solve(self, spec: SolveSpec) -> FrontendResult:
-        self._source_metadata = source_metadata
         """Return what a definition or a frontend makes; refs are solved when needed.
 
         Raises:
@@ -106,7 +111,7 @@ class BuildBridge:
         if spec.definition is not None and spec.definition.ByteSize() > 0:
             if spec.frontend:
                 raise InvalidInputError("cannot solve with both Definition and Frontend specified")
-            result = FrontendResult(ref=self._lazy(spec.definition))
+            result = FrontendResult(ref=self._lazy(spec.definition, spec.cache_imports))
         elif spec.frontend:
             result = await self._run_frontend(spec)
         else:
@@ -120,15 +125,18 @@ class BuildBridge:
                 raise
         return result
 
-    def _lazy(self, definition: ops_pb2.Definition) -> LazyRef | None:
+    def _lazy(
+        self, definition: ops_pb2.Definition, imports: Sequence[CacheEntry]
+    ) -> LazyRef | None:
         if len(getattr(definition, "def")) == 0:
             return None  # an empty file system
         edge = load(definition, capabilities=frozenset(capabilities.LLB_CAPS))
         entitlements.check_graph(edge, self._granted)
 
         async def run() -> CachedResult:
+            caches = await self._imports.managers(imports) if self._imports else ()
             try:
-                return await self._job.build(edge)
+                return await self._job.build(edge, caches=caches)
             except BoxwrightError as exc:
                 locate(exc, definition)
                 raise
@@ -179,14 +187,6 @@ class BuildBridge:
                 store=store,
             )
 
-    def warn(self, warning: WarningEvent) -> None:
-        """Show a warning."""
-        self._stream.write(warning)
-
-
-class _FrontendRun:
-    """The built-in frontend's :class:`FrontendBridge`: one run of it in one build."""
-
     async def resolve_source(
         self, question: SourceQuestion, *, log_name: str
     ) -> GitMetadata | HttpAnswerMetadata:
@@ -195,6 +195,14 @@ class _FrontendRun:
         name = log_name or f"resolve source metadata for {identifier}"
         with step(self._stream, self._clock, name, identity=f"{name}{identifier}") as shown:
             return await self._source_metadata.resolve(question, self.session_id, shown)
+
+    def warn(self, warning: WarningEvent) -> None:
+        """Show a warning."""
+        self._stream.write(warning)
+
+
+class _FrontendRun:
+    """The built-in frontend's :class:`FrontendBridge`: one run of it in one build."""
 
     def __init__(
         self,
@@ -216,9 +224,10 @@ class _FrontendRun:
         evaluate: bool = False,
         cache_imports: Sequence[frontend_api.CacheImport] = (),
     ) -> frontend_api.FrontendRef | None:
-        if cache_imports:
-            _log.warning("cache imports are not supported yet; building without them")
-        result = await self._bridge.solve(SolveSpec(definition=definition, evaluate=evaluate))
+        entries = [CacheEntry(item.type, item.attrs) for item in cache_imports]
+        result = await self._bridge.solve(
+            SolveSpec(definition=definition, evaluate=evaluate, cache_imports=entries)
+        )
         return EngineRef(result.ref) if result.ref else None
 
     async def resolve_image_config(

@@ -15,6 +15,7 @@ from boxwright.engine.recorder import StatusRecorder
 from boxwright.engine.results import FrontendResult
 from boxwright.progress.events import VertexEvent
 from boxwright.progress.stream import ProgressStream
+from boxwright.remotecache.attributes import CacheEntry
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.wire.pb import control_pb2
 
@@ -99,6 +100,9 @@ class Build:
                 frontend=request.Frontend,
                 options=dict(request.FrontendAttrs),
                 inputs=dict(request.FrontendInputs),
+                cache_imports=[
+                    CacheEntry(item.Type, dict(item.Attrs)) for item in request.Cache.Imports
+                ],
             )
         )
 

@@ -18,6 +18,7 @@ from boxwright.engine.sourcemeta import SourceQuestion, fill_response
 from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
 from boxwright.llb.marshal import platform_from_pb
 from boxwright.progress.events import WarningEvent
+from boxwright.remotecache.attributes import CacheEntry
 from boxwright.wire.pb import gateway_pb2, ops_pb2, worker_pb2
 from boxwright.wire.status import RpcError, StatusCode
 
@@ -91,6 +92,9 @@ class GatewayBridge:
                 options=dict(request.FrontendOpt),
                 inputs=dict(request.FrontendInputs),
                 evaluate=request.Evaluate,
+                cache_imports=[
+                    CacheEntry(item.Type, dict(item.Attrs)) for item in request.CacheImports
+                ],
             )
         )
         if result.refs is not None and not request.allowResultReturn:

@@ -55,11 +55,12 @@ class Parts:
     snapshots: SnapshotManager
     executor: Executor
     sessions: SessionManager
+    fetcher: BlobFetcher
     registry_clients: RegistryClients
     images: Images
-    cache: LocalCacheManager
     downloads: HttpDownloads
     source_metadata: SourceMetadataResolver
+    cache: LocalCacheManager
     solver: Solver
     worker_id: str
     snapshotter_name: str
@@ -70,8 +71,8 @@ class Parts:
         await self.solver.close()
         await self.executor.close()
         await self.registry_clients.close()
-        await self.snapshots.close(sync=True)
         await self.downloads.close()
+        await self.snapshots.close(sync=True)
         await to_worker(self.store.close)
 
 
@@ -106,11 +107,10 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
     clients = RegistryClients(Hosts(settings.config.registry), sessions)
     images = Images(store, clients, sessions)
     fetcher = BlobFetcher(store.blobs)
-    providers: dict[str, SourceProvider] = {
     keep_owner = not settings.rootless
     downloads = HttpDownloads(snapshots, keep_owner=keep_owner)
     cache_mounts = snapshots.cache_mounts or CacheMounts(snapshots)
-        "docker-image": ImageProvider(images, snapshots, fetcher),
+    providers: dict[str, SourceProvider] = {
         "git": GitSources(
             snapshots,
             GitRepositories(cache_mounts, store.db),
@@ -118,6 +118,7 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
         ),
         "http": HttpSources("http", downloads),
         "https": HttpSources("https", downloads),
+        "docker-image": ImageProvider(images, snapshots, fetcher),
         "oci-layout": OciLayoutProvider(sessions, snapshots, fetcher),
         "local": LocalSources(snapshots, keep_owner=keep_owner),
     }
@@ -134,12 +135,13 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
         snapshots=snapshots,
         executor=executor,
         sessions=sessions,
+        fetcher=fetcher,
         registry_clients=clients,
         images=images,
-        cache=cache,
-        solver=solver,
         downloads=downloads,
         source_metadata=SourceMetadataResolver(sources, sessions),
+        cache=cache,
+        solver=solver,
         worker_id=_worker_id(settings.root),
         snapshotter_name="overlayfs" if backend == "overlay" else backend,
         disk_bytes=usage.f_blocks * usage.f_frsize,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from boxwright.core.cacheinfo import CacheResult
 from boxwright.errors import NotFoundError
+from boxwright.fsutil.compress import Compression
 from boxwright.ops.result import SCRATCH_ID, RefResult
+from boxwright.remotecache.snapshotlayers import known_remote
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.solver.types import Remote, Result
 
@@ -42,6 +42,16 @@ class SnapshotResults:
         """Return whether the snapshot is still there."""
         return result_id == SCRATCH_ID or self._snapshots.exists(result_id)
 
-    async def load_remotes(self, record: CacheResult, ctx: Any) -> list[Remote]:  # noqa: ANN401
-        """Return nothing: remote caches are not exported yet."""
-        return []
+    async def load_remotes(self, record: CacheResult, ctx: object) -> list[Remote]:
+        """Return the blobs that a snapshot has already; ``ctx`` is the export's Compression."""
+        if record.id == SCRATCH_ID or not self._snapshots.exists(record.id):
+            return []
+        ref = self._snapshots.get(record.id)
+        if ref is None:
+            return []
+        try:
+            wanted = ctx if isinstance(ctx, Compression) else Compression()
+            remote = await known_remote(ref, wanted)
+        finally:
+            await ref.release()
+        return [] if remote is None else [remote]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -12,6 +13,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from boxwright.core.workers import to_worker
 from boxwright.engine.bridge import BuildBridge
 from boxwright.engine.build import Build, evaluate, snapshots_of
+from boxwright.engine.cacheio import CacheExports, CacheImports
 from boxwright.engine.entitlements import granted
 from boxwright.engine.gateway import GatewayBridge
 from boxwright.engine.parallel import gather_or_cancel
@@ -21,8 +23,15 @@ from boxwright.engine.results import FrontendResult
 from boxwright.engine.status import timestamp
 from boxwright.errors import BoxwrightError, InvalidInputError, UnimplementedError
 from boxwright.exporters import resolve_exporter
-from boxwright.exporters.base import ExportContext, Exporter, ExportResult, ExportSource
-from boxwright.progress.step import step
+from boxwright.exporters.base import (
+    ExportContext,
+    Exporter,
+    ExportResult,
+    ExportSource,
+    InlineCache,
+)
+from boxwright.progress.step import StepProgress, step
+from boxwright.remotecache.attributes import CacheEntry, CacheExport, Place, read_exports
 from boxwright.solver.jobs import Job
 from boxwright.store.leases import Lease
 from boxwright.wire.pb import control_pb2
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_InlineFor = Callable[[Exporter, StepProgress], InlineCache]
 _EPOCH_ARG = "build-arg:SOURCE_DATE_EPOCH"
 
 
@@ -56,6 +66,9 @@ class SolveRun:
         exporters = [
             resolve_exporter(item.Type, self._attributes(item)) for item in request.Exporters
         ]
+        cache_exports = read_exports(
+            [CacheEntry(item.Type, dict(item.Attrs)) for item in request.Cache.Exports]
+        )
         entitled = granted(request.Entitlements, engine.settings.config.insecure_entitlements)
         job = engine.parts.solver.new_job(
             request.Ref, session_id=request.Session, stream=self._build.stream
@@ -65,9 +78,11 @@ class SolveRun:
             self._build.stream,
             engine.clock,
             engine.parts.images,
+            engine.parts.source_metadata,
             session_id=request.Session,
             granted=entitled,
             worker_platforms=engine.platforms,
+            imports=CacheImports(engine.parts, self._build.stream, engine.clock, request.Session),
         )
         if self._build.client_runs_frontend:
             self._build.set_gateway(
@@ -77,8 +92,7 @@ class SolveRun:
         response: dict[str, str] = {}
         failure: BaseException | None = None
         try:
-            response = await self._solve_and_export(bridge, exporters)
-            engine.parts.source_metadata,
+            response = await self._solve_and_export(bridge, exporters, cache_exports)
         except BaseException as exc:
             failure = exc
             raise
@@ -94,12 +108,15 @@ class SolveRun:
         return attributes
 
     async def _solve_and_export(
-        self, bridge: BuildBridge, exporters: list[Exporter]
+        self,
+        bridge: BuildBridge,
+        exporters: list[Exporter],
+        cache_exports: list[CacheExport],
     ) -> dict[str, str]:
         result = await self._build.run_frontend(bridge)
         try:
             await evaluate(result)
-            response = await self._export(result, exporters)
+            response = await self._export(result, exporters, cache_exports)
         finally:
             await result.release()
         for key, value in result.metadata.items():
@@ -110,24 +127,42 @@ class SolveRun:
                 response[key] = result.metadata[key].decode("utf-8", "replace")
         return response
 
-    async def _export(self, result: FrontendResult, exporters: list[Exporter]) -> dict[str, str]:
-        if not exporters:
+    async def _export(
+        self,
+        result: FrontendResult,
+        exporters: list[Exporter],
+        cache_exports: list[CacheExport],
+    ) -> dict[str, str]:
+        if not exporters and not cache_exports:
             return {}
         single, many = await snapshots_of(result)
         source = ExportSource(ref=single, refs=many, metadata=result.metadata)
         lease = await to_worker(self._engine.parts.store.leases.create)
+        engine = self._engine
+        caches = CacheExports(
+            engine.parts, self._build.stream, engine.clock, self._request.Session, lease
+        )
+        inline = None
+        if any(item.place is Place.INLINE for item in cache_exports):
+            inline = partial(caches.inline, result)
         try:
-            return await self._export_all(source, exporters, lease)
+            response = await self._export_all(source, exporters, lease, inline)
+            response.update(await caches.run(cache_exports, result))
+            return response
         finally:
             await to_worker(lease.release)
 
     async def _export_all(
-        self, source: ExportSource, exporters: list[Exporter], lease: Lease
+        self,
+        source: ExportSource,
+        exporters: list[Exporter],
+        lease: Lease,
+        inline: _InlineFor | None,
     ) -> dict[str, str]:
         response: dict[str, str] = {}
         results: list[ExportResult] = []
         for number, exporter in enumerate(exporters):
-            results.append(await self._export_one(source, exporter, number, lease))
+            results.append(await self._export_one(source, exporter, number, lease, inline))
             response.update(results[-1].response)
         pending = [
             self._finalize(exporter, number, result.finalize)
@@ -149,7 +184,12 @@ class SolveRun:
         return f"{self._request.Session}-export-{number}"
 
     async def _export_one(
-        self, source: ExportSource, exporter: Exporter, number: int, lease: Lease
+        self,
+        source: ExportSource,
+        exporter: Exporter,
+        number: int,
+        lease: Lease,
+        inline: _InlineFor | None,
     ) -> ExportResult:
         engine, session_id = self._engine, self._request.Session
         identity = self._export_identity(number)
@@ -167,6 +207,7 @@ class SolveRun:
                     (session_id,),
                     engine.clock,
                 ),
+                inline_cache=inline(exporter, shown) if inline is not None else None,
                 clock=engine.clock,
             )
             return await exporter.export(source, context)
@@ -264,5 +305,3 @@ def _refuse_unsupported(request: control_pb2.SolveRequest) -> None:
                 detail=key,
                 hint="build with --provenance=false and without --sbom",
             )
-    for item in request.Cache.Exports:
-        raise UnimplementedError("cache export is not supported yet", detail=item.Type)

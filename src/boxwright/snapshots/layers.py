@@ -76,6 +76,7 @@ async def ensure_blobs(
     epoch_s: int | None = None,
     keep_diff_ids: Sequence[str] = (),
     on_layer: Callable[[Layer], None] | None = None,
+    lazy: bool = False,
 ) -> list[ExportedLayer]:
     """Return the layers of ``ref`` from the base up, making and fetching what is missing.
 
@@ -88,6 +89,8 @@ async def ensure_blobs(
         keep_diff_ids: diff ids of the base image; as long as layers agree with them from the
             base up, their times are left alone.
         on_layer: called for every layer that is ready.
+        lazy: image layers that stay as they are need not be in the store; ``fetch_layer``
+            of the manager brings them when they are wanted.
 
     Raises:
         LayerMissingError: the blob of an image layer can no longer be fetched.
@@ -102,10 +105,12 @@ async def ensure_blobs(
     limit = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def one(index: int, layer: Layer) -> ExportedLayer:
-        job = _LayerJob(ref.manager, store, layer, compression, None if index < kept else epoch_s)
+        limit_s = None if index < kept else epoch_s
+        job = _LayerJob(ref.manager, store, layer, compression, limit_s, lazy=lazy)
         async with limit:
             exported = await job.run()
-        if lease is not None:
+        here = not lazy or store.blobs.stat(exported.descriptor.digest) is not None
+        if lease is not None and here:
             await to_worker(lease.add_blob, exported.descriptor.digest)
         if on_layer is not None:
             on_layer(layer)
@@ -130,7 +135,10 @@ class _LayerJob:
         layer: Layer,
         compression: Compression,
         epoch_s: int | None,
+        *,
+        lazy: bool = False,
     ) -> None:
+        self._lazy = lazy
         self._manager = manager
         self._store = store
         self._layer = layer
@@ -164,7 +172,8 @@ class _LayerJob:
         return kind == self._compression.algorithm
 
     async def _from_source(self, source: Descriptor) -> ExportedLayer:
-        await self._fetch(source)
+        if not self._lazy:
+            await self._fetch(source)
         diff_id = self._layer.diff_id
         if diff_id is None:
             raise LayerMissingError(source.digest)

@@ -1,0 +1,205 @@
+"""Snapshots as stacks of layer blobs and back, for the solver's cache export and import."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.digest import Digest
+from boxwright.errors import BoxwrightError, NotFoundError
+from boxwright.fsutil.compress import Compression, compressor_version
+from boxwright.oci import mediatypes
+from boxwright.remotecache.chains import BlobProvider
+from boxwright.remotecache.format import CacheFormatError
+from boxwright.remotecache.places import CacheSource
+from boxwright.remotecache.reader import UNCOMPRESSED
+from boxwright.snapshots.layers import REWRITTEN, ensure_blobs
+from boxwright.snapshots.manager import SOURCE_VARIANT, SnapshotManager
+from boxwright.snapshots.node import LayerBlob
+from boxwright.snapshots.refs import ImmutableRef, Layer
+from boxwright.solver.types import Remote
+from boxwright.sources.fetch import BlobFetcher
+from boxwright.store.leases import Lease
+from boxwright.store.store import Store
+
+
+class SnapshotBlobs:
+    """Delivers layers of one snapshot, also those that were never fetched."""
+
+    def __init__(self, snapshots: SnapshotManager, owners: dict[Digest, str]) -> None:
+        self._snapshots = snapshots
+        self._owners = owners
+
+    async def ensure(self, descriptor: Descriptor) -> None:
+        """Have a blob in the store.
+
+        Raises:
+            BoxwrightError: it can't be fetched any more.
+        """
+        owner = self._owners.get(descriptor.digest)
+        if owner is not None and self._snapshots.store.blobs.stat(descriptor.digest) is None:
+            await self._snapshots.fetch_layer(owner)
+
+
+async def known_remote(ref: ImmutableRef, compression: Compression) -> Remote | None:
+    """Return the blobs that a snapshot has already; None if one is missing.
+
+    Blobs of an image that were never fetched count: whoever wants them can have them.
+    """
+    return _stack(ref, await ref.layers(), compression)
+
+
+async def make_remote(
+    ref: ImmutableRef, store: Store, compression: Compression, lease: Lease
+) -> Remote:
+    """Return the blobs of a snapshot, making those that are missing.
+
+    Raises:
+        BoxwrightError: a layer can't be made or fetched.
+    """
+    layers = await ref.layers()
+    known = _stack(ref, layers, compression, exact=True)
+    if known is not None:
+        return known
+    exported = await ensure_blobs(
+        ref, store=store, compression=compression, lease=lease, lazy=True
+    )
+    owners = {
+        made.descriptor.digest: layer.snapshot_id
+        for made, layer in zip(exported, layers, strict=True)
+    }
+    return Remote(tuple(made.descriptor for made in exported), SnapshotBlobs(ref.manager, owners))
+
+
+def _stack(
+    ref: ImmutableRef,
+    layers: Sequence[Layer],
+    compression: Compression,
+    *,
+    exact: bool = False,
+) -> Remote | None:
+    found: list[Descriptor] = []
+    owners: dict[Digest, str] = {}
+    for layer in layers:
+        descriptor = _choose(layer, compression, exact=exact)
+        if descriptor is None or layer.diff_id is None:
+            return None
+        noted = {**descriptor.annotations, UNCOMPRESSED: str(layer.diff_id)}
+        found.append(
+            Descriptor(
+                descriptor.media_type,
+                descriptor.digest,
+                descriptor.size,
+                noted,
+                urls=descriptor.urls,
+            )
+        )
+        owners[descriptor.digest] = layer.snapshot_id
+    if not found:
+        return None
+    return Remote(tuple(found), SnapshotBlobs(ref.manager, owners))
+
+
+def _choose(layer: Layer, compression: Compression, *, exact: bool) -> Descriptor | None:
+    """Return the blob of a layer that an export should use, if there is one."""
+    source = layer.blobs.get(SOURCE_VARIANT)
+    if source is not None and (not compression.force or _is(source, compression)):
+        return source
+    made = layer.blobs.get(compressor_version(compression))
+    if made is not None or exact or compression.force:
+        return made
+    others = [d for d in layer.blobs.values() if REWRITTEN not in d.annotations]
+    return min(others, key=lambda d: (not _is(d, compression), d.digest), default=None)
+
+
+def _is(descriptor: Descriptor, compression: Compression) -> bool:
+    try:
+        return mediatypes.layer_compression(descriptor.media_type) == compression.algorithm
+    except BoxwrightError:
+        return False
+
+
+class SourceBlobs:
+    """Delivers layers of an imported cache, and remembers which ones it has."""
+
+    def __init__(self, source: CacheSource, fetcher: BlobFetcher, store: Store) -> None:
+        self._source = source
+        self._fetcher = fetcher
+        self._store = store
+        self._present: dict[Digest, bool] = {}
+
+    async def ensure(self, descriptor: Descriptor) -> None:
+        """Have a blob in the store.
+
+        Raises:
+            BoxwrightError: it is gone, damaged, or the place can't be reached.
+        """
+        await self._fetcher.fetch(self._source, descriptor)
+
+    async def is_there(self, descriptor: Descriptor) -> bool:
+        """Return whether a blob is here or can be had, without fetching it."""
+        if self._store.blobs.stat(descriptor.digest) is not None:
+            return True
+        if descriptor.digest not in self._present:
+            try:
+                self._present[descriptor.digest] = await self._source.has(descriptor)
+            except BoxwrightError:
+                self._present[descriptor.digest] = False
+        return self._present[descriptor.digest]
+
+
+def lazy_layers(remote: Remote) -> list[LayerBlob]:
+    """Return imported layers for :meth:`SnapshotManager.from_blobs`, fetched when read.
+
+    Raises:
+        CacheFormatError: a layer does not say what it is uncompressed.
+    """
+    provider = remote.provider
+    if not isinstance(provider, BlobProvider):
+        raise CacheFormatError("an imported cache result has no source")
+    return [
+        LayerBlob(
+            descriptor,
+            _diff_id(descriptor),
+            _fetching(provider, descriptor),
+            description=descriptor.annotations.get("buildkit/description", ""),
+        )
+        for descriptor in remote.descriptors
+    ]
+
+
+def _fetching(provider: BlobProvider, descriptor: Descriptor) -> Callable[[], Awaitable[None]]:
+    async def fetch() -> None:
+        await provider.ensure(descriptor)
+
+    return fetch
+
+
+def _diff_id(descriptor: Descriptor) -> Digest:
+    text = descriptor.annotations.get(UNCOMPRESSED)
+    if text is None and _is(descriptor, Compression("uncompressed")):
+        return descriptor.digest
+    if text is None:
+        raise CacheFormatError(
+            "a layer of the cache lacks its diff id", detail=str(descriptor.digest)
+        )
+    return Digest(text)
+
+
+async def open_layers(
+    remote: Remote, snapshots: SnapshotManager, *, description: str
+) -> ImmutableRef:
+    """Return a lazy snapshot of imported layers, owned by the caller.
+
+    Raises:
+        NotFoundError: a layer is gone from where the cache is: the record is a miss.
+        CacheFormatError: the layers are not described well enough.
+    """
+    provider = remote.provider
+    if isinstance(provider, SourceBlobs):
+        for descriptor in remote.descriptors:
+            if not await provider.is_there(descriptor):
+                raise NotFoundError(
+                    "a layer of the imported cache is gone", detail=str(descriptor.digest)
+                )
+    return snapshots.from_blobs(lazy_layers(remote), description=description)

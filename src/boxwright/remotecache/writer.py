@@ -1,0 +1,164 @@
+"""Write a remote cache: layers first, then the config, then the manifest that names them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from boxwright.core import gojson
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.digest import Digest
+from boxwright.core.workers import to_worker
+from boxwright.oci import mediatypes
+from boxwright.oci.manifest import Index, Manifest
+from boxwright.progress.step import StepProgress
+from boxwright.remotecache.chains import Blob, CacheChains
+from boxwright.remotecache.format import (
+    CONFIG_MEDIA_TYPE,
+    UPSTREAM_LIMIT_BYTES,
+    CacheConfig,
+)
+from boxwright.remotecache.places import CacheTarget
+from boxwright.store.leases import Lease
+
+_log = logging.getLogger(__name__)
+
+MANIFEST_KEY = "cache.manifest"
+_PARALLEL_LAYERS = 4
+
+
+@dataclass(slots=True)
+class WrittenCache:
+    """What an export did.
+
+    Attributes:
+        descriptor: the cache's root; None if there was nothing to export.
+        layers: how many layers it has.
+        sent_layers: how many of them were not there yet.
+        sent_bytes: their size.
+    """
+
+    descriptor: Descriptor | None = None
+    layers: int = 0
+    sent_layers: int = 0
+    sent_bytes: int = 0
+    response: dict[str, str] = field(default_factory=dict)
+
+
+async def write_cache(
+    chains: CacheChains,
+    target: CacheTarget,
+    step: StepProgress,
+    lease: Lease,
+    *,
+    oci_types: bool = True,
+    image_manifest: bool = True,
+) -> WrittenCache:
+    """Write a graph of records with its layers; only what is new there is sent.
+
+    Raises:
+        BoxwrightError: the place refused or can't be reached, or a layer can't be had.
+    """
+    config, blobs = await to_worker(chains.marshal)
+    written = WrittenCache()
+    if not config.layers:
+        with step.part("skipping cache export for empty result"):
+            _log.warning("no step of the build has layers: the cache export is empty")
+        return written
+    layers = [blobs[d] for d in dict.fromkeys(layer.blob for layer in config.layers)]
+    written.layers = len(layers)
+    await _write_layers(layers, target, step, lease, written)
+    document = await _write_config(config, target, step)
+    media_type, body = _manifest(
+        [blob.descriptor for blob in layers],
+        document,
+        oci_types=oci_types,
+        image_manifest=image_manifest,
+    )
+    root = Descriptor(media_type, Digest.of(body), len(body))
+    kind = "cache image manifest" if image_manifest else "cache manifest"
+    with step.part(f"writing {kind} {root.digest}"):
+        await target.put_manifest(root, body)
+    written.descriptor = root
+    written.response[MANIFEST_KEY] = gojson.dumps(root.to_json())
+    _log.info(
+        "cache export: %d of %d layers were new, %d bytes sent",
+        written.sent_layers,
+        written.layers,
+        written.sent_bytes,
+    )
+    return written
+
+
+async def _write_layers(
+    layers: list[Blob],
+    target: CacheTarget,
+    step: StepProgress,
+    lease: Lease,
+    written: WrittenCache,
+) -> None:
+    slots = asyncio.Semaphore(_PARALLEL_LAYERS)
+
+    async def write(blob: Blob) -> None:
+        descriptor = blob.descriptor
+
+        async def ensure() -> None:
+            if blob.provider is not None:
+                await blob.provider.ensure(descriptor)
+            await to_worker(lease.add_blob, descriptor.digest)
+
+        async with slots:
+            label = f"writing layer {descriptor.digest}"
+            with step.part(label):
+                if await target.put_layer(descriptor, ensure, _meter(step, label, descriptor)):
+                    written.sent_layers += 1
+                    written.sent_bytes += descriptor.size
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for blob in layers:
+                group.create_task(write(blob))
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+def _meter(step: StepProgress, label: str, descriptor: Descriptor) -> Callable[[int], None]:
+    def on_progress(sent: int) -> None:
+        step.status(label, current=sent, total=descriptor.size)
+
+    return on_progress
+
+
+async def _write_config(
+    config: CacheConfig, target: CacheTarget, step: StepProgress
+) -> Descriptor:
+    data = await to_worker(config.encode)
+    if len(data) > UPSTREAM_LIMIT_BYTES:
+        _log.warning("the cache config has %d bytes: BuildKit reads up to 1 MiB", len(data))
+    descriptor = Descriptor(CONFIG_MEDIA_TYPE, Digest.of(data), len(data))
+    with step.part(f"writing config {descriptor.digest}"):
+        await target.put_bytes(descriptor, data)
+    return descriptor
+
+
+def _manifest(
+    layers: list[Descriptor], config: Descriptor, *, oci_types: bool, image_manifest: bool
+) -> tuple[str, bytes]:
+    """Return media type and bytes of the cache's root."""
+    converted = tuple(
+        Descriptor(
+            mediatypes.convert_layer(layer.media_type, oci=oci_types),
+            layer.digest,
+            layer.size,
+            layer.annotations,
+        )
+        for layer in layers
+    )
+    if image_manifest:
+        manifest = Manifest(config, converted)
+        return manifest.media_type, gojson.encode(manifest.to_json())
+    media_type = mediatypes.OCI_INDEX if oci_types else mediatypes.DOCKER_LIST
+    index = Index((*converted, config), media_type)
+    return media_type, index.encode(indent=None)

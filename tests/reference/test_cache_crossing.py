@@ -1,0 +1,156 @@
+"""Caches written by one daemon are read by the other: every step hits, and nothing runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from peers import Client, Daemons
+from programs import Context, Registry, Run, registry
+
+__all__ = ["registry"]
+
+pytestmark = [pytest.mark.reference, pytest.mark.root, pytest.mark.peer("docker-registry")]
+
+DOCKERFILE = """
+FROM base AS tools
+RUN dd if=/dev/urandom bs=32 count=1 | sha256sum > /tool
+COPY data /data
+FROM base
+RUN dd if=/dev/urandom bs=32 count=1 | sha256sum > /first
+COPY --from=tools /tool /copied
+RUN cat /copied > /second && dd if=/dev/urandom bs=32 count=1 | sha256sum >> /second
+WORKDIR /work
+COPY data/one.txt .
+"""
+FINAL_STEPS = 6
+"""Steps that the result stands on directly: all that mode=min must hit."""
+ALL_STEPS = 7
+"""With the stage that is only copied from."""
+
+Make = Callable[[str], tuple[str, str]]
+
+
+def hits(run: Run) -> int:
+    """Return how many steps came from a cache."""
+    return len(set(re.findall(r"^#(\d+) CACHED$", run.text, re.MULTILINE)))
+
+
+def is_settled(run: Run) -> bool:
+    """Return whether no RUN and no COPY ran."""
+    steps = dict(re.findall(r"^#(\d+) (\[.*(?:RUN|COPY|WORKDIR) .*)$", run.text, re.MULTILINE))
+    cached = set(re.findall(r"^#(\d+) CACHED$", run.text, re.MULTILINE))
+    return bool(steps) and set(steps) == cached
+
+
+@pytest.fixture
+def stock() -> Client:
+    """The stock client: the daemons are what is compared."""
+    return Client("upstream", os.environ["BUILDCTL"])
+
+
+@pytest.fixture(params=["ours-to-upstream", "upstream-to-ours", "ours-to-ours"])
+def pair(request: pytest.FixtureRequest, daemons: Daemons, stock: Client) -> tuple[str, str]:
+    """Who writes and who reads, both empty."""
+    addresses = {"ours": daemons.ours, "upstream": daemons.upstream}
+    writer, _, reader = request.param.partition("-to-")
+    for address in addresses.values():
+        stock(address, "prune", "--all").ok()
+    return addresses[writer], addresses[reader]
+
+
+def read_ids(folder: Path) -> dict[str, str]:
+    """Return the files whose content no second run would repeat."""
+    return {name: (folder / name).read_text() for name in ("first", "second", "copied")}
+
+
+def build(client: Client, address: str, context: Context, *argv: str) -> Run:
+    return client.build(address, context.path, *argv).ok()
+
+
+@pytest.fixture
+def project(context: Context) -> Context:
+    """A context with two stages."""
+    context.write("data/one.txt", "one")
+    context.write("data/two.txt", "two")
+    context.dockerfile(DOCKERFILE)
+    return context
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("attrs", ["", ",image-manifest=false", ",compression=zstd"])
+def test_registry_cache(
+    pair: tuple[str, str],
+    stock: Client,
+    project: Context,
+    registry: Registry,
+    tmp_path: Path,
+    mode: str,
+    attrs: str,
+) -> None:
+    writer, reader = pair
+    ref = f"{registry.host}/cache:{mode}"
+    out = f"type=local,dest={tmp_path}/first"
+    export = f"type=registry,ref={ref},mode={mode}{attrs}"
+    build(stock, writer, project, "--output", out, "--export-cache", export)
+    made = read_ids(tmp_path / "first")
+    stock(writer, "prune", "--all").ok()
+    out = f"type=local,dest={tmp_path}/second"
+    done = build(
+        stock, reader, project, "--output", out, "--import-cache", f"type=registry,ref={ref}"
+    )
+    assert read_ids(tmp_path / "second") == made
+    assert is_settled(done), done.text
+    assert hits(done) >= FINAL_STEPS
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_local_cache(
+    pair: tuple[str, str], stock: Client, project: Context, tmp_path: Path, mode: str
+) -> None:
+    writer, reader = pair
+    out = f"type=local,dest={tmp_path}/first"
+    export = f"type=local,dest={tmp_path}/cache,mode={mode}"
+    build(stock, writer, project, "--output", out, "--export-cache", export)
+    assert json.loads((tmp_path / "cache/index.json").read_text())["manifests"]
+    made = read_ids(tmp_path / "first")
+    stock(writer, "prune", "--all").ok()
+    out = f"type=local,dest={tmp_path}/second"
+    done = build(
+        stock, reader, project, "--output", out, "--import-cache", f"type=local,src={tmp_path}/cache"
+    )
+    assert read_ids(tmp_path / "second") == made
+    assert is_settled(done), done.text
+    assert hits(done) >= FINAL_STEPS
+
+
+def test_inline_cache(
+    pair: tuple[str, str], stock: Client, project: Context, registry: Registry, tmp_path: Path
+) -> None:
+    writer, reader = pair
+    ref = f"{registry.host}/app:inline"
+    out = f"type=image,name={ref},push=true"
+    build(stock, writer, project, "--output", out, "--export-cache", "type=inline")
+    stock(writer, "prune", "--all").ok()
+    out = f"type=local,dest={tmp_path}/second"
+    done = build(
+        stock, reader, project, "--output", out, "--import-cache", f"type=registry,ref={ref}"
+    )
+    assert is_settled(done), done.text
+    assert (tmp_path / "second/second").read_text()
+
+
+def test_second_export_sends_nothing(
+    pair: tuple[str, str], stock: Client, project: Context, registry: Registry
+) -> None:
+    writer, _ = pair
+    export = f"type=registry,ref={registry.host}/cache:twice,mode=max"
+    build(stock, writer, project, "--export-cache", export)
+    before = sorted(p.name for p in (registry.data / "docker/registry/v2/blobs").rglob("*"))
+    build(stock, writer, project, "--export-cache", export)
+    after = sorted(p.name for p in (registry.data / "docker/registry/v2/blobs").rglob("*"))
+    assert after == before
