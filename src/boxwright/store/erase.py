@@ -32,14 +32,14 @@ def erase(root: Path) -> None:
     """Remove everything that the store keeps in ``root``, and ``root`` if nothing else is there.
 
     The database is not opened: a corrupt one, or one of a newer version, goes as well. Files of
-    others in the folder stay. Rootless, this runs in the user namespace whose ids own the files.
+    others in the folder stay. What ``rm -rf`` has left is recognised too. Rootless, this runs in the user namespace whose ids own the files.
 
     Raises:
-        NotAStoreError: it holds no database of ours, so it is somebody else's folder.
+        NotAStoreError: it is somebody else's folder.
         StoreLockedError: a process uses it.
         StoreAccessError: something in it can't be removed.
     """
-    if not (root / _DATABASE).is_file():
+    if not _is_store(root):
         raise NotAStoreError(root)
     fd = lock_root(root)
     try:
@@ -55,3 +55,12 @@ def erase(root: Path) -> None:
         raise StoreAccessError(Path(exc.filename or root), exc.strerror or str(exc)) from exc
     finally:
         os.close(fd)
+
+
+def _is_store(root: Path) -> bool:
+    """Return whether it has our database, or nothing but what we make."""
+    try:
+        names = set(os.listdir(root))
+    except OSError:
+        return False
+    return _DATABASE in names or bool(names and names <= set(_ENTRIES))
