@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -60,7 +62,9 @@ def running(
 ) -> Iterator[Daemon]:
     """Run a daemon while the block runs; it is asked to stop, then killed."""
     log = (root / "daemon.log").open("wb")
-    process = subprocess.Popen(argv, stdout=log, stderr=log)
+    # Byte code is kept, as in any installation.
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    process = subprocess.Popen(argv, stdout=log, stderr=log, env=env)
     daemon = Daemon(name, address, root, process)
     try:
         daemon.start_s = wait_until_it_answers(buildctl, address)
@@ -73,6 +77,31 @@ def running(
             process.kill()
             process.wait()
         log.close()
+
+
+@contextlib.contextmanager
+def registry(work: Path) -> Iterator[str]:
+    """Run a registry while the block runs; yield its address, or nothing without a program."""
+    program = shutil.which("docker-registry") or shutil.which("registry")
+    if program is None:
+        yield ""
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    config = work / "registry.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nhttp: {{addr: '{address}'}}\n"
+        f"storage: {{filesystem: {{rootdirectory: '{work / 'registry'}'}}}}\n"
+    )
+    process = subprocess.Popen(
+        [program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield address
+    finally:
+        process.kill()
+        process.wait()
 
 
 def our_argv(root: Path, address: str, runtime: str) -> list[str]:

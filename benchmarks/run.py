@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -24,61 +25,77 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from daemons import Daemon, our_argv, running, their_argv, wait_until_it_answers
+from daemons import Daemon, our_argv, registry, running, their_argv, wait_until_it_answers
 from scenarios import SCENARIOS, Scenario
 
 
-def build(buildctl: str, daemon: Daemon, context: Path, scenario: Scenario, dest: Path) -> float:
-    """Run one build; return its wall time in seconds."""
-    argv = [buildctl, "--addr", daemon.address, "build", "--progress", "plain"]
-    argv += ["--frontend", "dockerfile.v0"]
-    argv += ["--local", f"context={context}", "--local", f"dockerfile={context}"]
-    if scenario.fresh:
-        argv += ["--opt", f"build-arg:NONCE={uuid.uuid4().hex}"]
-    if scenario.output:
-        argv += ["--output", scenario.output.format(dest=dest)]
-    return run(argv)
+def build(options: argparse.Namespace, daemon: Daemon, context: Path, scenario: Scenario) -> float:
+    """Run the builds of one measurement at once; return their wall time in seconds."""
+    commands = []
+    for number in range(scenario.clients):
+        nonce = uuid.uuid4().hex
+        argv = [options.buildctl, "--addr", daemon.address, "build", "--progress", "plain"]
+        argv += ["--frontend", "dockerfile.v0"]
+        argv += ["--local", f"context={context}", "--local", f"dockerfile={context}"]
+        if scenario.fresh:
+            argv += ["--opt", f"build-arg:NONCE={nonce}"]
+        if scenario.output:
+            dest = Path(options.work) / f"out-{number}.tar"
+            output = scenario.output.format(dest=dest, registry=options.registry, nonce=nonce)
+            argv += ["--output", output]
+        commands.append(argv)
+    return run(*commands)
 
 
-def run(argv: list[str]) -> float:
-    """Run a command that must succeed; return its wall time in seconds."""
+def run(*commands: list[str]) -> float:
+    """Run commands at the same time that must all succeed; return the wall time in seconds."""
     began = time.perf_counter()
-    done = subprocess.run(argv, capture_output=True, check=False)
+    processes = [
+        subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for argv in commands
+    ]
+    errors = [process.communicate()[1] for process in processes]
     took = time.perf_counter() - began
-    if done.returncode:
-        sys.stderr.write(done.stderr.decode(errors="replace")[-3000:])
-        raise SystemExit(f"error: {' '.join(argv)} ended with status {done.returncode}")
+    for argv, process, stderr in zip(commands, processes, errors, strict=True):
+        if process.returncode:
+            sys.stderr.write(stderr.decode(errors="replace")[-3000:])
+            raise SystemExit(f"error: {' '.join(argv)} ended with status {process.returncode}")
     return took
 
 
 def measure(options: argparse.Namespace, daemons: list[Daemon], scenario: Scenario) -> dict:
     """Measure one scenario on all daemons, interleaved."""
     times: dict[str, list[float]] = {d.name: [] for d in daemons}
-    cpu: dict[str, float] = {}
+    cpu: dict[str, list[float]] = {d.name: [] for d in daemons}
     sizes: dict[str, int] = {}
+    dest = Path(options.work) / "out-0.tar"
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        context, dest = Path(folder) / "context", Path(folder) / "out.tar"
-        context.mkdir()
-        scenario.make(context)
+        # The same path in every run: a client sends it along as what its folder was before.
+        context, other = Path(folder) / "context", Path(folder) / "other"
+        if scenario.after_other:
+            scenario.make(other, 2)
         if not scenario.new_context:
+            scenario.make(context, 1)
             for daemon in daemons:
-                build(options.buildctl, daemon, context, scenario, dest)
+                build(options, daemon, context, scenario)
         for number in range(options.runs):
+            seed = random.SystemRandom().getrandbits(62)
+            if scenario.new_context:
+                shutil.rmtree(context, ignore_errors=True)
+                scenario.make(context, seed)
+            if scenario.change:
+                scenario.change(context, seed)
             for daemon in daemons if number % 2 == 0 else daemons[::-1]:
-                used = context
-                if scenario.new_context:
-                    used = Path(folder) / f"context-{uuid.uuid4().hex[:8]}"
-                    shutil.copytree(context, used, symlinks=True)
-                    for path in sorted(used.rglob("f0*"))[:1]:
-                        path.write_bytes(uuid.uuid4().bytes)
+                if scenario.after_other:
+                    build(options, daemon, other, scenario)
                 before = daemon.cpu_s()
-                times[daemon.name].append(build(options.buildctl, daemon, used, scenario, dest))
-                cpu[daemon.name] = daemon.cpu_s() - before
+                times[daemon.name].append(build(options, daemon, context, scenario))
+                cpu[daemon.name].append(daemon.cpu_s() - before)
                 if dest.exists():
                     sizes[daemon.name] = dest.stat().st_size
                     dest.unlink()
-                if used is not context:
-                    shutil.rmtree(used)
+    for daemon in daemons:
+        run([options.buildctl, "--addr", daemon.address, "prune", "--all"])
     return {"times": times, "cpu": cpu, "sizes": sizes}
 
 
@@ -88,19 +105,17 @@ def embedded(options: argparse.Namespace, daemons: list[Daemon]) -> None:
     scenario = SCENARIOS[1]
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         context = Path(folder) / "context"
-        context.mkdir()
-        scenario.make(context)
+        scenario.make(context, 1)
         argv = [program, "--root", f"{folder}/state", "build", "--progress", "plain"]
         argv += ["-o", f"type=oci,dest={folder}/o.tar", str(context)]
         run(argv)
         ours = statistics.median(run(argv) for _ in range(options.runs))
         for daemon in daemons:
             theirs = statistics.median(
-                build(options.buildctl, daemon, context, scenario, Path(folder) / "x")
-                for _ in range(options.runs)
+                build(options, daemon, context, scenario) for _ in range(options.runs)
             )
             print(
-                f"{'embedded, unchanged, vs ' + daemon.name:<34}"
+                f"{'embedded, unchanged, vs ' + daemon.name:<38}"
                 f"{ours:>9.3f}{theirs:>9.3f}{ours / theirs:>8.2f}"
             )
 
@@ -120,9 +135,9 @@ def report(scenario: Scenario, result: dict) -> None:
     size = ""
     if len(result["sizes"]) == 2:
         size = f"  size {result['sizes']['ours'] / result['sizes']['theirs']:.3f}"
-    cpu = "  cpu " + "/".join(f"{value:.2f}" for value in result["cpu"].values())
+    cpu = "  cpu " + "/".join(f"{statistics.median(each):.2f}" for each in result["cpu"].values())
     print(
-        f"{scenario.name:<34}{ours:>9.3f}{theirs or float('nan'):>9.3f}{ratio:>8.2f}"
+        f"{scenario.name:<38}{ours:>9.3f}{theirs or float('nan'):>9.3f}{ratio:>8.2f}"
         f"{mark}{verdict}{size}{cpu}",
         flush=True,
     )
@@ -156,11 +171,11 @@ def main() -> None:
                 f"# runtime {options.runtime or 'default'}; state on {filesystem(options.work)};"
                 f" {options.runs} runs, medians; {os.cpu_count()} cores"
             )
-            print(f"{'seconds':<34}{'ours':>9}{'theirs':>9}{'ratio':>8}")
+            print(f"{'seconds':<38}{'ours':>9}{'theirs':>9}{'ratio':>8}")
             for figure, value in (("start to first answer", "start_s"),):
                 line = [getattr(d, value) for d in daemons]
                 print(
-                    f"{figure:<34}{line[0]:>9.3f}"
+                    f"{figure:<38}{line[0]:>9.3f}"
                     + (
                         f"{line[1]:>9.3f}{line[0] / max(line[1], 1e-9):>8.2f}"
                         if len(line) > 1
@@ -168,9 +183,12 @@ def main() -> None:
                     )
                 )
             print(
-                f"{'idle memory, MiB':<34}" + "".join(f"{d.memory_mib():>9.1f}" for d in daemons)
+                f"{'idle memory, MiB':<38}" + "".join(f"{d.memory_mib():>9.1f}" for d in daemons)
             )
+            options.registry = stack.enter_context(registry(Path(options.work)))
             for scenario in SCENARIOS:
+                if "{registry}" in scenario.output and not options.registry:
+                    continue
                 if options.only in scenario.name:
                     result = measure(options, daemons, scenario)
                     everything[scenario.name] = result
@@ -178,7 +196,7 @@ def main() -> None:
             if options.only in "embedded":
                 embedded(options, daemons)
             print(
-                f"{'memory after, MiB':<34}" + "".join(f"{d.memory_mib():>9.1f}" for d in daemons)
+                f"{'memory after, MiB':<38}" + "".join(f"{d.memory_mib():>9.1f}" for d in daemons)
             )
     finally:
         shutil.rmtree(options.work, ignore_errors=True)
