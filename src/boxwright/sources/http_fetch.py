@@ -107,7 +107,7 @@ class HttpFetcher:
                     return
             finally:
                 response.close()
-            previous, url = url, url.join(parse_url(target))
+            previous, url = url, parse_url(target, url)
             if not _may_log_in(previous, url):
                 login = None
             elif url.host == previous.host and url.user is None and previous.user is not None:
@@ -126,8 +126,12 @@ class HttpFetcher:
         return self._session
 
 
-def parse_url(text: str) -> URL:
+def parse_url(text: str, base: URL | None = None) -> URL:
     """Return an http or https URL as it is written, percent-encoding what can't be sent.
+
+    Args:
+        text: The URL.
+        base: What a relative one starts from.
 
     Raises:
         InvalidInputError: it is none.
@@ -135,9 +139,9 @@ def parse_url(text: str) -> URL:
     is_clean = text.isascii() and text.isprintable() and not set(text) & set(' "<>\\^`{|}')
     try:
         url = URL(text, encoded=is_clean)
-        if url.absolute and url.scheme in {"http", "https"} and url.host:
-            return url
-        if not url.absolute:  # a redirect's target
+        if base is not None:
+            url = base.join(url)
+        if url.scheme in {"http", "https"} and url.host and url.port:
             return url
     except ValueError as exc:
         raise InvalidInputError(f"invalid URL {redacted(text)}", detail=str(exc)) from exc
