@@ -200,6 +200,11 @@ class BuildBridge:
         """Show a warning."""
         self._stream.write(warning)
 
+    def announce(self, name: str) -> None:
+        """Show a step that is done as soon as it is named."""
+        with step(self._stream, self._clock, name):
+            pass
+
 
 class _FrontendRun:
     """The built-in frontend's :class:`FrontendBridge`: one run of it in one build."""
@@ -269,6 +274,9 @@ class _FrontendRun:
 
     async def inputs(self) -> Mapping[str, ops_pb2.Definition]:
         return self._inputs
+
+    async def announce(self, name: str) -> None:
+        self._bridge.announce(name)
 
     async def warn(
         self,
