@@ -128,3 +128,9 @@ def test_every_key_is_documented() -> None:
             assert field.metadata["doc"].endswith("."), (cls, field.name)
             seen += 1
     assert seen > 50
+
+
+def test_a_key_that_changes_nothing_warns_unless_it_is_the_default() -> None:
+    assert parse("[worker.oci]\nenabled = true\n").warnings == ()
+    (warning,) = parse('[dns]\nnameservers = ["10.0.0.2"]\n').warnings
+    assert warning == "configuration key dns.nameservers has no effect"
