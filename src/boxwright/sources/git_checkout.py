@@ -82,7 +82,7 @@ class Checkout:
 
     async def _own_repository(self, tree: Path, what: str) -> Git:
         """Make a repository that stays with the tree; its one ref has its natural name."""
-        await self.bare.run("init", "--quiet", *self._format(), str(tree), what=what)
+        await self.bare.anywhere().run("init", "--quiet", *self._format(), str(tree), what=what)
         git = self.bare.at(tree / ".git", tree)
         target = self.found.ref if self.found.ref.startswith("refs/") else ""
         spec = f"{OWN_REFS}{self.found.object_id}:{target}".removesuffix(":")
@@ -99,7 +99,8 @@ class Checkout:
 
     async def _borrowing_repository(self, tree: Path, what: str) -> Git:
         folder = self.scratch / "repository"
-        await self.bare.run("init", "--quiet", "--bare", *self._format(), str(folder), what=what)
+        arguments = ["--quiet", "--bare", *self._format(), str(folder)]
+        await self.bare.anywhere().run("init", *arguments, what=what)
         await to_worker(self._borrow, folder)
         return self.bare.at(folder, tree)
 

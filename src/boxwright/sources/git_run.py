@@ -83,6 +83,10 @@ class Git:
         """Return the same for a repository."""
         return replace(self, git_dir=git_dir, work_tree=work_tree)
 
+    def anywhere(self) -> Git:
+        """Return the same without a repository."""
+        return replace(self, git_dir=None, work_tree=None)
+
     def locally(self) -> Git:
         """Return the same for calls that only talk to repositories of this machine."""
         return replace(self, protocols=LOCAL)
