@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,23 +27,23 @@ WORKDIR /work
 COPY data/one.txt .
 """
 FINAL_STEPS = 6
-"""Steps that the result stands on directly: all that mode=min must hit."""
-ALL_STEPS = 7
-"""With the stage that is only copied from."""
-
-Make = Callable[[str], tuple[str, str]]
+"""Steps of the last stage with its base; those of the other stage may not even be asked for."""
 
 
 def hits(run: Run) -> int:
-    """Return how many steps came from a cache."""
-    return len(set(re.findall(r"^#(\d+) CACHED$", run.text, re.MULTILINE)))
+    """Return how many steps came from a cache.
+
+    A step whose imported layers are unpacked because somebody reads them is not shown as cached
+    by BuildKit, but as pulled.
+    """
+    pulled = re.findall(r"^#(\d+) extracting sha256:", run.text, re.MULTILINE)
+    return len({*re.findall(r"^#(\d+) CACHED$", run.text, re.MULTILINE), *pulled})
 
 
 def is_settled(run: Run) -> bool:
-    """Return whether no RUN and no COPY ran."""
-    steps = dict(re.findall(r"^#(\d+) (\[.*(?:RUN|COPY|WORKDIR) .*)$", run.text, re.MULTILINE))
-    cached = set(re.findall(r"^#(\d+) CACHED$", run.text, re.MULTILINE))
-    return bool(steps) and set(steps) == cached
+    """Return whether every RUN, COPY and WORKDIR is a hit."""
+    steps = set(re.findall(r"^#(\d+) \[.*\] (?:RUN|COPY|WORKDIR) ", run.text, re.MULTILINE))
+    return len(steps) >= FINAL_STEPS and hits(run) == len(steps)
 
 
 @pytest.fixture
@@ -105,7 +104,6 @@ def test_registry_cache(
     )
     assert read_ids(tmp_path / "second") == made
     assert is_settled(done), done.text
-    assert hits(done) >= FINAL_STEPS
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -121,11 +119,16 @@ def test_local_cache(
     stock(writer, "prune", "--all").ok()
     out = f"type=local,dest={tmp_path}/second"
     done = build(
-        stock, reader, project, "--output", out, "--import-cache", f"type=local,src={tmp_path}/cache"
+        stock,
+        reader,
+        project,
+        "--output",
+        out,
+        "--import-cache",
+        f"type=local,src={tmp_path}/cache",
     )
     assert read_ids(tmp_path / "second") == made
     assert is_settled(done), done.text
-    assert hits(done) >= FINAL_STEPS
 
 
 def test_inline_cache(

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from boxwright.cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from boxwright.client.request import CacheSpec, Export
+    from boxwright.client.localcache import CacheSpec
+    from boxwright.client.request import Export
     from boxwright.session.providers.secrets import SecretSource
     from boxwright.session.providers.ssh import AgentSource
 
@@ -158,7 +159,7 @@ def parse_ssh(items: Iterable[str]) -> tuple[AgentSource, ...]:
 
 def parse_cache(items: Iterable[str], flag: str) -> tuple[CacheSpec, ...]:
     """Parse ``type=registry,ref=…``; a bare reference is a registry cache."""
-    from boxwright.client.request import CacheSpec
+    from boxwright.client.localcache import CacheSpec
 
     found = []
     for item in items:

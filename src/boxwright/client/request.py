@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from boxwright.errors import InvalidInputError, UnimplementedError
+from boxwright.client import localcache
+from boxwright.client.localcache import CacheSpec
+from boxwright.errors import InvalidInputError
 from boxwright.session.base import FileSink
 from boxwright.session.providers.auth import AuthProvider
 from boxwright.session.providers.contents import OciLayouts, publish
@@ -54,14 +56,6 @@ class Export:
     def is_layout(self) -> bool:
         """Whether the output is an OCI layout in a folder (``tar=false``)."""
         return self.type in {"oci", "docker"} and self.attrs.get("tar") in _FALSE
-
-
-@dataclass(frozen=True, slots=True)
-class CacheSpec:
-    """One cache import or export (``type=registry,ref=…``)."""
-
-    type: str
-    attrs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -111,6 +105,7 @@ class BuildRequest:
             InvalidInputError: an export has no target, or one that its type can't use.
             BoxwrightError: a shared folder, secret or agent is not there.
         """
+        self.cache_from = localcache.resolve_imports(self.cache_from)
         dirs = LocalDirs(self.locals) if self.locals else None
         if dirs is not None:
             dirs.check()
@@ -126,7 +121,7 @@ class BuildRequest:
         )
 
     def _layouts(self) -> OciLayouts | None:
-        layouts = self.layouts
+        layouts = localcache.offer(self.layouts, self.cache_from, self.cache_to)
         for export in self.exports:
             if export.is_layout and export.path is not None:
                 layouts = layouts or OciLayouts()
@@ -139,6 +134,7 @@ class BuildRequest:
         Raises:
             BoxwrightError: an index can't be read or written.
         """
+        localcache.publish(self.cache_to, response)
         for export in self.exports:
             if export.is_layout and export.path is not None:
                 descriptor = json.loads(base64.b64decode(response[_DESCRIPTOR_KEY]))
@@ -188,12 +184,6 @@ class BuildResult:
 
 
 def _cache_entries(specs: tuple[CacheSpec, ...]) -> list[control_pb2.CacheOptionsEntry]:
-    for spec in specs:
-        if spec.type == "local":
-            raise UnimplementedError(
-                "local cache import and export",
-                hint="use type=registry or type=inline",
-            )
     return [control_pb2.CacheOptionsEntry(Type=spec.type, Attrs=spec.attrs) for spec in specs]
 
 

@@ -14,7 +14,7 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
-from boxwright.errors import NotFoundError, UnimplementedError
+from boxwright.errors import BoxwrightError, UnimplementedError
 from boxwright.oci.manifest import detect_media_type
 from boxwright.remotecache.format import CacheFormatError
 from boxwright.session.base import Session
@@ -215,7 +215,7 @@ class FolderCache:
         try:
             async for _ in pieces:
                 return True
-        except NotFoundError:
+        except BoxwrightError:  # whoever then writes or reads it learns what is wrong
             return False
         finally:
             await pieces.aclose()

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from boxwright.client.client import Client
-from boxwright.client.request import BuildRequest, CacheSpec, Export
+from boxwright.client.localcache import CacheSpec
+from boxwright.client.request import BuildRequest, Export
 from boxwright.client.transport import BUILD_ID, GrpcTransport
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
 from boxwright.progress.events import LogEvent, VertexEvent

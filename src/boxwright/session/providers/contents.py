@@ -1,7 +1,8 @@
 """OCI layouts that a client offers: base images to read, and folders to write images to.
 
 The daemon reaches them as containerd content stores, chosen by an id: ``oci:NAME`` for a layout
-to read from, ``export`` for the one that an output with ``tar=false`` fills.
+to read from, ``export`` for the one that an output with ``tar=false`` fills, ``local:FOLDER`` for a
+folder with a build cache.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError
 
 READ_PREFIX = "oci:"
+CACHE_PREFIX = "local:"
 EXPORT_STORE = "export"
+_TAG = "org.opencontainers.image.ref.name"
 _CHUNK_BYTES = 1 << 20
 _INDEX_LIMIT_BYTES = 8 << 20
 
@@ -60,6 +63,22 @@ class OciLayouts:
         self._folders[EXPORT_STORE] = folder
         self._writable.add(EXPORT_STORE)
         (folder / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+
+    def add_cache(self, name: str, *, writable: bool) -> None:
+        """Offer a folder with a build cache; its store id is made of the name as written.
+
+        Raises:
+            LayoutError: it can't be made.
+        """
+        folder = Path(name)
+        self._folders[CACHE_PREFIX + name] = folder
+        if not writable:
+            return
+        self._writable.add(CACHE_PREFIX + name)
+        try:
+            (folder / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise LayoutError(f"can't make {folder}", detail=str(exc)) from exc
 
     def _path(self, store_id: str, digest: Digest) -> Path:
         folder = self._folders.get(store_id)
@@ -182,10 +201,21 @@ def publish(folder: Path, descriptor: dict[str, Any], names: list[str]) -> None:
     _replace(folder / "index.json", json.dumps(index, separators=(",", ":")).encode())
 
 
+def publish_tag(folder: Path, descriptor: dict[str, Any], tag: str) -> None:
+    """Let a tag of a layout's index point at a manifest, as build caches in folders have it.
+
+    Raises:
+        LayoutError: the index that is there can't be read.
+    """
+    publish(folder, {**descriptor, "annotations": {_TAG: tag}}, [])
+
+
 def _key(entry: dict[str, Any]) -> Any:  # noqa: ANN401 - a name or a digest
     annotations = entry.get("annotations")
-    name = annotations.get("io.containerd.image.name") if isinstance(annotations, dict) else None
-    return name or entry.get("digest")
+    if not isinstance(annotations, dict):
+        return entry.get("digest")
+    name = annotations.get("io.containerd.image.name")
+    return name or annotations.get(_TAG) or entry.get("digest")
 
 
 def _index(folder: Path) -> dict[str, Any]:

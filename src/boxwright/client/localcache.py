@@ -1,0 +1,97 @@
+"""Build caches in folders of the client (``type=local``): offered, found by tag, published.
+
+A folder is an OCI layout. The daemon reads and writes its blobs as a content store with the id
+``local:FOLDER``; which manifest a tag means is the client's business, before and after a build.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from boxwright.errors import BoxwrightError, InvalidInputError
+from boxwright.session.providers.contents import OciLayouts, publish_tag, resolve_tag
+
+_log = logging.getLogger(__name__)
+
+_MANIFEST_KEY = "cache.manifest"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """One cache import or export (``type=registry,ref=…``)."""
+
+    type: str
+    attrs: Mapping[str, str] = field(default_factory=dict)
+
+
+def resolve_imports(specs: Sequence[CacheSpec]) -> tuple[CacheSpec, ...]:
+    """Return the imports with the digests that local ones need; blocks.
+
+    A folder that has no cache yet is left out with a warning: the first build of all has none.
+
+    Raises:
+        InvalidInputError: a local import names no folder.
+    """
+    return tuple(found for spec in specs if (found := _resolve(spec)) is not None)
+
+
+def _resolve(spec: CacheSpec) -> CacheSpec | None:
+    if spec.type != "local":
+        return spec
+    folder = spec.attrs.get("src", "")
+    if not folder:
+        raise InvalidInputError(
+            "a local cache import needs src", hint="write type=local,src=FOLDER"
+        )
+    if spec.attrs.get("digest"):
+        return spec
+    try:
+        digest, _ = resolve_tag(Path(folder), ":" + spec.attrs.get("tag", "latest"))
+    except BoxwrightError as error:
+        _log.warning("cache import from %s is skipped: %s", folder, error)
+        return None
+    return CacheSpec(spec.type, {**spec.attrs, "digest": digest})
+
+
+def offer(
+    layouts: OciLayouts | None, imports: Sequence[CacheSpec], exports: Sequence[CacheSpec]
+) -> OciLayouts | None:
+    """Offer the folders of all local caches besides what is offered already; blocks.
+
+    Raises:
+        InvalidInputError: a local export names no folder.
+        LayoutError: a folder can't be made.
+    """
+    for spec in imports:
+        if spec.type == "local":
+            layouts = layouts or OciLayouts()
+            layouts.add_cache(spec.attrs["src"], writable=False)
+    for spec in exports:
+        if spec.type == "local":
+            folder = spec.attrs.get("dest", "")
+            if not folder:
+                raise InvalidInputError(
+                    "a local cache export needs dest", hint="write type=local,dest=FOLDER"
+                )
+            layouts = layouts or OciLayouts()
+            layouts.add_cache(folder, writable=True)
+    return layouts
+
+
+def publish(exports: Sequence[CacheSpec], response: Mapping[str, str]) -> None:
+    """Let the tags of local caches point at what the build exported; blocks.
+
+    Raises:
+        LayoutError: an index can't be read or written.
+    """
+    text = response.get(_MANIFEST_KEY)
+    if not text:
+        return
+    for spec in exports:
+        if spec.type == "local":
+            descriptor = json.loads(text)
+            publish_tag(Path(spec.attrs["dest"]), descriptor, spec.attrs.get("tag") or "latest")
