@@ -9,26 +9,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from boxwright.core.clock import Clock
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
+from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
 from boxwright.dockerfile import bridge as frontend_api
 from boxwright.engine import capabilities, entitlements, reffiles
 from boxwright.engine.cacheio import CacheImports
 from boxwright.engine.located import locate
+from boxwright.engine.policy import SourceRules
+from boxwright.engine.policycheck import MetaResolver, SourcePolicy
 from boxwright.engine.results import FrontendResult, LazyRef
 from boxwright.engine.sourcemeta import (
     HttpAnswerMetadata,
     SourceMetadataResolver,
     SourceQuestion,
+    fill_response,
 )
 from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
-from boxwright.llb.definition import load
+from boxwright.llb.definition import assemble, decode
+from boxwright.llb.graph import Edge
+from boxwright.llb.marshal import platform_from_pb, platform_to_pb
 from boxwright.progress.events import SourceRange, WarningEvent
 from boxwright.progress.step import step
 from boxwright.progress.stream import ProgressStream
@@ -36,12 +42,15 @@ from boxwright.remotecache.attributes import CacheEntry
 from boxwright.solver.jobs import Job
 from boxwright.solver.types import CachedResult
 from boxwright.sources.git import GitMetadata
-from boxwright.wire.pb import fsutil_pb2, ops_pb2
+from boxwright.wire.pb import fsutil_pb2, gateway_pb2, ops_pb2
 
 _log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_IMAGE_SCHEME = "docker-image://"
+_LAYOUT_SCHEME = "oci-layout://"
 
 DOCKERFILE_FRONTEND = "dockerfile.v0"
 GATEWAY_FRONTEND = "gateway.v0"
@@ -57,6 +66,7 @@ class SolveSpec:
     inputs: Mapping[str, ops_pb2.Definition] | None = None
     evaluate: bool = False
     cache_imports: Sequence[CacheEntry] = ()
+    rules: SourceRules = field(default_factory=SourceRules)
 
 
 class ImageResolver(Protocol):
@@ -89,9 +99,12 @@ class BuildBridge:
         session_id: str,
         granted: frozenset[str],
         worker_platforms: Sequence[Platform],
+        policy: SourcePolicy,
         imports: CacheImports | None = None,
     ) -> None:
         self._job = job
+        self._policy = policy
+        job.admit = self._admit
         self._imports = imports
         self._stream = stream
         self._clock = clock
@@ -111,7 +124,7 @@ class BuildBridge:
         if spec.definition is not None and spec.definition.ByteSize() > 0:
             if spec.frontend:
                 raise InvalidInputError("cannot solve with both Definition and Frontend specified")
-            result = FrontendResult(ref=self._lazy(spec.definition, spec.cache_imports))
+            result = FrontendResult(ref=await self._lazy(spec.definition, spec))
         elif spec.frontend:
             result = await self._run_frontend(spec)
         else:
@@ -125,23 +138,51 @@ class BuildBridge:
                 raise
         return result
 
-    def _lazy(
-        self, definition: ops_pb2.Definition, imports: Sequence[CacheEntry]
-    ) -> LazyRef | None:
+    async def _lazy(self, definition: ops_pb2.Definition, spec: SolveSpec) -> LazyRef | None:
         if len(getattr(definition, "def")) == 0:
             return None  # an empty file system
-        edge = load(definition, capabilities=frozenset(capabilities.LLB_CAPS))
-        entitlements.check_graph(edge, self._granted)
+        renamed: dict[str, str] = {}
+        try:
+            edge = await self._admit(definition, spec.rules, renamed)
+        except BoxwrightError as exc:
+            locate(exc, definition)
+            raise
 
         async def run() -> CachedResult:
-            caches = await self._imports.managers(imports) if self._imports else ()
+            caches = await self._imports.managers(spec.cache_imports) if self._imports else ()
             try:
                 return await self._job.build(edge, caches=caches)
             except BoxwrightError as exc:
-                locate(exc, definition)
+                locate(exc, definition, renamed)
                 raise
 
         return LazyRef(definition, run)
+
+    async def _admit(
+        self,
+        definition: ops_pb2.Definition,
+        rules: SourceRules | None = None,
+        renamed: dict[str, str] | None = None,
+    ) -> Edge:
+        """Return the graph of a definition as this build may have it.
+
+        Args:
+            definition: Of a frontend, or of a step that builds (``BuildOp``).
+            rules: Source rules of this solve alone.
+            renamed: Receives the digests of converted ops: those in the definition, by the new.
+
+        Raises:
+            SourceDeniedError: a source may not be used.
+            EntitlementError: a step needs a privilege that the build does not have.
+            BoxwrightError: it is malformed, or needs what this engine does not have.
+        """
+        ops = decode(definition)
+        changes = await self._policy.apply(ops, rules or SourceRules(), self._meta_for_policy)
+        if renamed is not None:
+            renamed.update(changes)
+        edge = assemble(ops, capabilities=frozenset(capabilities.LLB_CAPS))
+        entitlements.check_graph(edge, self._granted)
+        return edge
 
     async def _run_frontend(self, spec: SolveSpec) -> FrontendResult:
         # Not at start: see boxwright.engine.preload.
@@ -160,7 +201,7 @@ class BuildBridge:
             options.pop("source")
         if name != DOCKERFILE_FRONTEND:
             raise InvalidInputError(f"invalid frontend: {name}", hint="use dockerfile.v0")
-        run = _FrontendRun(self, options, dict(spec.inputs or {}))
+        run = _FrontendRun(self, options, dict(spec.inputs or {}), spec.rules)
         made = await dockerfile_frontend.build(run)
         return run.finish(made)
 
@@ -174,8 +215,100 @@ class BuildBridge:
         resolve_mode: str,
         log_name: str,
         store: frontend_api.OciStore | None = None,
+        rules: SourceRules | None = None,
     ) -> tuple[str, Digest | None, bytes]:
-        """Resolve an image, shown as a step of the build."""
+        """Resolve an image, or what the policy has in its place.
+
+        Raises:
+            SourceDeniedError: the build may not use it.
+            BoxwrightError: it can't be resolved.
+        """
+        op = ops_pb2.SourceOp(identifier=(_LAYOUT_SCHEME if store else _IMAGE_SCHEME) + ref)
+        if store is not None:
+            op.attrs["oci.session"], op.attrs["oci.store"] = store.session_id, store.store_id
+        request = gateway_pb2.ResolveSourceMetaRequest(
+            Source=op, ResolveMode=resolve_mode, LogName=log_name
+        )
+        if platform is not None:
+            request.Platform.CopyFrom(platform_to_pb(platform))
+        answer = await self.resolve_source_meta(request, rules)
+        name = answer.Source.identifier.partition("://")[2]
+        if answer.Source.identifier.startswith(_IMAGE_SCHEME):
+            name = str(Reference.parse(name).with_default_tag())
+        if not answer.HasField("Image"):
+            raise InvalidInputError(
+                "the source policy replaces an image by a source that is none",
+                detail=f"{ref}: {answer.Source.identifier}",
+            )
+        digest = Digest(answer.Image.Digest) if answer.Image.Digest else None
+        return name, digest, answer.Image.Config
+
+    async def resolve_source_meta(
+        self,
+        request: gateway_pb2.ResolveSourceMetaRequest,
+        rules: SourceRules | None = None,
+    ) -> gateway_pb2.ResolveSourceMetaResponse:
+        """Resolve a source, or what the policy has in its place (``ResolveSourceMeta``).
+
+        Raises:
+            SourceDeniedError: the build may not use it.
+            UnimplementedError: nothing can be told about sources of its kind.
+        """
+        return await self._resolve_meta(request, rules, self._meta_for_policy)
+
+    async def _meta_for_policy(
+        self, request: gateway_pb2.ResolveSourceMetaRequest
+    ) -> gateway_pb2.ResolveSourceMetaResponse:
+        """Answer a question of the client's policy, which is not asked about it again."""
+        return await self._resolve_meta(request, None, None)
+
+    async def _resolve_meta(
+        self,
+        request: gateway_pb2.ResolveSourceMetaRequest,
+        rules: SourceRules | None,
+        resolve: MetaResolver | None,
+    ) -> gateway_pb2.ResolveSourceMetaResponse:
+        response = gateway_pb2.ResolveSourceMetaResponse(Source=request.Source)
+        source = response.Source
+        platform = request.Platform if request.HasField("Platform") else None
+        await self._policy.check(source, platform, resolve, rules)
+        scheme, _, ref = source.identifier.partition("://")
+        if scheme in {"docker-image", "oci-layout"}:
+            store = source.attrs.get("oci.store", "")
+            _, digest, config = await self._image_config(
+                ref,
+                platform=platform_from_pb(platform) if platform is not None else None,
+                resolve_mode=request.ResolveMode,
+                log_name=request.LogName
+                or f"resolve image config for {request.Source.identifier}",
+                store=frontend_api.OciStore(source.attrs.get("oci.session", ""), store)
+                if scheme == "oci-layout"
+                else None,
+            )
+            response.Image.Digest = digest or ""
+            response.Image.Config = config
+        elif scheme in {"git", "http", "https"}:
+            wanted = request.HTTP.ChecksumRequest
+            question = SourceQuestion(
+                source,
+                git_object=request.Git.ReturnObject,
+                http_checksum=wanted if request.HTTP.HasField("ChecksumRequest") else None,
+            )
+            found = await self._resolve_source(question, log_name=request.LogName)
+            fill_response(response, found, wanted.Suffix)
+        elif scheme != "local":
+            raise UnimplementedError(f"metadata of {scheme} sources is not supported")
+        return response
+
+    async def _image_config(
+        self,
+        ref: str,
+        *,
+        platform: Platform | None,
+        resolve_mode: str,
+        log_name: str,
+        store: frontend_api.OciStore | None = None,
+    ) -> tuple[str, Digest | None, bytes]:
         name = log_name or f"resolve image config for {ref}"
         identity = f"{ref}{platform or Platform.host()}"
         with step(self._stream, self._clock, name, identity=identity):
@@ -188,9 +321,17 @@ class BuildBridge:
             )
 
     async def resolve_source(
+        self, question: SourceQuestion, *, log_name: str, rules: SourceRules | None = None
+    ) -> GitMetadata | HttpAnswerMetadata:
+        """Resolve a git or http source, or what the policy has in its place."""
+        op = ops_pb2.SourceOp()
+        op.CopyFrom(question.op)
+        await self._policy.check(op, None, self._meta_for_policy, rules)
+        return await self._resolve_source(replace(question, op=op), log_name=log_name)
+
+    async def _resolve_source(
         self, question: SourceQuestion, *, log_name: str
     ) -> GitMetadata | HttpAnswerMetadata:
-        """Resolve a git or http source, shown as a step of the build."""
         identifier = question.op.identifier
         name = log_name or f"resolve source metadata for {identifier}"
         with step(self._stream, self._clock, name, identity=f"{name}{identifier}") as shown:
@@ -214,8 +355,10 @@ class _FrontendRun:
         bridge: BuildBridge,
         options: dict[str, str],
         inputs: dict[str, ops_pb2.Definition],
+        rules: SourceRules,
     ) -> None:
         self._bridge = bridge
+        self._rules = rules
         self._inputs = inputs
         self.opts: Mapping[str, str] = options
         self.session_id = bridge.session_id
@@ -231,7 +374,12 @@ class _FrontendRun:
     ) -> frontend_api.FrontendRef | None:
         entries = [CacheEntry(item.type, item.attrs) for item in cache_imports]
         result = await self._bridge.solve(
-            SolveSpec(definition=definition, evaluate=evaluate, cache_imports=entries)
+            SolveSpec(
+                definition=definition,
+                evaluate=evaluate,
+                cache_imports=entries,
+                rules=self._rules,
+            )
         )
         return EngineRef(result.ref) if result.ref else None
 
@@ -245,7 +393,12 @@ class _FrontendRun:
         store: frontend_api.OciStore | None = None,
     ) -> frontend_api.ResolvedImage:
         name, digest, config = await self._bridge.resolve_image_config(
-            ref, platform=platform, resolve_mode=resolve_mode, log_name=log_name, store=store
+            ref,
+            platform=platform,
+            resolve_mode=resolve_mode,
+            log_name=log_name,
+            store=store,
+            rules=self._rules,
         )
         return frontend_api.ResolvedImage(name, digest, config)
 
@@ -262,7 +415,7 @@ class _FrontendRun:
         if not op.identifier.startswith(("git://", "http://", "https://")):
             return frontend_api.SourceMetadata()
         question = SourceQuestion(op, git_object=return_object)
-        found = await self._bridge.resolve_source(question, log_name=log_name)
+        found = await self._bridge.resolve_source(question, log_name=log_name, rules=self._rules)
         if isinstance(found, GitMetadata):
             git = frontend_api.GitMetadata(commit_object=found.commit_object)
             return frontend_api.SourceMetadata(git=git)

@@ -23,6 +23,8 @@ LLB_CAPS: tuple[str, ...] = (
     "source.local.sharedkeyhint",
     "source.local.differ",
     "source.ocilayout",
+    "source.policy",
+    "source.policy.session",
     "source.git",
     "source.git.keepgitdir",
     "source.git.fullurl",

@@ -13,16 +13,14 @@ from boxwright.core.digest import Digest
 from boxwright.dockerfile.bridge import OciStore
 from boxwright.engine import capabilities, reffiles
 from boxwright.engine.bridge import BuildBridge, SolveSpec, source_range, with_tree
+from boxwright.engine.policycheck import rules_of
 from boxwright.engine.results import FrontendResult, LazyRef
-from boxwright.engine.sourcemeta import SourceQuestion, fill_response
-from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
+from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError
 from boxwright.llb.marshal import platform_from_pb
 from boxwright.progress.events import WarningEvent
 from boxwright.remotecache.attributes import CacheEntry
 from boxwright.wire.pb import gateway_pb2, ops_pb2, worker_pb2
 from boxwright.wire.status import RpcError, StatusCode
-
-_IMAGE_SCHEMES = ("docker-image://", "oci-layout://")
 
 
 class ReturnedError(RpcError):
@@ -82,8 +80,6 @@ class GatewayBridge:
         Raises:
             BoxwrightError: of the frontend, or of a step if ``Evaluate`` is set.
         """
-        if request.SourcePolicies:
-            raise UnimplementedError("source policies are not supported yet")
         has_definition = request.HasField("Definition") and request.Definition.ByteSize() > 0
         result = await self._bridge.solve(
             SolveSpec(
@@ -92,6 +88,7 @@ class GatewayBridge:
                 options=dict(request.FrontendOpt),
                 inputs=dict(request.FrontendInputs),
                 evaluate=request.Evaluate,
+                rules=rules_of(request.SourcePolicies),
                 cache_imports=[
                     CacheEntry(item.Type, dict(item.Attrs)) for item in request.CacheImports
                 ],
@@ -181,6 +178,7 @@ class GatewayBridge:
             resolve_mode=request.ResolveMode,
             log_name=request.LogName,
             store=_oci_store(request.SessionID, request.StoreID),
+            rules=rules_of(request.SourcePolicies),
         )
         return gateway_pb2.ResolveImageConfigResponse(Digest=digest or "", Config=config, Ref=ref)
 
@@ -191,37 +189,9 @@ class GatewayBridge:
 
         Raises:
             UnimplementedError: the source is of another kind.
+            SourceDeniedError: the build may not use it.
         """
-        source = request.Source
-        scheme = next((s for s in _IMAGE_SCHEMES if source.identifier.startswith(s)), None)
-        response = gateway_pb2.ResolveSourceMetaResponse(Source=source)
-        if scheme is None:
-            kind = source.identifier.partition("://")[0]
-            if kind == "local":
-                return response
-            if kind not in {"git", "http", "https"}:
-                raise UnimplementedError(f"metadata of {kind} sources is not supported")
-            wanted = request.HTTP.ChecksumRequest
-            question = SourceQuestion(
-                source,
-                git_object=request.Git.ReturnObject,
-                http_checksum=wanted if request.HTTP.HasField("ChecksumRequest") else None,
-            )
-            found = await self._bridge.resolve_source(question, log_name=request.LogName)
-            fill_response(response, found, wanted.Suffix)
-            return response
-        _, digest, config = await self._bridge.resolve_image_config(
-            source.identifier.removeprefix(scheme),
-            platform=platform_from_pb(request.Platform) if request.HasField("Platform") else None,
-            resolve_mode=request.ResolveMode,
-            log_name=request.LogName,
-            store=_oci_store(
-                source.attrs.get("oci.session", ""), source.attrs.get("oci.store", "")
-            ),
-        )
-        response.Image.Digest = digest or ""
-        response.Image.Config = config
-        return response
+        return await self._bridge.resolve_source_meta(request, rules_of(request.SourcePolicies))
 
     async def warn(self, request: gateway_pb2.WarnRequest) -> gateway_pb2.WarnResponse:
         """Show a warning on a vertex."""

@@ -6,13 +6,25 @@ Clients print the excerpt from the typed details ``errdefs.Vertex`` and ``errdef
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from boxwright.errors import BoxwrightError
 from boxwright.wire import errdetails
 from boxwright.wire.pb import errdefs_pb2, ops_pb2
 
 
-def locate(error: BoxwrightError, definition: ops_pb2.Definition) -> None:
-    """Add the details to an error of a step of ``definition``, unless it has them."""
+def locate(
+    error: BoxwrightError,
+    definition: ops_pb2.Definition,
+    renamed: Mapping[str, str] | None = None,
+) -> None:
+    """Add the details to an error of a step of ``definition``, unless it has them.
+
+    Args:
+        error: Its ``vertex`` names the step.
+        definition: Holds the places.
+        renamed: For steps that a source policy has changed: their digests in ``definition``.
+    """
     vertex = getattr(error, "vertex", None)
     if not vertex:
         return
@@ -22,7 +34,7 @@ def locate(error: BoxwrightError, definition: ops_pb2.Definition) -> None:
         details.append(errdetails.pack(errdefs_pb2.Vertex(digest=str(vertex))))
     if any(isinstance(item, errdefs_pb2.Source) for item in known):
         return
-    places = definition.Source.locations.get(str(vertex))
+    places = definition.Source.locations.get((renamed or {}).get(vertex, str(vertex)))
     if places is None:
         return
     for place in places.locations:

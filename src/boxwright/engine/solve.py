@@ -17,6 +17,7 @@ from boxwright.engine.cacheio import CacheExports, CacheImports
 from boxwright.engine.entitlements import granted
 from boxwright.engine.gateway import GatewayBridge
 from boxwright.engine.parallel import gather_or_cancel
+from boxwright.engine.policycheck import SourcePolicy, rules_of
 from boxwright.engine.push import Pusher
 from boxwright.engine.recorder import MEDIA_TYPE, StatusRecorder
 from boxwright.engine.results import FrontendResult
@@ -69,6 +70,7 @@ class SolveRun:
         cache_exports = read_exports(
             [CacheEntry(item.Type, dict(item.Attrs)) for item in request.Cache.Exports]
         )
+        rules = rules_of([request.SourcePolicy] if request.HasField("SourcePolicy") else [])
         entitled = granted(request.Entitlements, engine.settings.config.insecure_entitlements)
         job = engine.parts.solver.new_job(
             request.Ref, session_id=request.Session, stream=self._build.stream
@@ -82,6 +84,7 @@ class SolveRun:
             session_id=request.Session,
             granted=entitled,
             worker_platforms=engine.platforms,
+            policy=SourcePolicy(rules, engine.sessions, request.SourcePolicySession),
             imports=CacheImports(engine.parts, self._build.stream, engine.clock, request.Session),
         )
         if self._build.client_runs_frontend:
@@ -287,11 +290,9 @@ def _refuse_unsupported(request: control_pb2.SolveRequest) -> None:
     """Refuse what would be left out silently otherwise.
 
     Raises:
-        UnimplementedError: a source policy or proxy network is asked for.
+        UnimplementedError: a proxy network is asked for.
         InvalidInputError: definition and frontend together.
     """
-    if request.HasField("SourcePolicy") or request.SourcePolicySession:
-        raise UnimplementedError("source policies are not supported yet")
     if request.ProxyNetwork:
         raise UnimplementedError("the proxy network is not supported yet")
     if request.EnableSessionExporter:

@@ -11,8 +11,7 @@ from google.protobuf.message import DecodeError
 
 from boxwright.core.workers import to_worker
 from boxwright.linux.files import openat2_in_root
-from boxwright.llb.definition import load
-from boxwright.llb.graph import Edge, Vertex
+from boxwright.llb.graph import Vertex
 from boxwright.ops.cachemap import cache_map, source_cache_map
 from boxwright.ops.errors import FileOpError, InvalidOpError, from_os_error
 from boxwright.ops.fileop import FileOpRun
@@ -142,13 +141,13 @@ class BuildOp(_KeyedOp):
         path = op.attrs.get(_LLB_FILE_ATTR, _LLB_DEFAULT_FILE)
         async with ref.mounted() as root:
             data = await to_worker(_read_definition, str(root), path)
-        built = await ctx.build(_parse_definition(data, path))
+        built = await ctx.build(await ctx.admit(_parse_definition(data, path)))
         return [built.result]
 
 
-def _parse_definition(data: bytes, path: str) -> Edge:
+def _parse_definition(data: bytes, path: str) -> pb.Definition:
     try:
-        return load(pb.Definition.FromString(data))
+        return pb.Definition.FromString(data)
     except DecodeError as exc:
         raise InvalidOpError(f"{path} is not a build definition", detail=str(exc)) from exc
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from boxwright.errors import BoxwrightError, Code, NotFoundError
 from boxwright.registry.auth import Credentials, Token
+from boxwright.wire.pb import policysession_pb2
 
 
 class SessionLostError(BoxwrightError):
@@ -200,6 +201,11 @@ class Session(Protocol):
         Raises:
             SecretNotFoundError: the client does not offer it.
         """
+
+    async def check_policy(
+        self, request: policysession_pb2.CheckPolicyRequest
+    ) -> policysession_pb2.CheckPolicyResponse:
+        """Let the client decide about a source that the build wants to use."""
 
     async def ssh_check(self, agent_id: str) -> None:
         """Make sure that the client offers this ssh agent.

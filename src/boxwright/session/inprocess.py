@@ -28,6 +28,7 @@ from boxwright.session.treeoutput import receive_output
 from boxwright.session.treereceive import receive_tree
 from boxwright.session.treesend import send_tree
 from boxwright.session.treewalk import TreeWalk
+from boxwright.wire.pb import policysession_pb2
 
 
 class InProcessSession:
@@ -111,6 +112,12 @@ class InProcessSession:
         if self._services.secrets is None:
             raise SecretNotFoundError(secret_id)
         return await to_worker(self._services.secrets.get, secret_id)
+
+    async def check_policy(
+        self, request: policysession_pb2.CheckPolicyRequest
+    ) -> policysession_pb2.CheckPolicyResponse:
+        """Refuse: our own client sends rules instead."""
+        raise UnimplementedError("the client takes no policy decisions")
 
     async def ssh_check(self, agent_id: str) -> None:
         """Make sure that an agent is offered."""

@@ -37,12 +37,20 @@ from boxwright.wire import methods
 from boxwright.wire.client import Connection
 from boxwright.wire.clientcall import ClientStream
 from boxwright.wire.methods import Method
-from boxwright.wire.pb import auth_pb2, content_pb2, health_pb2, secrets_pb2, ssh_pb2
+from boxwright.wire.pb import (
+    auth_pb2,
+    content_pb2,
+    health_pb2,
+    policysession_pb2,
+    secrets_pb2,
+    ssh_pb2,
+)
 from boxwright.wire.status import RpcError, StatusCode, from_rpc_error
 
 _log = logging.getLogger(__name__)
 
 _AUTH_TIMEOUT_S = 60.0
+_POLICY_TIMEOUT_S = 300.0
 _HEALTH_INTERVAL_S = 5.0
 _HEALTH_TIMEOUT_S = 15.0
 _HEALTH_FAILURES = 2
@@ -244,6 +252,16 @@ class RemoteSession:
                     raise SecretNotFoundError(secret_id) from exc
                 raise
         return bytes(answer.data)
+
+    async def check_policy(
+        self, request: policysession_pb2.CheckPolicyRequest
+    ) -> policysession_pb2.CheckPolicyResponse:
+        """Let the client decide about a source."""
+        self._require(methods.POLICY_CHECK)
+        with self._errors("asking for a policy decision"):
+            return await self._connection.unary(
+                methods.POLICY_CHECK, request, timeout_s=_POLICY_TIMEOUT_S
+            )
 
     async def ssh_check(self, agent_id: str) -> None:
         """Make sure that an agent is offered."""

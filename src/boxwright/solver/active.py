@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError
+from boxwright.llb.definition import load
 from boxwright.llb.graph import Edge, Vertex
 from boxwright.solver.cachekey import ExportableKey
 from boxwright.solver.cachemanager import CombinedCacheManager
 from boxwright.solver.edge import EdgeNode, InputState
 from boxwright.solver.progress import JobProgress, VertexProgress
 from boxwright.solver.types import (
+    Admit,
     CachedResult,
     CacheManager,
     CacheMap,
@@ -27,6 +29,7 @@ from boxwright.solver.work import SharedCall
 
 if TYPE_CHECKING:
     from boxwright.solver.jobs import Solver
+    from boxwright.wire.pb.ops_pb2 import Definition
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,10 @@ class Owner:
 
     def session_ids(self, seen: set[Owner]) -> Iterator[str]:
         """Yield the sessions of all jobs behind this owner."""
+        raise NotImplementedError
+
+    def admissions(self, seen: set[Owner]) -> Iterator[Admit]:
+        """Yield how the jobs behind this owner check definitions."""
         raise NotImplementedError
 
 
@@ -106,6 +113,22 @@ class ActiveVertex(Owner):
                 pending.extend(dep for dep, _ in active.inputs)
         return None
 
+    async def admit(self, definition: Definition) -> Edge:
+        """Return the graph of a definition as a job that wants this vertex may have it.
+
+        Raises:
+            BoxwrightError: it is malformed, or no job may build it.
+        """
+        failure: BoxwrightError | None = None
+        for check in tuple(self.admissions(set())):
+            try:
+                return await check(definition)
+            except BoxwrightError as exc:
+                failure = failure or exc
+        if failure is not None:
+            raise failure
+        return load(definition)
+
     async def build(self, edge: Edge) -> CachedResult:
         """Solve another graph on behalf of this vertex; the caller releases the result."""
         result = await self.solver.build(edge, self, tuple(self._imported.values()))
@@ -126,6 +149,14 @@ class ActiveVertex(Owner):
         seen.add(self)
         for owner in sorted(self.owners, key=lambda o: isinstance(o, ActiveVertex)):
             yield from owner.session_ids(seen)
+
+    def admissions(self, seen: set[Owner]) -> Iterator[Admit]:
+        """Yield how jobs that want the vertex directly check definitions, then the others."""
+        if self in seen:
+            return
+        seen.add(self)
+        for owner in sorted(self.owners, key=lambda o: isinstance(o, ActiveVertex)):
+            yield from owner.admissions(seen)
 
     def add_owner(self, owner: Owner, caches: Iterable[CacheManager] = ()) -> None:
         """Let one more want this vertex, all it stands on, and all that stand in for it."""

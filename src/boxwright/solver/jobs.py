@@ -16,7 +16,7 @@ from boxwright.solver.cachemanager import LocalCacheManager, new_key_id
 from boxwright.solver.memorystorage import MemoryCacheStorage, MemoryResultStorage
 from boxwright.solver.progress import JobProgress
 from boxwright.solver.scheduler import Scheduler
-from boxwright.solver.types import CachedResult, CacheManager, Op
+from boxwright.solver.types import Admit, CachedResult, CacheManager, Op
 from boxwright.solver.work import TaskSet
 
 ResolveOp = Callable[[Vertex], Op]
@@ -32,6 +32,8 @@ class Job(Owner):
         self.id = job_id
         self.session_id = session_id
         self.progress = JobProgress(stream, solver.clock)
+        self.admit: Admit | None = None
+        """Turns definitions that steps of this job want solved into graphs; checks them."""
         self.values: dict[str, Any] = {}
         """What the engine wants to remember with the job."""
         self._solver = solver
@@ -52,6 +54,12 @@ class Job(Owner):
         if self not in seen and self.session_id:
             seen.add(self)
             yield self.session_id
+
+    def admissions(self, seen: set[Owner]) -> Iterator[Admit]:
+        """Yield the job's check of definitions, if it has one."""
+        if self not in seen and self.admit is not None:
+            seen.add(self)
+            yield self.admit
 
     async def build(self, edge: Edge, *, caches: Sequence[CacheManager] = ()) -> CachedResult:
         """Return the result of an edge; the caller releases it.

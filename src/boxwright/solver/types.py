@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from boxwright.solver.cachekey import CacheKey, ExportableKey, SelectedKey
     from boxwright.solver.cachemanager import LocalCacheManager
     from boxwright.solver.progress import VertexProgress
+    from boxwright.wire.pb.ops_pb2 import Definition
 
 
 class Result(Protocol):
@@ -95,10 +96,17 @@ class JobContext(Protocol):
         """Return the nearest ``CacheMap.opts[key]`` of this vertex or of those it stands on."""
         ...
 
+    async def admit(self, definition: Definition) -> Edge:
+        """Return the graph of a definition, checked as those of the build are."""
+        ...
+
     async def build(self, edge: Edge) -> CachedResult:
         """Solve another graph on behalf of this vertex; the caller releases the result."""
         ...
 
+
+Admit = Callable[["Definition"], Awaitable[Edge]]
+"""How a job turns a definition into a graph: with its policy, privileges and capabilities."""
 
 SlowKeyFunc = Callable[[Result, JobContext], Awaitable[str]]
 PreprocessFunc = Callable[[Result, JobContext], Awaitable[None]]
