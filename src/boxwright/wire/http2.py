@@ -35,6 +35,7 @@ _COST_RESET: Final = 20
 _COST_SETTINGS: Final = 20
 _PARTIAL_FROM: Final = 2048
 _SHORT_CONTINUATION: Final = 4096
+_JOIN_BELOW: Final = 4096
 _UNPACK: Final = struct.Struct(">HBBBI").unpack_from
 
 
@@ -103,42 +104,67 @@ class Http2(SendSide):
             self._rest = []
         if self._preface_left:
             data = self._take_preface(data)
-        view = memoryview(data)
-        size = len(data)
+        self._receive_frames(memoryview(data))
+
+    def _receive_frames(self, view: memoryview) -> None:
+        size = len(view)
         offset = 0
-        handlers = self._handlers
         max_frame = self.limits.max_frame
-        need = f.FRAME_HEADER_BYTES
+        run: list[memoryview] = []  # small DATA frames of one stream, one behind the other
+        run_id = 0
         while size - offset >= f.FRAME_HEADER_BYTES:
-            length_high, length_low, kind, flags, stream_id = _UNPACK(data, offset)
+            length_high, length_low, kind, flags, stream_id = _UNPACK(view, offset)
             length = length_high << 8 | length_low
             if length > max_frame:
                 raise self._fail(ErrorCode.FRAME_SIZE_ERROR, "frame is too large")
-            end = offset + f.FRAME_HEADER_BYTES + length
-            if end > size:
-                need = f.FRAME_HEADER_BYTES + length
-                if kind == f.DATA and size - offset >= _PARTIAL_FROM and not self._block_stream:
-                    stream = self.streams.get(stream_id & f.MAX_WINDOW)
-                    if stream is not None and not flags & f.FLAG_PADDED:
-                        self._begin_body(stream, flags, length)
-                        self._more_body(view[offset + f.FRAME_HEADER_BYTES :])
-                        return
+            begin = offset + f.FRAME_HEADER_BYTES
+            if begin + length > size:
                 break
-            if self._block_stream and kind != f.CONTINUATION:
-                raise self._fail(ErrorCode.PROTOCOL_ERROR, "header block was interrupted")
-            if not self._saw_settings and kind != f.SETTINGS:
-                raise self._fail(ErrorCode.PROTOCOL_ERROR, "first frame is not SETTINGS")
-            payload = view[offset + f.FRAME_HEADER_BYTES : end]
-            offset = end
-            if kind < len(handlers):
-                handlers[kind](flags, stream_id & f.MAX_WINDOW, payload)
-            else:
-                self._spend(1)  # unknown types are ignored (RFC 9113, section 5.5)
-            need = f.FRAME_HEADER_BYTES
+            offset = begin + length
+            if kind == f.DATA and not flags and 0 < length < _JOIN_BELOW:
+                if stream_id != run_id:
+                    if run:
+                        self._on_data_run(run_id, run)
+                        run = []
+                    run_id = stream_id
+                run.append(view[begin:offset])
+                continue
+            if run:
+                self._on_data_run(run_id, run)
+                run = []
+            self._on_frame(kind, flags, stream_id & f.MAX_WINDOW, view[begin:offset])
+        if run:
+            self._on_data_run(run_id, run)
         if offset < size:
-            self._rest = [bytes(view[offset:])]
-            self._rest_size = size - offset
-            self._rest_need = need
+            self._keep_rest(view[offset:])
+
+    def _on_frame(self, kind: int, flags: int, stream_id: int, payload: memoryview) -> None:
+        if self._block_stream and kind != f.CONTINUATION:
+            raise self._fail(ErrorCode.PROTOCOL_ERROR, "header block was interrupted")
+        if not self._saw_settings and kind != f.SETTINGS:
+            raise self._fail(ErrorCode.PROTOCOL_ERROR, "first frame is not SETTINGS")
+        if kind < len(self._handlers):
+            self._handlers[kind](flags, stream_id, payload)
+        else:
+            self._spend(1)  # unknown types are ignored (RFC 9113, section 5.5)
+
+    def _keep_rest(self, rest: memoryview) -> None:
+        """Keep the beginning of a frame, or begin to deliver it if it is much DATA."""
+        size = len(rest)
+        need = f.FRAME_HEADER_BYTES
+        if size >= f.FRAME_HEADER_BYTES:
+            length_high, length_low, kind, flags, stream_id = _UNPACK(rest, 0)
+            length = length_high << 8 | length_low
+            need += length
+            if kind == f.DATA and size >= _PARTIAL_FROM and not self._block_stream:
+                stream = self.streams.get(stream_id & f.MAX_WINDOW)
+                if stream is not None and not flags & f.FLAG_PADDED:
+                    self._begin_body(stream, flags, length)
+                    self._more_body(rest[f.FRAME_HEADER_BYTES :])
+                    return
+        self._rest = [bytes(rest)]
+        self._rest_size = size
+        self._rest_need = need
 
     def _take_preface(self, data: bytes | memoryview) -> bytes | memoryview:
         want = self._preface_left
@@ -208,6 +234,18 @@ class Http2(SendSide):
         if end:
             self._close_remote(stream)
         self.events.on_data(stream, data, end=end)
+
+    def _on_data_run(self, stream_id: int, run: list[memoryview]) -> None:
+        """Take DATA frames without flags as if they were one.
+
+        Peers that send a tree of small files send a frame per file and less; what a frame costs
+        here is paid once per read instead. No credit is given in between, so an overrun window
+        is an overrun window all the same.
+        """
+        if self._budget < self._budget_limit:
+            self._budget += DATA_REFUND * (len(run) - 1)
+        data = run[0] if len(run) == 1 else memoryview(b"".join(run))
+        self._on_frame(f.DATA, 0, stream_id & f.MAX_WINDOW, data)
 
     def _begin_body(self, stream: Stream, flags: int, length: int) -> None:
         """Account for a whole DATA frame of which only the beginning is here.

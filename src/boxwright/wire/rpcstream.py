@@ -66,6 +66,7 @@ class RpcStream:
         "_parts",
         "_recv_waiter",
         "_sink",
+        "_sink_idle",
         "_stream",
         "_total",
     )
@@ -85,6 +86,7 @@ class RpcStream:
         self._recv_waiter: asyncio.Future[None] | None = None
         self._drain_waiter: asyncio.Future[None] | None = None
         self._sink: Callable[[memoryview, int, int], None] | None = None
+        self._sink_idle: Callable[[], None] | None = None
         self._end_hook: Callable[[RpcError | None], None] | None = None
         self._drain_hook: Callable[[], None] | None = None
 
@@ -209,6 +211,7 @@ class RpcStream:
         on_piece: Callable[[memoryview, int, int], None],
         on_end: Callable[[RpcError | None], None],
         on_drained: Callable[[], None] | None = None,
+        on_idle: Callable[[], None] | None = None,
     ) -> None:
         """Deliver synchronously to ``on_piece`` instead of to :meth:`recv_bytes`.
 
@@ -221,14 +224,19 @@ class RpcStream:
                 empty piece.
             on_end: called once, with what :meth:`recv_bytes` would have raised or None.
             on_drained: called once after each :meth:`notify_drained`.
+            on_idle: called when what has arrived was delivered: a consumer that gathers small
+                pieces passes them on then.
         """
         self._sink = on_piece
+        self._sink_idle = on_idle
         self._end_hook = on_end
         self._drain_hook = on_drained
         while self._inbox:
             message = self._inbox.popleft()
             self._take(len(message) + _PREFIX.size)
             on_piece(memoryview(message), 0, len(message))
+        if on_idle is not None:
+            on_idle()
         if self._ended:
             self._end_hook = None
             on_end(self._error)
@@ -244,6 +252,11 @@ class RpcStream:
         """Take bytes of the stream: find messages, deliver them, keep the rest."""
         if self._ended:
             return
+        self._feed_messages(data)
+        if self._sink_idle is not None:
+            self._sink_idle()
+
+    def _feed_messages(self, data: memoryview) -> None:
         if self._sink is not None:
             if self._stream is not None:
                 self._endpoint.h2.consumed(self._stream, len(data))
@@ -260,6 +273,7 @@ class RpcStream:
         offset = 0
         need = _PREFIX.size
         limit = self._endpoint.max_message
+        sink, inbox = self._sink, self._inbox
         while size - offset >= _PREFIX.size:
             flag, length = _PREFIX.unpack_from(data, offset)
             if length > limit:
@@ -272,17 +286,26 @@ class RpcStream:
                     self._pass_on(data[offset + _PREFIX.size :])
                     return
                 break
-            self._deliver(flag, data[offset + _PREFIX.size : offset + need])
+            if flag or sink is not None:
+                self._deliver(flag, data[offset + _PREFIX.size : offset + need])
+            else:
+                inbox.append(bytes(data[offset + _PREFIX.size : offset + need]))
             offset += need
             need = _PREFIX.size
+        if inbox:
+            self._wake_receiver()
         if offset < size:
-            self._parts = [_keep(data[offset:])]
-            self._have = size - offset
-            self._need = need
-            if self._sink is not None:
-                self._need = min(need, _FIRST_PIECE)
-            elif self._stream is not None and need > _PREFIX.size:
-                self._endpoint.h2.expect(self._stream, need - self._have)
+            self._keep_rest(data[offset:], need)
+
+    def _keep_rest(self, rest: memoryview, need: int) -> None:
+        """Keep the beginning of a message of which ``need`` bytes are needed to go on."""
+        self._parts = [_keep(rest)]
+        self._have = len(rest)
+        self._need = need
+        if self._sink is not None:
+            self._need = min(need, _FIRST_PIECE)
+        elif self._stream is not None and need > _PREFIX.size:
+            self._endpoint.h2.expect(self._stream, need - self._have)
 
     def _pass_on(self, data: memoryview) -> memoryview:
         """Give the sink what belongs to the message in progress; return what follows it."""
@@ -302,6 +325,8 @@ class RpcStream:
             self._sink(view, 0, len(view))
             return
         self._inbox.append(bytes(view))
+
+    def _wake_receiver(self) -> None:
         waiter = self._recv_waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

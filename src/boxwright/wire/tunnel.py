@@ -22,6 +22,7 @@ from boxwright.wire.status import RpcError, StatusCode
 
 _CHUNK: Final = 64 << 10
 _HIGH_WATER: Final = 512 << 10
+_JOIN_BELOW: Final = 4096
 _DATA_TAG: Final = 0x0A
 
 
@@ -42,6 +43,7 @@ class MessageTunnel:
         self._sink: ByteSink | None = None
         self._paused = False
         self._odd: list[bytes] | None = None  # a message that is not plainly one field 1
+        self._small: list[memoryview] = []  # pieces that arrived together
         self._closed = asyncio.get_running_loop().create_future()
 
     def start(self, sink: ByteSink) -> None:
@@ -49,7 +51,7 @@ class MessageTunnel:
         self._sink = sink
         if isinstance(self._stream, ServerStream):
             self._stream.send_headers()  # some clients wait for them before they send
-        self._stream.set_sink(self._on_piece, self._on_end, self._on_drained)
+        self._stream.set_sink(self._on_piece, self._on_end, self._on_drained, self._pass_on)
 
     def write(self, buffers: list[Buffer]) -> None:
         """Queue ``buffers`` as messages of about 64 KiB."""
@@ -110,8 +112,19 @@ class MessageTunnel:
             except DecodeError:
                 self.abort()
                 return
-        if view:
-            sink.bytes_received(view)
+        if len(view) < _JOIN_BELOW:
+            self._small.append(view)
+            return
+        if self._small:
+            self._pass_on()
+        sink.bytes_received(view)
+
+    def _pass_on(self) -> None:
+        """Deliver what was gathered: peers send a message for every small frame."""
+        small, self._small = self._small, []
+        if not small or self._sink is None or self._closed.done():
+            return
+        self._sink.bytes_received(small[0] if len(small) == 1 else memoryview(b"".join(small)))
 
     def _on_end(self, error: RpcError | None) -> None:
         if self._closed.done():
