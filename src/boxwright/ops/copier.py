@@ -254,9 +254,13 @@ class TreeCopier:
         excluded: bool,  # noqa: FBT001
         matches: _Matches,
     ) -> None:
-        if wanted and existing is None and self._is_simple and self._can_queue(target):
-            self._queue_fresh(source, inner, target, matches)
-            return
+        if wanted and existing is None and self._is_simple:
+            if self.upper is None:
+                self._copy_fresh(source, inner, _join(self.target, target), matches, own=None)
+                return
+            if self._can_queue(target):
+                self._queue_fresh(source, inner, target, matches)
+                return
         source_path, target_path = self._source_path(source), _join(self.target, target)
         created = self._make_folder(source_path, target_path, overwrite) if wanted else False
         folder = _Folder(source_path, target_path, wanted)
@@ -320,7 +324,7 @@ class TreeCopier:
             wanted = Attributes(self.options.owner, None, self.options.mtime_ns)
         else:
             wanted = self._wanted_attributes(info)
-        self.linker.copy(source, target, wanted)
+        self.linker.copy(source, target, wanted, info)
 
     # -- direct writing ------------------------------------------------------------------
 

@@ -79,14 +79,22 @@ class LinkCopier:
         source: AnyPath,
         target: AnyPath,
         want: Attributes = KEEP,
+        info: os.stat_result | None = None,
     ) -> None:
         """Make ``target``, which must not exist, a copy of the non-folder ``source``.
+
+        Args:
+            source: Where from.
+            target: Where to.
+            want: What is to differ.
+            info: Status of ``source`` itself, if the caller has asked already.
 
         Raises:
             OSError: reading or writing failed.
         """
         here, there = os.fsencode(source), os.fsencode(target)
-        info = os.lstat(here)
+        if info is None:
+            info = os.lstat(here)
         key = (info.st_dev, info.st_ino)
         if info.st_nlink > 1 and self._preserve:
             first = self._made.setdefault(key, there)
