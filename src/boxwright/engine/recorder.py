@@ -8,6 +8,7 @@ a line between them that counts what was dropped.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import tempfile
 from collections import deque
@@ -20,6 +21,7 @@ from boxwright.core.digest import Digest
 from boxwright.engine.status import to_responses
 from boxwright.progress.events import Event, LogEvent
 from boxwright.store.blobs import BlobStore
+from boxwright.store.errors import disk_errors
 from boxwright.wire.pb import control_pb2
 
 MEDIA_TYPE = "application/vnd.boxwright.status.v1+zstd"
@@ -33,15 +35,26 @@ class StatusRecorder:
     """Collects one build's events; used from the event loop, writes are small and buffered."""
 
     def __init__(self, folder: Path, quota_bytes: int) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in publish/abort)
+        self._folder = folder
+        with disk_errors(folder):
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in publish/abort)
         self._writer = zstandard.ZstdCompressor(level=3).stream_writer(self._file, closefd=False)
         self._quota_bytes = quota_bytes
         self._tail: deque[LogEvent] = deque()
         self._tail_bytes = 0
         self._dropped_bytes = 0
+        self._failure: OSError | None = None
 
     def write(self, events: list[Event]) -> None:
-        """Add a batch of events."""
+        """Add a batch of events; a disk that is full loses the record, not the build."""
+        if self._failure is not None:
+            return
+        try:
+            self._write(events)
+        except OSError as exc:
+            self._failure = exc
+
+    def _write(self, events: list[Event]) -> None:
         if self._file.tell() > self._quota_bytes:
             events = [event for event in events if not self._over_quota(event)]
         for response in to_responses(events):
@@ -60,7 +73,18 @@ class StatusRecorder:
         return True
 
     def publish(self, blobs: BlobStore) -> tuple[Digest, int]:
-        """Store the record as a blob; return its digest and size in bytes. Blocking."""
+        """Store the record as a blob; return its digest and size in bytes. Blocking.
+
+        Raises:
+            DiskFullError: there is no room for it, or there was none while it was written.
+            OSError: the disk failed otherwise.
+        """
+        with disk_errors(self._folder), self._file:  # closing it flushes, which can fail again
+            if self._failure is not None:
+                raise self._failure
+            return self._publish(blobs)
+
+    def _publish(self, blobs: BlobStore) -> tuple[Digest, int]:
         if self._tail:
             note = b"[%d bytes of log dropped: over the quota]\n" % self._dropped_bytes
             last = self._tail[-1]
@@ -70,14 +94,15 @@ class StatusRecorder:
                 self._writer.write(_LENGTH.pack(len(data)) + data)
         self._writer.flush(zstandard.FLUSH_FRAME)
         self._file.seek(0)
-        with self._file, blobs.writer() as writer:
+        with blobs.writer() as writer:
             while chunk := self._file.read(_COPY_BYTES):
                 writer.write(chunk)
             return writer.commit()
 
     def abort(self) -> None:
         """Throw the record away."""
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def read_record(path: Path) -> Iterator[control_pb2.StatusResponse]:

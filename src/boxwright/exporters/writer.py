@@ -67,11 +67,14 @@ async def commit_image(
     options.annotations.check((item.id for item in platforms), oci_types=options.uses_oci_types)
     caches = await context.inline_cache() if context.inline_cache is not None else {}
     with context.step.part("exporting layers"):
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(_layers(source, platform, options, context))
-                for platform in platforms
-            ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(_layers(source, platform, options, context))
+                    for platform in platforms
+                ]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
     writer = _Writer(source, options, context)
     if not source.is_map:
         return await writer.single(platforms[0], tasks[0].result(), caches.get(""))

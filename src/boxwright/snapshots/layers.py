@@ -116,8 +116,11 @@ async def ensure_blobs(
             on_layer(layer)
         return exported
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(*item)) for item in enumerate(layers)]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(*item)) for item in enumerate(layers)]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
 
 

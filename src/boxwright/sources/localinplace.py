@@ -21,6 +21,7 @@ from boxwright.session.base import ContextReadError, SyncRequest
 from boxwright.session.packets import Stat, encode_stat, split_path
 from boxwright.session.tasks import run_together
 from boxwright.session.treewalk import TreeWalk, WalkedEntry
+from boxwright.session.treewrite import TreeWriteError
 from boxwright.sources.contentheader import content_header
 from boxwright.sources.localindex import KIND_FILE, KIND_HARDLINK, ContextIndex, Entry
 from boxwright.sources.localtree import LocalTree
@@ -190,7 +191,10 @@ class InPlaceSync:
         opened = self._tree.writer.open(stat)
         try:
             while data := os.read(descriptor, _READ_BYTES):
-                opened.write(data)
+                try:
+                    opened.write(data)
+                except OSError as exc:
+                    raise TreeWriteError(self._tree.writer.absolute(stat.path), exc) from exc
         finally:
             self._tree.writer.finish_file(opened)
 

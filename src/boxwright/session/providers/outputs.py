@@ -28,6 +28,10 @@ class OutputError(BoxwrightError):
             detail=cause.strerror or str(cause),
             hint="give dest= a place that you may write to and that has room",
         )
+        if cause.errno in {errno.ENOSPC, errno.EDQUOT}:
+            self.__dict__["code"] = Code.DISK_FULL
+        elif cause.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            self.__dict__["code"] = Code.PERMISSION
 
 
 class PathSink:
