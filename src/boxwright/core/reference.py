@@ -14,6 +14,7 @@ _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
     r"|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?\Z"
 )
+_IDENTIFIER = re.compile(r"[a-f0-9]{64}\Z")
 DEFAULT_HOST = "docker.io"
 
 
@@ -62,6 +63,11 @@ class Reference:
         Raises:
             InvalidInputError: it is not a reference (upper case, empty part, bad tag …).
         """
+        if _IDENTIFIER.match(text):
+            raise InvalidInputError(
+                f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings",
+                hint="an image id is no name; give the image a tag",
+            )
         rest, at, digest_text = text.partition("@")
         digest = Digest(digest_text) if at else None
         tag = ""
