@@ -124,7 +124,12 @@ def _settings(options: GlobalOptions, root: Path) -> EngineSettings:
     for warning in (*loaded.warnings, *entered.warnings):
         os.write(2, f"warning: {warning}\n".encode())
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return EngineSettings(root=root, config=loaded.config, rootless=entered.rootless)
+    return EngineSettings(
+        root=root,
+        config=loaded.config,
+        rootless=entered.rootless,
+        config_path=loaded.path,
+    )
 
 
 def _run(make: Callable[[], Awaitable[T]]) -> T:

@@ -12,6 +12,11 @@ import click
 from boxwright._version import __version__
 
 if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from boxwright.engine.engine import Engine
     from boxwright.config.schema import Config
 
 # The third field is read by clients as BuildKit's version.
@@ -139,9 +144,39 @@ def run_daemon(name: str, **options: Any) -> None:  # noqa: ANN401
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     address = default_address(name, is_root=is_root, runtime_dir=os.environ.get("XDG_RUNTIME_DIR"))
     wanted = listeners(config.grpc, default=address)
-    settings = EngineSettings(root=root, config=config, rootless=entered.rootless)
+    settings = EngineSettings(
+        root=root, config=config, rootless=entered.rootless, config_path=loaded.path
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, wanted, grace_s=options.get("grace_s", 10.0)))
+        runner.run(
+            serve(
+                settings,
+                wanted,
+                grace_s=options.get("grace_s", 10.0),
+                beside=_registry_of(config.boxwright.registry.address, log),
+            )
+        )
+
+
+def _registry_of(
+    address: str, log: logging.Logger
+) -> Callable[[Engine], AbstractAsyncContextManager[object]] | None:
+    """Return what serves the engine's images at ``address``; nothing if it is empty."""
+    if not address:
+        return None
+    from contextlib import asynccontextmanager
+
+    from boxwright.registryserver.serve import ListenOptions, parse_address, serving
+
+    host, port = parse_address(address)
+
+    @asynccontextmanager
+    async def serve_images(engine: Engine) -> AsyncIterator[None]:
+        async with serving(engine.parts.store, ListenOptions(host, port)) as bound:
+            log.info("registry listening on %s", bound)
+            yield
+
+    return serve_images
 
 
 def with_flags(config: Config, options: dict[str, Any]) -> Config:

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -200,6 +201,7 @@ async def serve(
     grace_s: float = 10.0,
     authorize: Authorize | None = None,
     on_ready: Callable[[list[str]], None] | None = None,
+    beside: Callable[[Engine], AbstractAsyncContextManager[object]] | None = None,
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second signal skips the grace.
 
@@ -209,6 +211,7 @@ async def serve(
         grace_s: how long running builds may take to end after the signal.
         authorize: the policy of every call.
         on_ready: called with the bound addresses when clients can connect.
+        beside: something else to serve from the same engine (the embedded registry).
 
     Raises:
         BoxwrightError: the state folder or an address can't be used.
@@ -227,7 +230,9 @@ async def serve(
             _notify("READY=1")
             if on_ready is not None:
                 on_ready(addresses)
-            async with asyncio.TaskGroup() as tasks:
+            async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+                if beside is not None:
+                    await stack.enter_async_context(beside(engine))
                 loading = tasks.create_task(preload())
                 await signals.stop.wait()
                 loading.cancel()

@@ -104,7 +104,13 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
         )
     )
     sessions = SessionManager()
-    clients = RegistryClients(Hosts(settings.config.registry), sessions)
+    clients = RegistryClients(
+        Hosts(
+            settings.config.registry,
+            config_file=str(settings.config_path or "buildkitd.toml"),
+        ),
+        sessions,
+    )
     images = Images(store, clients, sessions)
     fetcher = BlobFetcher(store.blobs)
     keep_owner = not settings.rootless

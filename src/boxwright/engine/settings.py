@@ -37,6 +37,7 @@ class EngineSettings:
     config: Config = field(default_factory=Config)
     rootless: bool = False
     creator: str = ""
+    config_path: Path | None = None
 
 
 def gc_policies(worker: OciWorkerConfig, disk_bytes: int) -> list[PrunePolicy]:

@@ -1,0 +1,85 @@
+"""The process behind :func:`boxwright.client.local.local_engine`.
+
+Owns a state folder's engine on its socket until standard input ends, which it also does when the
+program at its other end is killed. Says ``ready`` on standard output, or what went wrong.
+
+Usage: python -m boxwright.client.localengine ROOT [CONFIG]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from boxwright.engine.settings import EngineSettings
+
+_OTHERS_GRACE_S = 24 * 3600.0
+
+
+def main(argv: list[str]) -> int:
+    """Enter the namespaces, open the engine, serve until standard input ends."""
+    from boxwright.engine.process import enter
+    from boxwright.errors import BoxwrightError
+
+    try:
+        # Before anything that could start a thread.
+        is_root = os.geteuid() == 0
+        entered = enter()
+        from boxwright.config.load import default_path, load
+        from boxwright.engine.settings import EngineSettings
+
+        root = Path(argv[0])
+        path = Path(argv[1]) if len(argv) > 1 else None
+        loaded = load(path, default=default_path(os.environ, is_root=is_root))
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _run(
+            EngineSettings(
+                root=root,
+                config=loaded.config,
+                rootless=entered.rootless,
+                config_path=loaded.path,
+            )
+        )
+    except BoxwrightError as exc:
+        sys.stdout.write("\n".join(filter(None, (exc.brief, exc.detail, exc.hint))) + "\n")
+        return exc.exit_code
+    return 0
+
+
+def _run(settings: EngineSettings) -> None:
+    import asyncio
+
+    import uvloop
+
+    async def serve() -> None:
+        from boxwright.core.workers import install_pool
+        from boxwright.daemon.service import Front
+        from boxwright.engine.engine import Engine
+
+        loop = asyncio.get_running_loop()
+        install_pool(loop)
+        engine = await Engine.open(settings)
+        front = Front(engine)
+        try:
+            await front.listen_for_owner(settings.root)
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
+            gone = asyncio.Event()
+            loop.add_reader(sys.stdin.fileno(), gone.set)
+            await gone.wait()
+            loop.remove_reader(sys.stdin.fileno())
+        finally:
+            # Whoever else found our socket and builds with our engine is waited for.
+            front.stop_serving()
+            await engine.close(grace_s=_OTHERS_GRACE_S)
+            await front.shutdown(1.0)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
