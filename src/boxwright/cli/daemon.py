@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from boxwright.engine.engine import Engine
     from boxwright.config.schema import Config
+    from boxwright.engine.engine import Engine
 
 # The third field is read by clients as BuildKit's version.
 _BUILDKIT_VERSION_LINE = f"buildkitd boxwright v0.32.2 {__version__}"

@@ -252,7 +252,9 @@ class HistoryConfig:
 class RegistryServeConfig:
     """``[boxwright.registry]``: the registry embedded in the daemon."""
 
-    address: str = key("address", "", "host:port to serve the image store on.", is_effective=False)
+    address: str = key(
+        "address", "", "host:port to serve the image store on.", example="127.0.0.1:5000"
+    )
 
 
 @dataclass(frozen=True)
