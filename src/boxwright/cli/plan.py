@@ -237,6 +237,7 @@ def _add_context(plan: BuildPlan, flags: BuildFlags, stdin: BinaryIO) -> None:
         request.opts["context"] = context
         if flags.file == "-":
             request.locals = {"dockerfile": _dockerfile_from_stdin(plan, stdin.read())}
+            request.opts["dockerfilekey"] = "dockerfile"  # not the context's own
         elif flags.file:
             request.opts["filename"] = flags.file
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ from boxwright.exporters.base import (
 )
 from boxwright.progress.step import StepProgress, step
 from boxwright.remotecache.attributes import CacheEntry, CacheExport, Place, read_exports
+from boxwright.remotecache.snapshotlayers import DamagedCacheError
 from boxwright.solver.jobs import Job
 from boxwright.store.leases import Lease
 from boxwright.wire.pb import control_pb2
@@ -45,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 _InlineFor = Callable[[Exporter, StepProgress], InlineCache]
 _EPOCH_ARG = "build-arg:SOURCE_DATE_EPOCH"
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+\Z")
 
 
 class SolveRun:
@@ -72,11 +75,8 @@ class SolveRun:
         )
         rules = rules_of([request.SourcePolicy] if request.HasField("SourcePolicy") else [])
         entitled = granted(request.Entitlements, engine.settings.config.insecure_entitlements)
-        job = engine.parts.solver.new_job(
-            request.Ref, session_id=request.Session, stream=self._build.stream
-        )
         bridge = BuildBridge(
-            job,
+            self._new_job(),
             self._build.stream,
             engine.clock,
             engine.parts.images,
@@ -95,18 +95,44 @@ class SolveRun:
         response: dict[str, str] = {}
         failure: BaseException | None = None
         try:
-            response = await self._solve_and_export(bridge, exporters, cache_exports)
+            response = await self._solve_twice(bridge, exporters, cache_exports)
         except BaseException as exc:
             failure = exc
             raise
         finally:
-            await asyncio.shield(asyncio.ensure_future(self._end(job, record, response, failure)))
+            await asyncio.shield(asyncio.ensure_future(self._end(bridge.job, record, response, failure)))
         return control_pb2.SolveResponse(ExporterResponse=response)
+
+    def _new_job(self) -> Job:
+        return self._engine.parts.solver.new_job(
+            self._request.Ref, session_id=self._request.Session, stream=self._build.stream
+        )
+
+    async def _solve_twice(
+        self,
+        bridge: BuildBridge,
+        exporters: list[Exporter],
+        cache_exports: list[CacheExport],
+    ) -> dict[str, str]:
+        """Solve and export; once more if an imported cache turns out to be damaged.
+
+        A client that runs the frontend itself must begin again itself.
+        """
+        try:
+            return await self._solve_and_export(bridge, exporters, cache_exports)
+        except DamagedCacheError as error:
+            if self._build.gateway is not None:
+                raise
+            _log.warning("build %s begins again: %s", self._request.Ref, error)
+        await bridge.job.discard()
+        bridge.begin_again(self._new_job())
+        return await self._solve_and_export(bridge, exporters, cache_exports)
 
     def _attributes(self, exporter: control_pb2.Exporter) -> dict[str, str]:
         attributes = dict(exporter.Attrs)
-        epoch = self._request.FrontendAttrs.get(_EPOCH_ARG)
-        if epoch and "source-date-epoch" not in attributes:
+        epoch = self._request.FrontendAttrs.get(_EPOCH_ARG, "")
+        # Otherwise it is the name of a context, whose date the frontend finds out.
+        if _WHOLE_NUMBER.match(epoch) and "source-date-epoch" not in attributes:
             attributes["source-date-epoch"] = epoch
         return attributes
 
