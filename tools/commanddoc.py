@@ -47,7 +47,7 @@ def options(command: click.Command, path: str) -> list[str]:
     shown = [
         each
         for each in command.params
-        if isinstance(each, click.Option) and not each.hidden and each.name not in {"help"}
+        if isinstance(each, click.Option) and not each.hidden and each.name != "help"
     ]
     if shown:
         lines += ["| option | repeatable | default | |", "|---|---|---|---|"]

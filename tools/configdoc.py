@@ -84,7 +84,7 @@ def section(cls: type, dotted: str, *, is_list: bool = False) -> list[str]:
             inner += section(table, header, is_list=kind == "list")
             continue
         default = default_of(field)
-        shown = "–" if default is None or default in ("", (), {}) else f"`{literal(default)}`"
+        shown = "" if default is None or default in ("", (), {}) else f"`{literal(default)}`"
         doc = field.metadata["doc"]
         if not field.metadata["is_effective"]:
             doc = f"{doc} *Accepted, has no effect.*"

@@ -44,7 +44,7 @@ def main() -> int:
     rows = ["| exit status | code | errors |", "|---|---|---|"]
     for code in sorted(Code, key=lambda code: EXIT_CODES[code]):
         own = [f"`{cls.__name__}`" for cls in classes if cls.code is code]
-        rows.append(f"| {EXIT_CODES[code]} | `{code}` | {', '.join(own) or '–'} |")
+        rows.append(f"| {EXIT_CODES[code]} | `{code}` | {', '.join(own) or 'none'} |")
     rows += ["", "## Classes", "", "| class | code | retried | means |", "|---|---|---|---|"]
     for cls in classes:
         if cls is BoxwrightError:

@@ -7,12 +7,12 @@ imports neither until it is called.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from boxwright.cli.target import Target
+from boxwright.client.ownership import OWNER_SOCKET, answers, own_engine
 
 if TYPE_CHECKING:
     from boxwright.cli.boxwright import GlobalOptions
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from boxwright.wire.tls import TlsOptions
 
 T = TypeVar("T")
-_OWNER_SOCKET = "engine.sock"
 _OWNER_WAIT_S = 5.0
 _OWNER_POLL_S = 0.05
-_OTHERS_GRACE_S = 24 * 3600.0
 
 
 def run_with_client(
@@ -54,8 +52,8 @@ def run_embedded(options: GlobalOptions, use: Callable[[Client], Awaitable[T]]) 
 
     is_root = os.geteuid() == 0
     root = Path(options.root) if options.root else default_root(os.environ, is_root=is_root)
-    if _answers(root / _OWNER_SOCKET):
-        address = f"unix://{root / _OWNER_SOCKET}"
+    if answers(root / OWNER_SOCKET):
+        address = f"unix://{root / OWNER_SOCKET}"
         return _run(lambda: _use_daemon(address, None, use, _OWNER_WAIT_S))
     settings = _settings(options, root)
     return _run(lambda: _use_engine(settings, use))
@@ -72,7 +70,12 @@ def run_engine(options: GlobalOptions, use: Callable[[Engine], Awaitable[T]]) ->
     is_root = os.geteuid() == 0
     root = Path(options.root) if options.root else default_root(os.environ, is_root=is_root)
     settings = _settings(options, root)
-    return _run(lambda: _own_engine(settings, use))
+
+    async def own() -> T:
+        async with own_engine(settings) as engine:
+            return await use(engine)
+
+    return _run(own)
 
 
 def erase_root(options: GlobalOptions) -> Path:
@@ -93,22 +96,6 @@ def erase_root(options: GlobalOptions) -> Path:
 
     erase(root)
     return root
-
-
-async def _own_engine(settings: EngineSettings, use: Callable[[Engine], Awaitable[T]]) -> T:
-    from boxwright.daemon.service import Front
-    from boxwright.engine.engine import Engine
-
-    engine = await Engine.open(settings)
-    front = Front(engine)
-    try:
-        await front.listen_for_owner(settings.root)
-        return await use(engine)
-    finally:
-        # Whoever found our socket and builds with our engine is waited for.
-        front.stop_serving()
-        await engine.close(grace_s=_OTHERS_GRACE_S)
-        await front.shutdown(1.0)
 
 
 def _settings(options: GlobalOptions, root: Path) -> EngineSettings:
@@ -155,15 +142,6 @@ def _run(make: Callable[[], Awaitable[T]]) -> T:
             raise KeyboardInterrupt from None
 
 
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-        try:
-            probe.connect(os.fsencode(path))
-        except OSError:
-            return False
-    return True
-
-
 def _tls(target: Target) -> TlsOptions | None:
     files = target.tls
     if not (files.ca or files.cert or files.key or files.server_name):
@@ -197,15 +175,12 @@ async def _use_engine(settings: EngineSettings, use: Callable[[Client], Awaitabl
     from boxwright.client.transport import EmbeddedTransport
     from boxwright.store.errors import StoreLockedError
 
-    async def use_engine(engine: Engine) -> T:
-        async with Client(EmbeddedTransport(engine)) as client:
-            return await use(client)
-
     try:
-        return await _own_engine(settings, use_engine)
+        async with own_engine(settings) as engine, Client(EmbeddedTransport(engine)) as client:
+            return await use(client)
     except StoreLockedError:
         # Somebody was faster by a moment: he serves, as soon as he is up.
-        path = settings.root / _OWNER_SOCKET
+        path = settings.root / OWNER_SOCKET
         if not await _wait_for(path):
             raise
         return await _use_daemon(f"unix://{path}", None, use, _OWNER_WAIT_S)
@@ -216,7 +191,7 @@ async def _wait_for(path: Path) -> bool:
 
     deadline = asyncio.get_running_loop().time() + _OWNER_WAIT_S
     while asyncio.get_running_loop().time() < deadline:
-        if _answers(path):
+        if answers(path):
             return True
         await asyncio.sleep(_OWNER_POLL_S)
     return False

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from boxwright.engine.settings import EngineSettings
 
-_OTHERS_GRACE_S = 24 * 3600.0
-
 
 def main(argv: list[str]) -> int:
     """Enter the namespaces, open the engine, serve until standard input ends."""
@@ -55,27 +53,18 @@ def _run(settings: EngineSettings) -> None:
     import uvloop
 
     async def serve() -> None:
+        from boxwright.client.ownership import own_engine
         from boxwright.core.workers import install_pool
-        from boxwright.daemon.service import Front
-        from boxwright.engine.engine import Engine
 
         loop = asyncio.get_running_loop()
         install_pool(loop)
-        engine = await Engine.open(settings)
-        front = Front(engine)
-        try:
-            await front.listen_for_owner(settings.root)
+        async with own_engine(settings):
             sys.stdout.write("ready\n")
             sys.stdout.flush()
             gone = asyncio.Event()
             loop.add_reader(sys.stdin.fileno(), gone.set)
             await gone.wait()
             loop.remove_reader(sys.stdin.fileno())
-        finally:
-            # Whoever else found our socket and builds with our engine is waited for.
-            front.stop_serving()
-            await engine.close(grace_s=_OTHERS_GRACE_S)
-            await front.shutdown(1.0)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())
