@@ -8,7 +8,7 @@ import contextlib
 import os
 import stat
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from git_server import GitServer, Repository
 
 from boxwright.errors import BoxwrightError, Code
+from boxwright.session.base import SshAgentNotFoundError
 from boxwright.session.inprocess import InProcessSession
 from boxwright.session.manager import SessionManager
 from boxwright.session.providers.secrets import SecretsProvider
@@ -508,3 +509,75 @@ def processes_with(text: str) -> list[str]:
             if text.encode() in line:
                 found.append(f"{entry.name} {line!r}")
     return found
+
+
+FAKE_SSH = """#!/bin/sh
+# Notes how it was called, then serves the repository from this machine.
+printf '%s\\n' "$@" > {notes}
+printf 'agent=%s\\n' "$SSH_AUTH_SOCK" >> {notes}
+while [ $# -gt 1 ]; do
+  case "$1" in -o) case "$2" in UserKnownHostsFile=*) cat "${{2#*=}}" >> {notes};; esac;; esac
+  shift
+done
+exec sh -c "$1"
+"""
+
+
+class Agent:
+    """Stands for the forwarding of an agent: a socket path, and whose agent was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    @asynccontextmanager
+    async def forward(
+        self, run_dir: Path, session: object, agent_id: str, *, mode: int, owner: tuple[int, int]
+    ) -> AsyncIterator[Path]:
+        self.asked.append(agent_id)
+        assert (mode, owner) == (0o600, (os.geteuid(), os.getegid()))
+        yield run_dir / "agent.sock"
+
+
+class AgentSession(InProcessSession):
+    """A client that offers one agent."""
+
+    async def ssh_check(self, agent_id: str) -> None:
+        if agent_id != "default":
+            raise SshAgentNotFoundError(agent_id)
+
+
+def test_ssh_uses_the_clients_agent_and_host_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    notes = tmp_path / "notes"
+    (programs / "ssh").write_text(FAKE_SSH.format(notes=notes))
+    (programs / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+    async def use(bench: Bench) -> None:
+        agent = Agent()
+        bench.sources.access = GitAccess(bench.root / "run", agent.forward)
+        sessions = SessionManager()
+        session = AgentSession(SessionServices())
+        sessions.attach(session)
+        bench.context = SourceContext(sessions.group([session.id]))
+        remote = f"ssh://git@example.com{bench.repository.path}/.git"
+        known = "example.com ssh-ed25519 AAAAC3Nz"
+        source = bench.source(fullurl=remote, mountsshsock="default", knownsshhosts=known)
+        assert (await bench.files(source))["file"] == "one\n"
+        text = notes.read_text()
+        assert f"agent={bench.root}/run/agent.sock" in text
+        assert known in text
+        assert "StrictHostKeyChecking=yes" in text
+        assert "IdentityFile=none" in text
+        assert agent.asked == ["default", "default"]  # to look up, and to fetch
+        assert not list((bench.root / "run").glob("known-hosts-*"))
+
+        other = bench.source(fullurl=remote, mountsshsock="work")
+        error = await bench.failure(other)
+        assert error.code is Code.NOT_FOUND
+        assert "--ssh work" in error.hint
+
+    run(tmp_path, use)

@@ -205,4 +205,4 @@ class SourceOp:
         return self._source
 
     def _context(self, ctx: JobContext) -> SourceContext:
-        return SourceContext(self._sessions.group(ctx.sessions()), ctx.progress)
+        return SourceContext(self._sessions.group(ctx.sessions()), ctx.progress, ctx.on_cleanup)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,10 +38,17 @@ class SourceProgress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What a source may use while it works: the sessions of all builds that want it."""
+    """What a source may use while it works: the sessions of all builds that want it.
+
+    Attributes:
+        sessions: The clients to ask.
+        progress: Where parts of the work are shown.
+        on_cleanup: Has something done when no build wants the source any more.
+    """
 
     sessions: SessionGroup
     progress: SourceProgress | None = None
+    on_cleanup: Callable[[Callable[[], Awaitable[None]]], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,13 @@ class HttpDownloads:
     async def resolve(self, wanted: HttpAttributes, context: SourceContext) -> HttpMetadata:
         """Return what a URL resolves to now; its content is in a snapshot afterwards."""
         async with self._lock(wanted):
-            return _metadata(await self._current(wanted, context))
+            found = await self._current(wanted, context)
+            if context.on_cleanup is not None:
+                # The key must not outlive what it was made of: an upload comes only once.
+                held = self._snapshots.get(found.snapshot_id)
+                if held is not None:
+                    context.on_cleanup(held.release)
+            return _metadata(found)
 
     async def snapshot(
         self, wanted: HttpAttributes, context: SourceContext, expected: HttpMetadata
