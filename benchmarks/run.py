@@ -63,6 +63,11 @@ def run(*commands: list[str]) -> float:
     return took
 
 
+def prune(options: argparse.Namespace, daemon: Daemon) -> None:
+    """Let a daemon forget everything."""
+    run([options.buildctl, "--addr", daemon.address, "prune", "--all"])
+
+
 def measure(options: argparse.Namespace, daemons: list[Daemon], scenario: Scenario) -> dict:
     """Measure one scenario on all daemons, interleaved."""
     times: dict[str, list[float]] = {d.name: [] for d in daemons}
@@ -88,6 +93,9 @@ def measure(options: argparse.Namespace, daemons: list[Daemon], scenario: Scenar
             for daemon in daemons if number % 2 == 0 else daemons[::-1]:
                 if scenario.after_other:
                     build(options, daemon, other, scenario)
+                if scenario.new_context:
+                    # buildctl names all folders by one key: the last one would be the base.
+                    prune(options, daemon)
                 before = daemon.cpu_s()
                 times[daemon.name].append(build(options, daemon, context, scenario))
                 cpu[daemon.name].append(daemon.cpu_s() - before)
@@ -95,7 +103,7 @@ def measure(options: argparse.Namespace, daemons: list[Daemon], scenario: Scenar
                     sizes[daemon.name] = dest.stat().st_size
                     dest.unlink()
     for daemon in daemons:
-        run([options.buildctl, "--addr", daemon.address, "prune", "--all"])
+        prune(options, daemon)
     return {"times": times, "cpu": cpu, "sizes": sizes}
 
 
