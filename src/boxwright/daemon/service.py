@@ -30,6 +30,7 @@ from boxwright.engine.engine import Engine
 from boxwright.engine.preload import preload
 from boxwright.engine.settings import EngineSettings
 from boxwright.errors import BoxwrightError, Code
+from boxwright.wire.listen import ListenError
 from boxwright.wire.server import Authorize, Server
 from boxwright.wire.tls import TlsOptions
 
@@ -138,7 +139,7 @@ class Front:
             parts = urlsplit(each.address)
             if parts.scheme == "unix":
                 folder = Path(unquote(parts.netloc + parts.path)).parent
-                folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+                _make_folder(folder, each.address)
             elif each.tls is None and not _is_loopback(parts.hostname):
                 _log.warning(
                     "%s is open to everybody who can reach it; configure [grpc.tls] with a ca",
@@ -170,6 +171,18 @@ class Front:
     async def shutdown(self, grace_s: float) -> None:
         """Stop listening, let calls end, cancel the rest."""
         await self.server.shutdown(grace_s)
+
+
+def _make_folder(folder: Path, address: str) -> None:
+    try:
+        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ListenError(
+            address,
+            f"can't make its folder {folder}: {exc.strerror}",
+            hint="name a socket that you may make: --addr unix:///path/of/a.sock (users without "
+            "root get one by default where XDG_RUNTIME_DIR is set)",
+        ) from exc
 
 
 def _is_loopback(host: str | None) -> bool:

@@ -85,10 +85,11 @@ def enter() -> Entered:
             hint="check the user's lines in /etc/subuid and /etc/subgid, and that newuidmap "
             "is set-uid root (apt-get install --reinstall uidmap)",
         )
+    warning = _single_id_warning(tools, uids, gids)  # names the user: not root yet
     _unshare()
     _map_single(uid, gid)
     _become_root()
-    return Entered((_single_id_warning(tools, uids, gids),))
+    return Entered((warning,))
 
 
 def _mapping(own: int, ranges: list[IdRange]) -> list[str]:

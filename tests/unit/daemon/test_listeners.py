@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from boxwright.config.schema import GrpcConfig, TlsConfig
-from boxwright.daemon.service import DaemonConfigError, default_address, listeners
+from boxwright.daemon.service import (
+    DaemonConfigError,
+    _make_folder,
+    default_address,
+    listeners,
+)
+from boxwright.wire.listen import ListenError
 
 
 def test_default_addresses_are_those_of_the_name():
@@ -51,3 +57,12 @@ def test_default_is_used_without_addresses():
 def test_nonsense_is_refused(config):
     with pytest.raises(DaemonConfigError):
         listeners(config, default="unix:///d.sock")
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    address = f"unix://{tmp_path}/file/folder/x.sock"
+    with pytest.raises(ListenError) as error:
+        _make_folder(tmp_path / "file/folder", address)
+    assert address in error.value.brief
+    assert "--addr" in error.value.hint
