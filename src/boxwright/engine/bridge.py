@@ -102,7 +102,7 @@ class BuildBridge:
         policy: SourcePolicy,
         imports: CacheImports | None = None,
     ) -> None:
-        self._job = job
+        self.job = job
         self._policy = policy
         job.admit = self._admit
         self._imports = imports
@@ -113,6 +113,19 @@ class BuildBridge:
         self._granted = granted
         self.session_id = session_id
         self.worker_platforms = worker_platforms
+
+    def begin_again(self, job: Job) -> None:
+        """Go on with a fresh job, the old one discarded; imported caches are read again."""
+        self.job = job
+        job.admit = self._admit
+        if self._imports is not None:
+            self._imports.forget()
+
+    async def close(self) -> None:
+        """Give up all claims of the build, then what it imported."""
+        await self.job.discard()
+        if self._imports is not None:
+            self._imports.close()
 
     async def solve(self, spec: SolveSpec) -> FrontendResult:
         """Return what a definition or a frontend makes; refs are solved when needed.
@@ -151,7 +164,7 @@ class BuildBridge:
         async def run() -> CachedResult:
             caches = await self._imports.managers(spec.cache_imports) if self._imports else ()
             try:
-                return await self._job.build(edge, caches=caches)
+                return await self.job.build(edge, caches=caches)
             except BoxwrightError as exc:
                 locate(exc, definition, renamed)
                 raise

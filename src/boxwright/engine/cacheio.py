@@ -33,6 +33,7 @@ from boxwright.remotecache.attributes import (
     read_import,
 )
 from boxwright.remotecache.chains import CacheChains
+from boxwright.remotecache.format import CacheFormatError
 from boxwright.remotecache.inline import records_for_image
 from boxwright.remotecache.keys import ImportedKeys
 from boxwright.remotecache.places import CacheSource, CacheTarget, FolderCache, RegistryCache
@@ -67,6 +68,7 @@ class CacheImports:
         self._clock = clock
         self._session_id = session_id
         self._known: dict[str, _Import] = {}
+        self._providers: list[SourceBlobs] = []
 
     async def managers(self, entries: Sequence[CacheEntry]) -> list[LocalCacheManager]:
         """Return the caches of those imports that can be read, in their order."""
@@ -76,6 +78,15 @@ class CacheImports:
                 group.create_task(self._resolve(name, entry)) for name, entry in wanted.items()
             ]
         return [manager for task in tasks for manager in task.result()]
+
+    def forget(self) -> None:
+        """Read all imports again when they are needed next."""
+        self._known.clear()
+
+    def close(self) -> None:
+        """Give up what was imported and not read; the build has ended."""
+        for provider in self._providers:
+            provider.close()
 
     async def _resolve(self, name: str, entry: CacheEntry) -> list[LocalCacheManager]:
         known = self._known.setdefault(name, _Import())
@@ -91,13 +102,18 @@ class CacheImports:
     async def _read(self, name: str, entry: CacheEntry) -> list[LocalCacheManager]:
         with step(self._stream, self._clock, f"importing cache manifest from {name}") as shown:
             source = self._source(read_import(entry))
-            provider = SourceBlobs(source, self._parts.fetcher, self._parts.store)
+            provider = SourceBlobs(name, source, self._parts.fetcher, self._parts.snapshots)
+            self._providers.append(provider)
+            damaged = self._parts.damaged_caches
 
-            def on_kind(kind: str) -> None:
+            def on_root(digest: Digest, kind: str) -> None:
+                if digest in damaged:
+                    raise CacheFormatError("this cache was found damaged", detail=digest)
+                provider.on_damage = lambda: damaged.add(digest)
                 with shown.part(f"inferred cache manifest type: {kind}"):
                     pass
 
-            chains = await reader.read_cache(source, provider, on_kind=on_kind)
+            chains = await reader.read_cache(source, provider, on_root=on_root)
             return [
                 self._manager(f"{name}#{number}" if number else name, name, graph)
                 for number, graph in enumerate(chains)

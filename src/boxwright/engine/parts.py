@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from boxwright.core.clock import Clock
+from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.engine.images import ImageProvider, Images
 from boxwright.engine.resultstorage import SnapshotResults
@@ -65,6 +66,8 @@ class Parts:
     worker_id: str
     snapshotter_name: str
     disk_bytes: int
+    damaged_caches: set[Digest] = field(default_factory=set)
+    """Roots of remote caches that can't deliver what they promise."""
 
     async def close(self) -> None:
         """Close everything, last opened first."""

@@ -100,7 +100,7 @@ class SolveRun:
             failure = exc
             raise
         finally:
-            await asyncio.shield(asyncio.ensure_future(self._end(bridge.job, record, response, failure)))
+            await asyncio.shield(asyncio.ensure_future(self._end(bridge, record, response, failure)))
         return control_pb2.SolveResponse(ExporterResponse=response)
 
     def _new_job(self) -> Job:
@@ -260,15 +260,15 @@ class SolveRun:
 
     async def _end(
         self,
-        job: Job,
+        bridge: BuildBridge,
         record: control_pb2.BuildHistoryRecord | None,
         response: dict[str, str],
         failure: BaseException | None,
     ) -> None:
         if self._build.gateway is not None:
             await self._build.gateway.close()
-        await job.discard()
-        job.finish_progress()
+        await bridge.close()
+        bridge.job.finish_progress()
         await self._build.finish_recording()
         if record is None or self._build.recorder is None:
             return

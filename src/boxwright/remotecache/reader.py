@@ -42,22 +42,22 @@ async def read_cache(
     source: CacheSource,
     provider: BlobProvider,
     *,
-    on_kind: Callable[[str], None] = lambda _: None,
+    on_root: Callable[[Digest, str], None] = lambda _digest, _kind: None,
 ) -> list[CacheChains]:
     """Return the graphs of a cache: one, or one for each image with an inline cache.
 
     Args:
         source: where the cache is.
         provider: delivers its layers later.
-        on_kind: told the media type of what was found.
+        on_root: told digest and media type of what was found; may raise.
 
     Raises:
         CacheFormatError: what is there is not a cache.
         BoxwrightError: it is not there, or the place can't be reached.
     """
-    _, body = await source.manifest(None)
+    root, body = await source.manifest(None)
     kind = detect_media_type(body)
-    on_kind(kind)
+    on_root(root.digest, kind)
     found = _own_cache(kind, body)
     if found is None:
         return await _read_images(source, provider, kind, body)

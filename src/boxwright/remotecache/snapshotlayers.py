@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
-from boxwright.errors import BoxwrightError, NotFoundError
+from boxwright.errors import BoxwrightError, Code, NotFoundError
 from boxwright.fsutil.compress import Compression, compressor_version
 from boxwright.oci import mediatypes
 from boxwright.remotecache.chains import BlobProvider
@@ -21,6 +21,8 @@ from boxwright.solver.types import Remote
 from boxwright.sources.fetch import BlobFetcher
 from boxwright.store.leases import Lease
 from boxwright.store.store import Store
+
+_DAMAGE = frozenset((Code.DIGEST_MISMATCH, Code.NOT_FOUND, Code.SOURCE_NOT_FOUND))
 
 
 class SnapshotBlobs:
@@ -119,26 +121,75 @@ def _is(descriptor: Descriptor, compression: Compression) -> bool:
         return False
 
 
-class SourceBlobs:
-    """Delivers layers of an imported cache, and remembers which ones it has."""
+class DamagedCacheError(BoxwrightError):
+    """A layer of an imported cache that was hit can't be had after all."""
 
-    def __init__(self, source: CacheSource, fetcher: BlobFetcher, store: Store) -> None:
+    code = Code.DIGEST_MISMATCH
+
+    def __init__(self, name: str, descriptor: Descriptor, cause: BoxwrightError) -> None:
+        super().__init__(
+            f"the cache imported from {name} is damaged",
+            detail=f"layer {descriptor.digest}: {cause}",
+            hint="run it again: this cache is no longer used; then export it anew",
+        )
+
+
+class SourceBlobs:
+    """Delivers layers of an imported cache, and remembers which ones it has.
+
+    Args:
+        name: the import, for messages.
+        source: where the cache is.
+        fetcher: brings blobs into the store.
+        snapshots: whose lazy layers stand on this cache.
+    """
+
+    def __init__(
+        self, name: str, source: CacheSource, fetcher: BlobFetcher, snapshots: SnapshotManager
+    ) -> None:
+        self._name = name
         self._source = source
         self._fetcher = fetcher
-        self._store = store
+        self._snapshots = snapshots
         self._present: dict[Digest, bool] = {}
+        self._lazy: set[str] = set()
+        self.on_damage: Callable[[], None] = lambda: None
+        """Called when a layer turns out to be gone or not what its digest says."""
 
     async def ensure(self, descriptor: Descriptor) -> None:
         """Have a blob in the store.
 
         Raises:
-            BoxwrightError: it is gone, damaged, or the place can't be reached.
+            DamagedCacheError: it is gone or damaged, or the place can't be reached.
+            BoxwrightError: there is no room.
         """
-        await self._fetcher.fetch(self._source, descriptor)
+        try:
+            await self._fetcher.fetch(self._source, descriptor)
+        except BoxwrightError as error:
+            if error.code is Code.DISK_FULL:
+                raise
+            self._give_up()
+            if error.code in _DAMAGE:
+                self.on_damage()
+            raise DamagedCacheError(self._name, descriptor, error) from error
+
+    def note(self, layers: Sequence[Layer]) -> None:
+        """Remember snapshots that will be fetched from here when somebody reads them."""
+        self._lazy.update(layer.snapshot_id for layer in layers)
+
+    def close(self) -> None:
+        """End with the build: what nobody has read by now would need its client's logins."""
+        if not any(self._snapshots.node(snapshot_id).refs for snapshot_id in self._lazy):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Let everything that stands on this cache be a miss from now on."""
+        for snapshot_id in self._lazy:
+            self._snapshots.node(snapshot_id).fetches.clear()
 
     async def is_there(self, descriptor: Descriptor) -> bool:
         """Return whether a blob is here or can be had, without fetching it."""
-        if self._store.blobs.stat(descriptor.digest) is not None:
+        if self._snapshots.store.blobs.stat(descriptor.digest) is not None:
             return True
         if descriptor.digest not in self._present:
             try:
@@ -202,4 +253,7 @@ async def open_layers(
                 raise NotFoundError(
                     "a layer of the imported cache is gone", detail=str(descriptor.digest)
                 )
-    return snapshots.from_blobs(lazy_layers(remote), description=description)
+    ref = snapshots.from_blobs(lazy_layers(remote), description=description)
+    if isinstance(provider, SourceBlobs):
+        provider.note(await ref.layers())
+    return ref

@@ -1,0 +1,234 @@
+"""Remote caches through real clients: our command line and stock buildx, a real registry."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from programs import Buildx, Cli, Context, Registry, Run
+
+pytestmark = [pytest.mark.root]
+
+DOCKERFILE = """
+FROM base AS tool
+RUN dd if=/dev/urandom bs=32 count=1 | sha256sum > /tool
+FROM base
+COPY --from=tool /tool /tool
+RUN dd if=/dev/urandom bs=32 count=1 | sha256sum > /random
+COPY one.txt /
+"""
+
+
+@pytest.fixture
+def project(context: Context) -> Context:
+    """Steps whose results no second run would repeat."""
+    context.write("one.txt", "one")
+    context.dockerfile(DOCKERFILE)
+    return context
+
+
+@pytest.fixture
+def other(tmp_path: Path, cli: Cli) -> Cli:
+    """Our command line on another, empty state folder."""
+    return Cli(tmp_path / "other", cli.env)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Return what the random steps made."""
+    return {name: (folder / name).read_text() for name in ("tool", "random")}
+
+
+def ran(run: Run) -> int:
+    """Return how many RUN steps ran."""
+    steps = dict(re.findall(r"^#(\d+) (\[.*\] RUN .*)$", run.text, re.MULTILINE))
+    cached = set(re.findall(r"^#(\d+) CACHED", run.text, re.MULTILINE))
+    return len(set(steps) - cached)
+
+
+@pytest.mark.peer("docker-registry")
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_registry_cache_between_two_folders(
+    cli: Cli, other: Cli, project: Context, registry: Registry, tmp_path: Path, mode: str
+) -> None:
+    ref = f"{registry.host}/team/cache:x"
+    first = cli.build(
+        "--cache-to", f"type=registry,ref={ref},mode={mode}", "-o", tmp_path / "1", project.path
+    ).ok()
+    assert "exporting cache to registry" in first.text
+    second = other.build("--cache-from", ref, "-o", tmp_path / "2", project.path).ok()
+    assert ran(second) == 0
+    assert tree(tmp_path / "1") == tree(tmp_path / "2")
+
+
+@pytest.mark.peer("docker-registry")
+def test_a_hit_pulls_no_layer(cli: Cli, other: Cli, project: Context, registry: Registry) -> None:
+    ref = f"{registry.host}/cache:lazy"
+    cli.build("--cache-to", f"type=registry,ref={ref},mode=max", project.path).ok()
+    done = other.build("--cache-from", ref, "-o", "type=cacheonly", project.path).ok()
+    assert ran(done) == 0
+    layers = json.loads(_manifest(registry, "cache", "lazy"))["layers"]
+    blobs = {p.name for p in (other.root / "blobs/sha256").iterdir()}
+    assert layers
+    assert not blobs & {layer["digest"].removeprefix("sha256:") for layer in layers}
+
+
+def _manifest(registry: Registry, repository: str, tag: str) -> bytes:
+    base = registry.data / "docker/registry/v2"
+    link = base / f"repositories/{repository}/_manifests/tags/{tag}/current/link"
+    digest = link.read_text().removeprefix("sha256:")
+    return (base / f"blobs/sha256/{digest[:2]}/{digest}/data").read_bytes()
+
+
+@pytest.mark.peer("docker-registry")
+def test_only_the_changed_step_runs(
+    cli: Cli, other: Cli, project: Context, registry: Registry, tmp_path: Path
+) -> None:
+    ref = f"{registry.host}/cache:x"
+    cli.build(
+        "--cache-to", f"type=registry,ref={ref},mode=max", "-o", tmp_path / "1", project.path
+    ).ok()
+    project.write("one.txt", "two")
+    second = other.build("--cache-from", ref, "-o", tmp_path / "2", project.path).ok()
+    assert ran(second) == 0
+    assert tree(tmp_path / "1") == tree(tmp_path / "2")
+    assert (tmp_path / "2/one.txt").read_text() == "two"
+
+
+def test_local_cache(cli: Cli, other: Cli, project: Context, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    for tag in ("latest", "nightly"):
+        cli.build(
+            "--cache-to",
+            f"type=local,dest={folder},mode=max,tag={tag}",
+            "-o",
+            tmp_path / "1",
+            project.path,
+        ).ok()
+    entries = json.loads((folder / "index.json").read_text())["manifests"]
+    names = {e["annotations"]["org.opencontainers.image.ref.name"] for e in entries}
+    assert names == {"latest", "nightly"}
+    second = other.build(
+        "--cache-from", f"type=local,src={folder},tag=nightly", "-o", tmp_path / "2", project.path
+    ).ok()
+    assert ran(second) == 0
+    assert tree(tmp_path / "1") == tree(tmp_path / "2")
+
+
+@pytest.mark.peer("docker-registry")
+def test_inline_cache(
+    cli: Cli, other: Cli, project: Context, registry: Registry, tmp_path: Path
+) -> None:
+    ref = f"{registry.host}/app:1"
+    cli.build(
+        "--cache-to", "type=inline", "-o", f"type=image,name={ref},push=true", project.path
+    ).ok()
+    second = other.build("--cache-from", ref, "-o", tmp_path / "2", project.path).ok()
+    # The stage that is only copied from has no layers in the image; nobody needs it either.
+    assert ran(second) == 0
+
+
+@pytest.mark.peer("docker-registry")
+def test_imports_fall_back(
+    cli: Cli, other: Cli, project: Context, registry: Registry, tmp_path: Path
+) -> None:
+    ref = f"{registry.host}/cache:good"
+    cli.build("--cache-to", f"type=registry,ref={ref},mode=max", project.path).ok()
+    done = other.build(
+        "--cache-from",
+        f"{registry.host}/cache:none",
+        "--cache-from",
+        f"type=local,src={tmp_path}/nowhere",
+        "--cache-from",
+        "127.0.0.1:1/unreachable:x",
+        "--cache-from",
+        ref,
+        project.path,
+    ).ok()
+    assert ran(done) == 0
+    assert re.search(r"#\d+ ERROR: .*not found", done.text)
+
+
+@pytest.mark.peer("docker-registry")
+@pytest.mark.parametrize(
+    "damage", ["layer-gone", "layer-damaged", "config-damaged", "config-gone"]
+)
+def test_a_damaged_cache_is_a_miss(
+    cli: Cli, other: Cli, project: Context, registry: Registry, tmp_path: Path, damage: str
+) -> None:
+    ref = f"{registry.host}/cache:x"
+    target = f"type=registry,ref={ref},mode=max"
+    cli.build("--cache-to", target, "-o", tmp_path / "1", project.path).ok()
+    manifest = json.loads(_manifest(registry, "cache", "x"))
+    what, how = damage.split("-")
+    damaged = [manifest["config"]] if what == "config" else manifest["layers"]
+    for blob in damaged:
+        name = blob["digest"].removeprefix("sha256:")
+        folder = registry.data / f"docker/registry/v2/blobs/sha256/{name[:2]}/{name}"
+        if how == "gone":
+            shutil.rmtree(folder)
+        else:
+            (folder / "data").write_bytes(b"\0" * blob["size"])
+    done = other.build("--cache-from", ref, "-o", tmp_path / "2", project.path).ok()
+    made, again = tree(tmp_path / "1"), tree(tmp_path / "2")
+    assert all(made[name] != again[name] for name in made), done.text
+
+
+def test_an_export_that_fails(cli: Cli, project: Context) -> None:
+    target = "type=registry,ref=127.0.0.1:1/cache:x"
+    failed = cli.build("--cache-to", target, project.path)
+    assert failed.status != 0
+    assert "127.0.0.1:1" in failed.err
+    assert "Traceback" not in failed.err
+    cli.build("--cache-to", target + ",ignore-error=true", project.path).ok()
+
+
+@pytest.mark.parametrize(
+    ("specs", "told"),
+    [
+        (["type=registry,ref=a.test/b", "type=registry,ref=a.test/b"], "duplicate cache exports"),
+        (["type=local"], "needs dest"),
+        (["type=registry"], "needs ref"),
+        (["type=nowhere,x=y"], 'unknown cache exporter: "nowhere"'),
+        (["type=s3,bucket=x"], "not supported yet"),
+        (["type=registry,ref=a.test/b,oci-mediatypes=maybe"], "oci-mediatypes"),
+        (["type=registry,ref=a.test/b,oci-mediatypes=0,image-manifest=1"], "OCI media types"),
+        (["type=registry,ref=a.test/b,compression=rar"], "rar"),
+    ],
+)
+def test_bad_exports_are_refused_before_anything_runs(
+    cli: Cli, project: Context, specs: list[str], told: str
+) -> None:
+    argv = [part for spec in specs for part in ("--cache-to", spec)]
+    failed = cli.build(*argv, project.path)
+    assert failed.status != 0
+    assert told in failed.text
+    assert "RUN" not in failed.text
+
+
+@pytest.mark.peer("docker-registry")
+@pytest.mark.peer("docker-buildx")
+def test_stock_buildx(
+    buildx: Buildx, project: Context, registry: Registry, tmp_path: Path
+) -> None:
+    ref = f"{registry.host}/cache:bx"
+    buildx.build(
+        "--cache-to",
+        f"type=registry,ref={ref},mode=max",
+        "--cache-to",
+        f"type=local,dest={tmp_path}/cache,mode=max",
+        "-o",
+        tmp_path / "1",
+        project.path,
+    ).ok()
+    made = tree(tmp_path / "1")
+    for number, source in enumerate(
+        (f"type=registry,ref={ref}", f"type=local,src={tmp_path}/cache")
+    ):
+        buildx("prune", "--all", "--force").ok()
+        out = tmp_path / f"again{number}"
+        done = buildx.build("--cache-from", source, "-o", out, project.path).ok()
+        assert ran(done) == 0, done.text
+        assert tree(out) == made
