@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -16,7 +18,7 @@ from typing import Self
 
 import pytest
 from aiohttp import web
-from programs import Buildx, Cli, Context, Layout, Run
+from programs import PROGRAM, Buildx, Cli, Context, Layout, Run, assert_no_process_uses
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "kernel"))
 
@@ -293,3 +295,21 @@ def test_epoch_of_the_context(build: Build, site: Site, tmp_path: Path) -> None:
         remote,
     ).ok()
     assert Layout.unpack(output).config["created"] == "2023-11-14T22:13:20Z"
+
+
+def test_git_does_not_outlive_a_killed_engine(cli: Cli, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        remote = f"http://127.0.0.1:{silent.getsockname()[1]}/app.git"
+        process = subprocess.Popen(
+            [PROGRAM, "build", *local(tmp_path / "out"), remote],
+            env={**os.environ, **cli.env, "BOXWRIGHT_ROOT": str(cli.root)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        connection, _ = silent.accept()
+        process.kill()
+        process.wait(30)
+        # git itself dies with the engine; its helper when the remote ends or answers.
+        connection.close()
+        assert_no_process_uses(remote)

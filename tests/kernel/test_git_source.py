@@ -257,6 +257,8 @@ def test_git_folder_is_kept_whole(tmp_path: Path) -> None:
                 f"{bench.server.url}/app/.git"
             )
             copy.git("fsck", "--connectivity-only", **safe)
+            await asyncio.to_thread(copy.git, "fetch", "-q", "--depth=1", "origin", **safe)
+            assert copy.git("rev-parse", "origin/trunk", **safe)
             assert str(bench.root) not in (root / ".git/config").read_text()
             assert not (root / ".git/logs").exists()
             assert not (root / ".git/hooks").exists()

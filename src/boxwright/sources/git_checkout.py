@@ -68,7 +68,7 @@ class Checkout:
         commit = (
             await git.run("rev-parse", "--verify", f"{self.found.object_id}^{{commit}}")
         ).strip()
-        await git.run("config", "remote.origin.url", wanted.remote)
+        await git.run("remote", "add", "origin", wanted.remote)
         await git.run("checkout", "--quiet", "--detach", "--force", commit, what=what)
         if not wanted.skip_submodules and await to_worker(os.path.lexists, tree / ".gitmodules"):
             await git.run(

@@ -22,7 +22,7 @@ from boxwright.sources.git_errors import GitNotFoundError, git_error
 
 _OUTPUT_LIMIT_BYTES = 16 << 20
 _STDERR_TAIL_BYTES = 64 << 10
-_TERM_GRACE_S = 3.0
+_TERM_GRACE_S = 0.5
 NETWORK = "http:https:ssh:git"
 LOCAL = "file"
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
