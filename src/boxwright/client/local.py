@@ -17,18 +17,34 @@ from boxwright.client.client import Client
 from boxwright.client.ownership import OWNER_SOCKET, answers
 from boxwright.client.transport import GrpcTransport
 from boxwright.engine.settings import default_root
-from boxwright.errors import BoxwrightError, Code
+from boxwright.errors import EXIT_CODES, BoxwrightError, Code
+from boxwright.wire.client import ConnectError
 from boxwright.wire.tls import TlsOptions
 
 _READY = b"ready\n"
 _STOP_S = 30.0
+_OWNER_WAIT_S = 5.0
+_OWNER_POLL_S = 0.05
+_LOCKED = EXIT_CODES[Code.STORE_LOCKED]
 _KEPT_BYTES = 4096
 
 
 class EngineStartError(BoxwrightError):
-    """The engine's process ended before it could be used; the detail is what it said."""
+    """The engine's process ended before it could be used.
+
+    Args:
+        root: Its state folder.
+        said: What it printed.
+        status: Its exit status.
+    """
 
     code = Code.ENVIRONMENT
+
+    def __init__(self, root: Path, said: str, status: int | None) -> None:
+        super().__init__(
+            f"can't start an engine on {root}", detail=said or f"its process ended with {status}"
+        )
+        self.status = status
 
 
 @asynccontextmanager
@@ -58,17 +74,40 @@ async def local_engine(
         ConnectError: its process went away.
     """
     root = root or default_root(os.environ, is_root=os.geteuid() == 0)
-    address = f"unix://{root / OWNER_SOCKET}"
-    if answers(root / OWNER_SOCKET):
-        async with connect(address) as client:
-            yield client
-        return
-    process = await _start(root, config)
+    process, transport = await _find_or_start(root, config)
     try:
-        async with connect(address) as client:
+        async with Client(transport) as client:
             yield client
     finally:
-        await _stop(process)
+        if process is not None:
+            await _stop(process)
+
+
+async def _find_or_start(
+    root: Path, config: Path | None
+) -> tuple[asyncio.subprocess.Process | None, GrpcTransport]:
+    """Connect to the folder's owner; become one through a process where there is none.
+
+    An owner that is just leaving or just coming is waited for.
+    """
+    address = f"unix://{root / OWNER_SOCKET}"
+    deadline = asyncio.get_running_loop().time() + _OWNER_WAIT_S
+    while True:
+        try:
+            if answers(root / OWNER_SOCKET):
+                return None, await GrpcTransport.open(address)
+            process = await _start(root, config)
+        except (ConnectError, EngineStartError) as exc:
+            is_passing = isinstance(exc, ConnectError) or exc.status == _LOCKED
+            if not is_passing or asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(_OWNER_POLL_S)
+            continue
+        try:
+            return process, await GrpcTransport.open(address)
+        except BaseException:
+            await _stop(process)
+            raise
 
 
 async def _start(root: Path, config: Path | None) -> asyncio.subprocess.Process:
@@ -90,11 +129,7 @@ async def _start(root: Path, config: Path | None) -> asyncio.subprocess.Process:
         await _stop(process)
         raise
     await _stop(process)
-    lines = said.decode("utf-8", "replace").strip().splitlines()
-    raise EngineStartError(
-        f"can't start an engine on {root}",
-        detail="\n".join(lines) or f"its process ended with {process.returncode}",
-    )
+    raise EngineStartError(root, said.decode("utf-8", "replace").strip(), process.returncode)
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
