@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import os
+import shutil
 import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -245,7 +246,8 @@ def test_git_folder_is_kept_whole(tmp_path: Path) -> None:
         assert await bench.key(source) == f"{tag}.git#refs/tags/v1"
         async with await source.snapshot(bench.context) as ref, ref.mounted() as root:
             copy = Repository.__new__(Repository)
-            copy.path = root
+            copy.path = tmp_path / "copy"
+            await asyncio.to_thread(shutil.copytree, root, copy.path, symlinks=True)
             safe = {
                 "GIT_CONFIG_COUNT": "1",
                 "GIT_CONFIG_KEY_0": "safe.directory",
