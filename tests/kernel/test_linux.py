@@ -204,6 +204,20 @@ def test_copy_content(tmp_path, size):
     assert (tmp_path / "b").read_bytes() == data
 
 
+@pytest.mark.parametrize("parts", [[], [0], [5], [0, 9], [3, 4, 15], [15]])
+def test_copy_content_keeps_holes(tmp_path, parts):
+    size, part = 16 << 20, 1 << 20
+    with open(tmp_path / "a", "wb") as source:
+        source.truncate(size)
+        for number in parts:
+            source.seek(number * part + 100)
+            source.write(os.urandom(10_000))
+    with open(tmp_path / "a", "rb") as source, open(tmp_path / "b", "wb") as target:
+        files.copy_content(source.fileno(), target.fileno(), size)
+        assert os.fstat(target.fileno()).st_blocks * 512 < (len(parts) + 1) * part
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+
+
 def test_space_and_sync(tmp_path):
     space = files.statfs(tmp_path)
     assert 0 < space.available_bytes <= space.total_bytes

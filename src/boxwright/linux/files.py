@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from boxwright.linux.libc import check, libc, syscall
@@ -93,6 +94,13 @@ def reflink(source_fd: int, target_fd: int) -> None:
 def copy_content(source_fd: int, target_fd: int, size_bytes: int) -> None:
     """Copy the content of a regular file: reflink, else copy_file_range, else read and write.
 
+    Holes stay holes. The target is empty and both are at their beginning.
+
+    Args:
+        source_fd: An open regular file.
+        target_fd: An open empty one.
+        size_bytes: The size of the source; 0 copies nothing.
+
     Raises:
         OSError: reading or writing failed (``ENOSPC`` …).
     """
@@ -105,15 +113,53 @@ def copy_content(source_fd: int, target_fd: int, size_bytes: int) -> None:
             raise
     else:
         return
+    found = os.fstat(source_fd)
+    if found.st_blocks * 512 >= found.st_size:
+        _copy_range(source_fd, target_fd, None)
+        return
+    for start, end in _data_ranges(source_fd, found.st_size):
+        os.lseek(source_fd, start, os.SEEK_SET)
+        os.lseek(target_fd, start, os.SEEK_SET)
+        _copy_range(source_fd, target_fd, end - start)
+    os.ftruncate(target_fd, found.st_size)
+
+
+def _data_ranges(fd: int, size_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a file that are no holes, as far as its file system knows."""
+    end = 0
+    while end < size_bytes:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole is left
+                return
+            if error.errno not in _NO_RANGE:
+                raise
+            start, end = end, size_bytes
+        yield start, end
+
+
+def _copy_range(source_fd: int, target_fd: int, length: int | None) -> None:
+    """Copy from the current positions; ``None`` copies to the end."""
+    left = length
     try:
-        while os.copy_file_range(source_fd, target_fd, _COPY_CHUNK):
-            pass
+        while left is None or left > 0:
+            step = _COPY_CHUNK if left is None else min(left, _COPY_CHUNK)
+            copied = os.copy_file_range(source_fd, target_fd, step)
+            if not copied:
+                return
+            left = None if left is None else left - copied
     except OSError as error:
         if error.errno not in _NO_RANGE:
             raise
     else:
         return
-    while chunk := os.read(source_fd, 1 << 20):
+    while left is None or left > 0:
+        chunk = os.read(source_fd, 1 << 20 if left is None else min(left, 1 << 20))
+        if not chunk:
+            return
+        left = None if left is None else left - len(chunk)
         view = memoryview(chunk)
         while view:
             view = view[os.write(target_fd, view) :]

@@ -21,7 +21,7 @@ from boxwright.session.base import HostileTreeError
 from boxwright.session.packets import Stat
 from boxwright.session.treewalk import permissions
 
-_ZEROS = bytes(256 << 10)
+_ZEROS = bytes(1 << 20)  # as long as the longest piece that a writer is given
 _SPARSE_BLOCK = 4096
 _NAME_MAX = 255
 _OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
