@@ -6,90 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boxwright.errors import InvalidInputError
 from boxwright.wire import frames, metadata
-from boxwright.wire import fsutil_codec as codec
-from boxwright.wire.fsutil_codec import FileStat
 from boxwright.wire.http2 import Http2
 from boxwright.wire.http2send import Http2Error
-from boxwright.wire.pb import fsutil_pb2
 from boxwright.wire.tunnel import _field_header, _field_start
-
-U32 = st.integers(0, 2**32 - 1)
-I64 = st.integers(-(2**63), 2**63 - 1)
-NAMES = st.text(max_size=40).map(str.encode)
-STATS = st.builds(
-    FileStat, NAMES, U32, U32, U32, I64, I64, NAMES, I64, I64,
-    st.dictionaries(NAMES, st.binary(max_size=20), max_size=3),
-)  # fmt: skip
-
-
-def as_message(stat: FileStat) -> fsutil_pb2.Stat:
-    return fsutil_pb2.Stat(
-        path=stat.path.decode(),
-        mode=stat.mode,
-        uid=stat.uid,
-        gid=stat.gid,
-        size=stat.size,
-        modTime=stat.mod_time_ns,
-        linkname=stat.linkname.decode(),
-        devmajor=stat.devmajor,
-        devminor=stat.devminor,
-        xattrs={key.decode(): value for key, value in stat.xattrs.items()},
-    )
-
-
-@given(STATS)
-def test_stat_equals_the_protobuf_class(stat):
-    message = fsutil_pb2.Packet(stat=as_message(stat))
-    assert fsutil_pb2.Packet.FromString(codec.encode_stat_packet(stat)) == message
-    assert fsutil_pb2.Stat.FromString(codec.encode_stat(stat)) == message.stat
-    for packet in (
-        codec.decode_packet(message.SerializeToString()),
-        codec._decode_any(memoryview(message.SerializeToString())),
-    ):
-        assert packet.kind == codec.STAT
-        assert packet.stat == stat
-
-
-@given(st.binary(min_size=1, max_size=255), st.binary(max_size=50))
-def test_names_of_any_bytes_survive(path, linkname):
-    stat = FileStat(path, 0o644, 1, 2, 3, 4, linkname)
-    assert codec.decode_packet(codec.encode_stat_packet(stat)).stat == stat
-
-
-@given(U32, st.binary(max_size=100))
-def test_data_request_and_error_equal_the_protobuf_class(file_id, data):
-    packet_type = fsutil_pb2.Packet
-    raw = codec.encode_data_header(file_id, len(data)) + data
-    assert packet_type.FromString(raw) == packet_type(type=2, ID=file_id, data=data)
-    decoded = codec.decode_packet(raw)
-    assert (decoded.kind, decoded.id, bytes(decoded.data)) == (codec.DATA, file_id, data)
-    request = codec.encode_request(file_id)
-    assert packet_type.FromString(request) == packet_type(type=1, ID=file_id)
-    assert codec.decode_packet(request).id == file_id
-
-
-@given(st.text(max_size=50))
-def test_error_packets(text):
-    packet = codec.decode_packet(codec.encode_error(text))
-    assert packet.kind == codec.ERR
-    assert bytes(packet.data).decode() == text
-
-
-def test_fixed_packets():
-    assert fsutil_pb2.Packet.FromString(codec.FIN_PACKET) == fsutil_pb2.Packet(type=3)
-    end = codec.decode_packet(codec.STATS_END_PACKET)
-    assert (end.kind, end.stat) == (codec.STAT, None)
-
-
-@given(st.binary(max_size=60), st.sampled_from([b"", b"\x08\x02", b"\x12\x05", b"\x08\x02\x22"]))
-def test_garbage_packets_raise_only_our_error(data, start):
-    try:
-        packet = codec.decode_packet(start + data)
-    except InvalidInputError:
-        return
-    assert isinstance(packet, codec.Packet)
 
 
 @given(st.lists(st.tuples(st.binary(min_size=1, max_size=30), st.binary(max_size=300))))
