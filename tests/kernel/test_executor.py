@@ -23,7 +23,7 @@ from boxwright.executor.errors import (
     SandboxLostError,
     UserLookupError,
 )
-from boxwright.executor.executor import Executor, ExecutorConfig
+from boxwright.executor.executor import Attached, Executor, ExecutorConfig
 from boxwright.executor.process import (
     BindMount,
     DataMount,
@@ -147,7 +147,7 @@ def test_stdin_is_what_the_caller_feeds(play: Callable[[Scenario], None]) -> Non
         async with asyncio.TaskGroup() as group:
             group.create_task(
                 world.executor.run(
-                    "x", world.root, process, stdout=out.append, stderr=out.append, stdin=pipe
+                    "x", world.root, process, stdout=out.append, stderr=out.append, attached=Attached(stdin=pipe)
                 )
             )
             await pipe.write(b"data " * 40000)
@@ -238,7 +238,7 @@ def test_mount_stubs_do_not_stay(play: Callable[[Scenario], None]) -> None:
             str(world.root / name) for name in ("proc", "sys", "dev")
         }
         assert sorted(after) == before
-        assert kept.stat().st_mtime_ns == 10**18
+        assert kept.stat().st_mtime_ns > 10**18  # when the stubs were made, as under BuildKit
 
     play(scenario)
 

@@ -13,28 +13,12 @@ from google.protobuf.message import Message
 
 from boxwright.engine.engine import Engine
 from boxwright.engine.gateway import GatewayBridge
+from boxwright.engine.gatewayserver import UNARY
 from boxwright.errors import InvalidInputError
 from boxwright.wire import methods
-from boxwright.wire.methods import Method
-from boxwright.wire.server import Context, Server
+from boxwright.wire.server import Context, Server, ServerStream
 
 BUILD_ID_KEY: Final = "buildkit-controlapi-buildid"
-
-_METHODS: Final[
-    tuple[tuple[Method[Any, Any], Callable[[GatewayBridge, Any], Awaitable[Message]]], ...]
-] = (
-    (methods.BRIDGE_PING, GatewayBridge.ping),
-    (methods.BRIDGE_SOLVE, GatewayBridge.solve),
-    (methods.BRIDGE_RETURN, GatewayBridge.return_),
-    (methods.BRIDGE_INPUTS, GatewayBridge.inputs),
-    (methods.BRIDGE_EVALUATE, GatewayBridge.evaluate),
-    (methods.BRIDGE_READ_FILE, GatewayBridge.read_file),
-    (methods.BRIDGE_READ_DIR, GatewayBridge.read_dir),
-    (methods.BRIDGE_STAT_FILE, GatewayBridge.stat_file),
-    (methods.BRIDGE_RESOLVE_IMAGE_CONFIG, GatewayBridge.resolve_image_config),
-    (methods.BRIDGE_RESOLVE_SOURCE_META, GatewayBridge.resolve_source_meta),
-    (methods.BRIDGE_WARN, GatewayBridge.warn),
-)
 
 
 class BridgeService:
@@ -45,18 +29,25 @@ class BridgeService:
 
     def register(self, server: Server) -> None:
         """Add all methods to ``server``."""
-        for method, function in _METHODS:
+        for method, function in UNARY:
             server.add(method, self._forward(function))
+        server.add(methods.BRIDGE_EXEC_PROCESS, self._exec_process)
+
+    async def _exec_process(self, stream: ServerStream, ctx: Context) -> None:
+        await (await self._gateway(ctx)).exec_process(stream)
+
+    async def _gateway(self, ctx: Context) -> GatewayBridge:
+        build_id = ctx.metadata.get(BUILD_ID_KEY)
+        if not build_id:
+            raise InvalidInputError(
+                "the call names no build", detail=f"metadata {BUILD_ID_KEY} is missing"
+            )
+        return await self._engine.gateway(build_id)
 
     def _forward(
         self, function: Callable[[GatewayBridge, Any], Awaitable[Message]]
     ) -> Callable[[Message, Context], Awaitable[Message]]:
         async def handler(request: Message, ctx: Context) -> Message:
-            build_id = ctx.metadata.get(BUILD_ID_KEY)
-            if not build_id:
-                raise InvalidInputError(
-                    "the call names no build", detail=f"metadata {BUILD_ID_KEY} is missing"
-                )
-            return await function(await self._engine.gateway(build_id), request)
+            return await function(await self._gateway(ctx), request)
 
         return handler

@@ -21,6 +21,7 @@ from boxwright.core.workers import to_worker
 from boxwright.dockerfile import bridge as frontend_api
 from boxwright.engine import capabilities, entitlements, reffiles
 from boxwright.engine.cacheio import CacheImports
+from boxwright.engine.containers import ContainerHost
 from boxwright.engine.located import locate
 from boxwright.engine.policy import SourceRules
 from boxwright.engine.policycheck import MetaResolver, SourcePolicy
@@ -42,7 +43,7 @@ from boxwright.remotecache.attributes import CacheEntry
 from boxwright.solver.jobs import Job
 from boxwright.solver.types import CachedResult
 from boxwright.sources.git import GitMetadata
-from boxwright.wire.pb import fsutil_pb2, gateway_pb2, ops_pb2
+from boxwright.wire.pb import fsutil_pb2, gateway_pb2, ops_pb2, worker_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -100,8 +101,12 @@ class BuildBridge:
         granted: frozenset[str],
         worker_platforms: Sequence[Platform],
         policy: SourcePolicy,
+        containers: ContainerHost,
+        worker: worker_pb2.WorkerRecord,
         imports: CacheImports | None = None,
     ) -> None:
+        self.containers = containers
+        self.worker = worker
         self.job = job
         self._policy = policy
         job.admit = self._admit
@@ -209,7 +214,7 @@ class BuildBridge:
         if name == GATEWAY_FRONTEND:
             source = options.get("source", "")
             if not dockerfile_frontend.is_own_syntax(source):
-                raise _no_frontend_images(source)
+                return await self._run_image(source, spec, options)
             name = DOCKERFILE_FRONTEND
             options.pop("source")
         if name != DOCKERFILE_FRONTEND:
@@ -217,6 +222,39 @@ class BuildBridge:
         run = _FrontendRun(self, options, dict(spec.inputs or {}), spec.rules)
         made = await dockerfile_frontend.build(run)
         return run.finish(made)
+
+    async def _run_image(
+        self, source: str, spec: SolveSpec, options: Mapping[str, str]
+    ) -> FrontendResult:
+        """Run the frontend in an image, as a container with a gateway of its own."""
+        # Not at start, and not while this module is being imported: it needs the gateway.
+        from boxwright.engine import frontendimage
+        from boxwright.engine.gateway import GatewayBridge
+
+        if not source:
+            raise InvalidInputError("no source specified for gateway", hint="add --opt source=…")
+        inputs = dict(spec.inputs or {})
+
+        async def solve(definition: ops_pb2.Definition) -> LazyRef | None:
+            return (await self.solve(SolveSpec(definition=definition, rules=spec.rules))).ref
+
+        asking = _FrontendRun(self, dict(options), inputs, spec.rules)
+        frontend = await frontendimage.load_frontend(asking, source, solve)
+        gateway = GatewayBridge(self, inputs, rules=spec.rules)
+        try:
+            frontendimage.check_capabilities(frontend, options, has_inputs=bool(inputs))
+            container = frontendimage.FrontendContainer(
+                self.containers,
+                frontend,
+                gateway,
+                options=options,
+                session_id=self.session_id,
+                worker=self.worker,
+            )
+            return await container.run()
+        finally:
+            await gateway.close()
+            await frontend.tree.release()
 
     # --- what frontends call -----------------------------------------------------------------
 
@@ -416,7 +454,16 @@ class _FrontendRun:
         return frontend_api.ResolvedImage(name, digest, config)
 
     async def forward(self, source: str, opts: Mapping[str, str]) -> frontend_api.FrontendResult:
-        raise _no_frontend_images(source)
+        spec = SolveSpec(
+            frontend=GATEWAY_FRONTEND,
+            options={**opts, "source": source},
+            inputs=self._inputs,
+            rules=self._rules,
+        )
+        made = await self._bridge.solve(spec)
+        single = EngineRef(made.ref) if made.ref else None
+        refs = {key: EngineRef(ref) if ref else None for key, ref in (made.refs or {}).items()}
+        return frontend_api.FrontendResult(single, dict(refs), dict(made.metadata))
 
     async def resolve_source_metadata(
         self,
@@ -484,14 +531,6 @@ def source_range(message: ops_pb2.Range) -> SourceRange:
     """Return a range of a source file as progress carries it."""
     return SourceRange(
         message.start.line, message.start.character, message.end.line, message.end.character
-    )
-
-
-def _no_frontend_images(source: str) -> UnimplementedError:
-    return UnimplementedError(
-        "frontend images are not supported yet",
-        detail=f"gateway.v0 with source {source!r}",
-        hint="images of docker/dockerfile are served by the built-in frontend",
     )
 
 

@@ -43,6 +43,7 @@ LLB_CAPS: tuple[str, ...] = (
     "soruce.http.uidgid",  # misspelt on the wire
     "source.http.header",
     "exec.meta.base",
+    "exec.meta.cdi",  # a device that is required is refused by name, never left out in silence
     "exec.meta.network",
     "exec.meta.proxyenv",
     "exec.meta.security",
@@ -100,6 +101,11 @@ GATEWAY_CAPS: tuple[str, ...] = (
     "gateway.solve.evaluate",
     "gateway.evaluate",
     "gateway.warnings",
+    "gateway.exec",
+    "gateway.exec.extrahosts",
+    "gateway.exec.secretenv",
+    "gateway.exec.signals",
+    "gateway.exec.filesystem",
     "source.metaresolver",
     "source.metaresolver.http.checksumrequest",
 )

@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from functools import partial
 
 from boxwright.core.digest import Digest
+from boxwright.core.workers import to_worker
 from boxwright.dockerfile.bridge import OciStore
 from boxwright.engine import capabilities, reffiles
 from boxwright.engine.bridge import BuildBridge, SolveSpec, source_range, with_tree
+from boxwright.engine.containerexec import ExecSession, ExecStream
+from boxwright.engine.containers import Container, ContainerGoneError
+from boxwright.engine.policy import SourceRules
 from boxwright.engine.policycheck import rules_of
 from boxwright.engine.results import FrontendResult, LazyRef
-from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError
+from boxwright.errors import (
+    BoxwrightError,
+    InvalidInputError,
+    LimitExceededError,
+    NotFoundError,
+)
 from boxwright.llb.marshal import platform_from_pb
 from boxwright.progress.events import WarningEvent
 from boxwright.remotecache.attributes import CacheEntry
-from boxwright.wire.pb import gateway_pb2, ops_pb2, worker_pb2
+from boxwright.wire.pb import gateway_pb2, ops_pb2
 from boxwright.wire.status import RpcError, StatusCode
+
+_MAX_CONTAINERS = 256
 
 
 class ReturnedError(RpcError):
@@ -33,13 +45,16 @@ class GatewayBridge:
     def __init__(
         self,
         bridge: BuildBridge,
-        workers: list[worker_pb2.WorkerRecord],
         inputs: dict[str, ops_pb2.Definition],
+        *,
+        rules: SourceRules | None = None,
     ) -> None:
         self._bridge = bridge
-        self._workers = workers
+        self._rules = rules or SourceRules()
+        self._containers: dict[str, Container] = {}
         self._inputs = inputs
         self._refs: dict[str, LazyRef] = {}
+        self._closed = False
         self._outcome: asyncio.Future[FrontendResult] = asyncio.get_running_loop().create_future()
 
     async def outcome(self) -> FrontendResult:
@@ -51,11 +66,15 @@ class GatewayBridge:
         return await asyncio.shield(self._outcome)
 
     async def close(self) -> None:
-        """Release every ref that was handed out."""
+        """End all containers and release every ref that was handed out."""
+        self._closed = True
         if not self._outcome.done():
             self._outcome.cancel()
         elif not self._outcome.cancelled():
             self._outcome.exception()
+        containers, self._containers = list(self._containers.values()), {}
+        for container in containers:
+            await container.close()
         refs, self._refs = list(self._refs.values()), {}
         for ref in refs:
             await ref.release()
@@ -67,7 +86,7 @@ class GatewayBridge:
         return gateway_pb2.PongResponse(
             FrontendAPICaps=capabilities.to_pb(capabilities.GATEWAY_CAPS),
             LLBCaps=capabilities.to_pb(capabilities.LLB_CAPS),
-            Workers=self._workers,
+            Workers=[self._bridge.worker],
         )
 
     async def inputs(self, _request: gateway_pb2.InputsRequest) -> gateway_pb2.InputsResponse:
@@ -88,7 +107,7 @@ class GatewayBridge:
                 options=dict(request.FrontendOpt),
                 inputs=dict(request.FrontendInputs),
                 evaluate=request.Evaluate,
-                rules=rules_of(request.SourcePolicies),
+                rules=self._rules.plus(rules_of(request.SourcePolicies)),
                 cache_imports=[
                     CacheEntry(item.Type, dict(item.Attrs)) for item in request.CacheImports
                 ],
@@ -178,7 +197,7 @@ class GatewayBridge:
             resolve_mode=request.ResolveMode,
             log_name=request.LogName,
             store=_oci_store(request.SessionID, request.StoreID),
-            rules=rules_of(request.SourcePolicies),
+            rules=self._rules.plus(rules_of(request.SourcePolicies)),
         )
         return gateway_pb2.ResolveImageConfigResponse(Digest=digest or "", Config=config, Ref=ref)
 
@@ -191,7 +210,8 @@ class GatewayBridge:
             UnimplementedError: the source is of another kind.
             SourceDeniedError: the build may not use it.
         """
-        return await self._bridge.resolve_source_meta(request, rules_of(request.SourcePolicies))
+        rules = self._rules.plus(rules_of(request.SourcePolicies))
+        return await self._bridge.resolve_source_meta(request, rules)
 
     async def warn(self, request: gateway_pb2.WarnRequest) -> gateway_pb2.WarnResponse:
         """Show a warning on a vertex."""
@@ -208,6 +228,91 @@ class GatewayBridge:
             )
         )
         return gateway_pb2.WarnResponse()
+
+    # --- containers --------------------------------------------------------------------------
+
+    async def new_container(
+        self, request: gateway_pb2.NewContainerRequest
+    ) -> gateway_pb2.NewContainerResponse:
+        """Mount results for processes to come.
+
+        Raises:
+            InvalidInputError: the id is taken.
+            BoxwrightError: a result can't be made, or the mounts can't be.
+        """
+        name = request.ContainerID
+        if not name or name in self._containers:
+            raise InvalidInputError(f"Container {name} already exists")
+        if len(self._containers) >= _MAX_CONTAINERS:
+            raise LimitExceededError(f"more than {_MAX_CONTAINERS} containers in one build")
+        wanted = {mount.resultID for mount in request.Mounts if mount.resultID}
+        trees = {each: await self._ref(each).snapshot() for each in wanted}
+        container = await Container.create(self._bridge.containers, request, trees)
+        if name in self._containers or self._closed:
+            await container.close()
+            raise InvalidInputError(f"Container {name} already exists")
+        self._containers[name] = container
+        return gateway_pb2.NewContainerResponse()
+
+    async def release_container(
+        self, request: gateway_pb2.ReleaseContainerRequest
+    ) -> gateway_pb2.ReleaseContainerResponse:
+        """End a container and its processes.
+
+        Raises:
+            ContainerGoneError: there is none.
+        """
+        container = self._containers.pop(request.ContainerID, None)
+        if container is None:
+            raise ContainerGoneError(request.ContainerID)
+        await container.close()
+        return gateway_pb2.ReleaseContainerResponse()
+
+    async def exec_process(self, stream: ExecStream) -> None:
+        """Run processes in containers; see :mod:`boxwright.engine.containerexec`."""
+        await ExecSession(stream, self._containers).run()
+
+    def _container(self, name: str) -> Container:
+        container = self._containers.get(name)
+        if container is None:
+            raise ContainerGoneError(name)
+        return container
+
+    async def read_file_container(
+        self, request: gateway_pb2.ReadFileRequest
+    ) -> gateway_pb2.ReadFileResponse:
+        """Return bytes of a file in a container's mount."""
+        folder = self._container(request.Ref).folder(request.MountIndex)
+        data = await to_worker(
+            partial(
+                reffiles.read_file,
+                folder,
+                request.FilePath,
+                offset=request.Range.Offset,
+                length=request.Range.Length,
+            )
+        )
+        return gateway_pb2.ReadFileResponse(Data=data)
+
+    async def read_dir_container(
+        self, request: gateway_pb2.ReadDirRequest
+    ) -> gateway_pb2.ReadDirResponse:
+        """Return the entries of a folder in a container's mount."""
+        folder = self._container(request.Ref).folder(request.MountIndex)
+        entries = await to_worker(
+            reffiles.read_dir, folder, request.DirPath, request.IncludePattern
+        )
+        return gateway_pb2.ReadDirResponse(entries=entries)
+
+    async def stat_file_container(
+        self, request: gateway_pb2.StatFileRequest
+    ) -> gateway_pb2.StatFileResponse:
+        """Return what a path in a container's mount is."""
+        folder = self._container(request.Ref).folder(request.MountIndex)
+        info = await to_worker(reffiles.stat_file, folder, request.Path)
+        return gateway_pb2.StatFileResponse(stat=info)
+
+    # --- the end -----------------------------------------------------------------------------
 
     async def return_(self, request: gateway_pb2.ReturnRequest) -> gateway_pb2.ReturnResponse:
         """End the build with a result or an error.

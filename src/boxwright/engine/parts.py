@@ -17,6 +17,7 @@ from boxwright.engine.settings import EngineSettings
 from boxwright.engine.sourcemeta import SourceMetadataResolver
 from boxwright.executor import runtime
 from boxwright.executor.executor import Executor, ExecutorConfig
+from boxwright.ops.execmounts import MountWorld
 from boxwright.ops.factory import OpFactory
 from boxwright.ops.sshsocket import forward_socket
 from boxwright.registry.hosts import Hosts
@@ -63,6 +64,7 @@ class Parts:
     source_metadata: SourceMetadataResolver
     cache: LocalCacheManager
     solver: Solver
+    mount_world: MountWorld
     worker_id: str
     snapshotter_name: str
     disk_bytes: int
@@ -151,6 +153,7 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
         source_metadata=SourceMetadataResolver(sources, sessions),
         cache=cache,
         solver=solver,
+        mount_world=MountWorld(snapshots, cache_mounts, executor.run_dir),
         worker_id=_worker_id(settings.root),
         snapshotter_name="overlayfs" if backend == "overlay" else backend,
         disk_bytes=usage.f_blocks * usage.f_frsize,

@@ -15,6 +15,7 @@ from boxwright.core.workers import to_worker
 from boxwright.engine.bridge import BuildBridge
 from boxwright.engine.build import Build, evaluate, snapshots_of
 from boxwright.engine.cacheio import CacheExports, CacheImports
+from boxwright.engine.containers import ContainerHost
 from boxwright.engine.entitlements import granted
 from boxwright.engine.gateway import GatewayBridge
 from boxwright.engine.parallel import gather_or_cancel
@@ -84,13 +85,18 @@ class SolveRun:
             session_id=request.Session,
             granted=entitled,
             worker_platforms=engine.platforms,
+            containers=ContainerHost(
+                engine.parts.executor,
+                engine.parts.mount_world,
+                engine.sessions.group([request.Session]),
+                entitled,
+            ),
+            worker=engine.worker_record(),
             policy=SourcePolicy(rules, engine.sessions, request.SourcePolicySession),
             imports=CacheImports(engine.parts, self._build.stream, engine.clock, request.Session),
         )
         if self._build.client_runs_frontend:
-            self._build.set_gateway(
-                GatewayBridge(bridge, [engine.worker_record()], dict(request.FrontendInputs))
-            )
+            self._build.set_gateway(GatewayBridge(bridge, dict(request.FrontendInputs)))
         record = self._start_record()
         response: dict[str, str] = {}
         failure: BaseException | None = None
@@ -100,7 +106,9 @@ class SolveRun:
             failure = exc
             raise
         finally:
-            await asyncio.shield(asyncio.ensure_future(self._end(bridge, record, response, failure)))
+            await asyncio.shield(
+                asyncio.ensure_future(self._end(bridge, record, response, failure))
+            )
         return control_pb2.SolveResponse(ExporterResponse=response)
 
     def _new_job(self) -> Job:

@@ -28,7 +28,14 @@ from boxwright.executor.host import locked_flags, read_host_facts
 from boxwright.executor.link import Outcome, RunRequest, SandboxFile, SupervisorLink
 from boxwright.executor.outcome import interpret
 from boxwright.executor.process import BindMount, DataMount, ExitStatus, ProcessSpec
-from boxwright.executor.spec import HostFacts, Json, PlannedMount, SpecInputs, plan_spec
+from boxwright.executor.spec import (
+    HostFacts,
+    Json,
+    PlannedMount,
+    SpecInputs,
+    dedupe_env,
+    plan_spec,
+)
 from boxwright.executor.streams import InputPipe, OutputPipe, Sink, TerminalPipe
 from boxwright.executor.users import User
 from boxwright.sandbox import cgroups, protocol
@@ -57,6 +64,25 @@ class ExecutorConfig:
     runtimes: Sequence[str] = runtime.CANDIDATES
     cgroups: bool = True
     cgroup_parent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What a process is connected to besides its output sinks.
+
+    Attributes:
+        stdin: A pipe whose other end the caller feeds; nothing by default.
+        channel: A socket that is stdin and stdout of the process, -1 for none. The caller
+            closes its copy when the process was started.
+        on_pipes: Called with stdout and stderr before the process starts; with a tty both are
+            the same :class:`TerminalPipe`.
+        on_started: Called once when the runtime was started.
+    """
+
+    stdin: InputPipe | None = None
+    channel: int = -1
+    on_pipes: Callable[[OutputPipe, OutputPipe], None] | None = None
+    on_started: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +151,7 @@ class Executor:
         *,
         stdout: Sink,
         stderr: Sink,
-        stdin: InputPipe | None = None,
-        on_started: Callable[[], None] | None = None,
+        attached: Attached | None = None,
     ) -> ExitStatus:
         """Run ``process`` in the root file system ``root`` and wait for its end.
 
@@ -138,8 +163,7 @@ class Executor:
             process: What to run.
             stdout: Called with every piece of output, in order, from the loop.
             stderr: The same for standard error; with a tty everything goes to ``stdout``.
-            stdin: A pipe whose other end the caller feeds; nothing by default.
-            on_started: Called once when the runtime was started.
+            attached: Its other connections.
 
         Raises:
             ExecFailedError: its exit code is not one of the accepted ones.
@@ -152,7 +176,7 @@ class Executor:
         prepared = await to_worker(rootfs.prepare, os.fspath(root), process, has_sys=has_sys)
         try:
             outcome = await self._run_prepared(
-                ready, run_id, root, process, prepared.user, stdout, stderr, stdin, on_started
+                ready, run_id, root, process, prepared.user, stdout, stderr, attached
             )
         finally:
             await to_worker(rootfs.clean_stubs, os.fspath(root), prepared.stubs)
@@ -167,8 +191,7 @@ class Executor:
         user: User,
         stdout: Sink,
         stderr: Sink,
-        stdin: InputPipe | None = None,
-        on_started: Callable[[], None] | None = None,
+        attached: Attached | None = None,
     ) -> ExitStatus:
         """Run another process inside the running container ``run_id``.
 
@@ -179,9 +202,13 @@ class Executor:
         ready = await self._get_ready()
         planned = {
             "terminal": process.tty,
-            "user": {"uid": user.uid, "gid": user.gid, "additionalGids": [user.gid]},
+            "user": {
+                "uid": user.uid,
+                "gid": user.gid,
+                "additionalGids": list(dict.fromkeys((user.gid, *user.additional_gids))),
+            },
             "args": list(process.args),
-            "env": list(process.env),
+            "env": dedupe_env(process.env),
             "cwd": process.cwd or "/",
             "capabilities": {
                 name: list(capabilities.DEFAULT) for name in ("bounding", "effective", "permitted")
@@ -191,7 +218,7 @@ class Executor:
         file = SandboxFile("process.json", json.dumps(planned).encode())
         argv = ready.runtime.exec_argv(self._base, exec_id, run_id)
         outcome = await self._spawn(
-            ready, exec_id, argv, [file], process, "", stdout, stderr, stdin, on_started
+            ready, exec_id, argv, [file], process, "", stdout, stderr, attached
         )
         return interpret(process, outcome)
 
@@ -199,6 +226,11 @@ class Executor:
         """Send a signal to the first process of a running container."""
         if self._link is not None:
             await self._link.kill(run_id, number)
+
+    async def resized(self, run_id: str) -> None:
+        """Tell the runtime that the size of a process's terminal has changed."""
+        if self._link is not None:
+            await self._link.resized(run_id)
 
     async def _get_ready(self) -> _Ready:
         while True:
@@ -265,7 +297,7 @@ class Executor:
         process = ProcessSpec((candidate.path, "--version"), mounts=mounts)
         said: list[bytes] = []
         outcome = await self._run_prepared(
-            ready, "probe", root, process, User(), said.append, said.append, None, None
+            ready, "probe", root, process, User(), said.append, said.append, None
         )
         if outcome.code and not outcome.log:
             text = b"".join(said).decode("utf-8", "replace").strip()[-300:]
@@ -291,8 +323,7 @@ class Executor:
         user: User,
         stdout: Sink,
         stderr: Sink,
-        stdin: InputPipe | None,
-        on_started: Callable[[], None] | None,
+        attached: Attached | None,
     ) -> Outcome:
         group = f"{self._cgroup_base(process.cgroup_parent)}/{run_id}"
         files, binds = self._plan_files(run_id, process, ready.host)
@@ -315,7 +346,7 @@ class Executor:
         argv = ready.runtime.run_argv(self._base, run_id)
         cgroup = group if ready.host.has_cgroups else ""
         return await self._spawn(
-            ready, run_id, argv, files, process, cgroup, stdout, stderr, stdin, on_started
+            ready, run_id, argv, files, process, cgroup, stdout, stderr, attached
         )
 
     def _plan_files(
@@ -350,33 +381,37 @@ class Executor:
         cgroup: str,
         stdout: Sink,
         stderr: Sink,
-        stdin: InputPipe | None,
-        on_started: Callable[[], None] | None,
+        attached: Attached | None,
     ) -> Outcome:
+        attached = attached or Attached()
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         out: OutputPipe = TerminalPipe(stdout) if process.tty else OutputPipe(stdout)
         err = out if process.tty else OutputPipe(stderr)
+        if attached.on_pipes is not None:
+            attached.on_pipes(out, err)
 
         def started() -> None:
             out.close_write_end()
             err.close_write_end()
-            if stdin is not None:
-                stdin.close_read_end()
-            if on_started is not None:
-                on_started()
+            if attached.stdin is not None:
+                attached.stdin.close_read_end()
+            if attached.on_started is not None:
+                attached.on_started()
 
-        source = null
+        source, target = null, out.write_fd
         if process.tty:
             source = out.write_fd
-        elif stdin is not None:
-            source = stdin.read_fd
+        elif attached.channel >= 0:
+            source = target = attached.channel
+        elif attached.stdin is not None:
+            source = attached.stdin.read_fd
         try:
             request = RunRequest(
                 id=run_id,
                 argv=argv,
                 files=files,
                 stdin=source,
-                stdout=out.write_fd,
+                stdout=target,
                 stderr=err.write_fd,
                 cgroup=cgroup,
                 memory_bytes=process.resources.memory_bytes,

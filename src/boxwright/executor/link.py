@@ -180,6 +180,11 @@ class SupervisorLink:
         with contextlib.suppress(SandboxLostError):
             await self._send({"op": "kill", "id": run_id, "signal": int(number)}, ())
 
+    async def resized(self, run_id: str) -> None:
+        """Let the runtime of a run take over the size of its terminal."""
+        with contextlib.suppress(SandboxLostError):
+            await self._send({"op": "resized", "id": run_id}, ())
+
     async def close(self) -> None:
         """End the supervisor and with it everything that runs in it."""
         self._lose()

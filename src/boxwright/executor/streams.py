@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import struct
+import termios
 from collections.abc import Callable
 
 _CHUNK = 256 << 10
@@ -23,10 +26,23 @@ class OutputPipe:
     def __init__(self, sink: Sink) -> None:
         self._loop = asyncio.get_running_loop()
         self._sink = sink
+        self._paused = False
         self._read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._read_fd, False)
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(self._read_fd, self._readable)
+
+    def pause(self) -> None:
+        """Read no more for now: the process waits when the pipe is full."""
+        if not self._paused and self._read_fd >= 0 and not self._ended.done():
+            self._paused = True
+            self._loop.remove_reader(self._read_fd)
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused and self._read_fd >= 0:
+            self._paused = False
+            self._loop.add_reader(self._read_fd, self._readable)
 
     def close_write_end(self) -> None:
         """Close our copy of the process's end, so that the stream can end."""
@@ -76,6 +92,7 @@ class TerminalPipe(OutputPipe):
 
     def __init__(self, sink: Sink) -> None:
         super().__init__(sink)
+        self._waiting: asyncio.Future[None] | None = None
         self._loop.remove_reader(self._read_fd)
         os.close(self._read_fd)
         os.close(self.write_fd)
@@ -83,10 +100,46 @@ class TerminalPipe(OutputPipe):
         os.set_blocking(self._read_fd, False)
         self._loop.add_reader(self._read_fd, self._readable)
 
-    @property
-    def controller_fd(self) -> int:
-        """Our side of the terminal, for input and for resizing."""
-        return self._read_fd
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the size in characters; the runtime is to be told (``Executor.resized``)."""
+        if self._read_fd >= 0:
+            size = struct.pack("HHHH", rows & 0xFFFF, columns & 0xFFFF, 0, 0)
+            fcntl.ioctl(self._read_fd, termios.TIOCSWINSZ, size)
+
+    async def write(self, data: bytes) -> None:
+        """Type ``data``; waits while the process does not read.
+
+        Raises:
+            BrokenPipeError: the process has ended.
+        """
+        view = memoryview(data)
+        while view:
+            if self._read_fd < 0:
+                raise BrokenPipeError
+            try:
+                view = view[os.write(self._read_fd, view) :]
+            except BlockingIOError:
+                ready: asyncio.Future[None] = self._loop.create_future()
+                self._waiting = ready
+                self._loop.add_writer(self._read_fd, set_once, ready)
+                try:
+                    await ready
+                finally:
+                    self._stop_waiting()
+            except OSError as exc:
+                raise BrokenPipeError from exc
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None and self._read_fd >= 0:
+            self._loop.remove_writer(self._read_fd)
+        self._waiting = None
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._waiting is not None:
+            set_once(self._waiting)
+            self._stop_waiting()
+        super().close()
 
 
 class InputPipe:

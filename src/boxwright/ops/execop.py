@@ -103,7 +103,7 @@ class ExecOp:
             cwd=meta.cwd or "/",
             user=meta.user,
             hostname=meta.hostname,
-            extra_hosts=tuple(_extra_host(host) for host in meta.extraHosts),
+            extra_hosts=tuple(extra_host(host) for host in meta.extraHosts),
             network=NetworkMode(op.network),
             security=SecurityMode(op.security),
             ulimits=tuple(Ulimit(u.Name, u.Soft, u.Hard) for u in meta.ulimit),
@@ -140,7 +140,12 @@ def environment(meta: pb.Meta, platform: Platform | None = None) -> list[str]:
     return env
 
 
-def _extra_host(host: pb.HostIP) -> tuple[str, str]:
+def extra_host(host: pb.HostIP) -> tuple[str, str]:
+    """Return name and address of an entry for ``/etc/hosts``.
+
+    Raises:
+        InvalidOpError: one of them is malformed.
+    """
     try:
         address = ipaddress.ip_address(host.IP)
     except ValueError as exc:

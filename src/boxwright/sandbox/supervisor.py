@@ -97,6 +97,8 @@ class Supervisor:
                 self._run(message, list(fds))
             elif message["op"] == "kill":
                 self._kill(str(message["id"]), _integer(message["signal"]))
+            elif message["op"] == "resized":
+                self._resized(str(message["id"]))
             return True
         finally:
             for fd in fds:
@@ -177,6 +179,12 @@ class Supervisor:
                 child.asked = True
                 child.kill_signal = number
                 self._kill_now(child)
+
+    def _resized(self, run_id: str) -> None:
+        """Tell a runtime to hand on the size of its terminal: it is in no one's foreground."""
+        for child in self._children.values():
+            if child.id == run_id:
+                _signal(child.pid, signal.SIGWINCH)
 
     def _kill_now(self, child: _Child) -> None:
         """Signal the container's first process, or wait until the runtime has written its id."""

@@ -1,0 +1,175 @@
+"""Frontends in images, containers of clients, source policies: with stock clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from gatewayfrontend import write_image_context
+from programs import Buildx, Context, Daemon, Layout, Registry, wait_until
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("docker-buildx"), pytest.mark.peer("crun")]
+
+
+@pytest.fixture
+def frontend(buildx: Buildx, registry: Registry, tmp_path: Path) -> str:
+    """The name of a frontend's image in a registry."""
+    folder = tmp_path / "frontend"
+    folder.mkdir()
+    write_image_context(folder)
+    name = f"{registry.host}/team/frontend:v1"
+    buildx.build("-t", name, "--push", folder).ok()
+    return name
+
+
+def recipe(context: Context, frontend: str) -> None:
+    """Write a context for the frontend: it never sees a Dockerfile's instructions."""
+    context.write("Dockerfile", f"# syntax={frontend}\nthis is no Dockerfile\n")
+    context.write("recipe", "flour, water, salt")
+
+
+@pytest.mark.peer("docker-registry")
+def test_a_frontend_image_builds(
+    buildx: Buildx, context: Context, frontend: str, tmp_path: Path
+) -> None:
+    recipe(context, frontend)
+    archive = tmp_path / "out.tar"
+    buildx.build("-o", f"type=oci,dest={archive}", context.path).ok()
+    layout = Layout.unpack(archive)
+    assert layout.config["config"]["Labels"] == {"by": "frontend"}
+    buildx.build("-o", f"type=local,dest={tmp_path}/out", context.path).ok()
+    told = json.loads((tmp_path / "out/made").read_text())
+    assert told == {
+        "recipe": "flour, water, salt",
+        "workers": 1,
+        "product": "buildkit",
+        "caps": True,
+        "metadata": True,
+        "inputs": [],
+    }
+
+
+@pytest.mark.peer("docker-registry")
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("error", "the frontend does not like this"),
+        ("crash", "frontend says crash"),
+        ("silent", "ended without a result"),
+    ],
+)
+def test_a_frontend_that_fails_is_quoted(
+    buildx: Buildx, context: Context, frontend: str, mode: str, said: str
+) -> None:
+    recipe(context, frontend)
+    done = buildx.build("--build-arg", f"MODE={mode}", context.path)
+    assert done.status != 0
+    assert said in done.err
+
+
+def processes(text: str) -> list[str]:
+    """Return the ids of processes that have ``text`` in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if text in line:
+                found.append(entry.name)
+    return found
+
+
+@pytest.mark.peer("docker-registry")
+def test_a_frontend_ends_with_its_client(
+    buildx: Buildx, context: Context, frontend: str, daemon: Daemon
+) -> None:
+    recipe(context, frontend)
+    argv = [buildx.program, "build", "--build-arg", "MODE=hang", str(context.path)]
+    env = {
+        **os.environ,
+        "BUILDX_CONFIG": str(buildx.config),
+        "BUILDX_BUILDER": "remote",
+        "HOME": str(buildx.config),
+    }
+    client = subprocess.Popen(argv, env=env, stderr=subprocess.DEVNULL)
+    wait_until(lambda: processes("-sB /frontend.py"), what="the frontend runs")
+    client.send_signal(signal.SIGKILL)
+    client.wait(10)
+    killed = time.monotonic()
+    wait_until(lambda: not processes("-sB /frontend.py"), 10, "the frontend is killed")
+    assert time.monotonic() - killed < 5
+    wait_until(lambda: not mounts_in(daemon, "snapshots"), 10, "its root file system is unmounted")
+
+
+def mounts_in(daemon: Daemon, word: str) -> list[str]:
+    """Return the mounts of the daemon below its state folder."""
+    assert daemon.process is not None
+    lines = Path(f"/proc/{daemon.process.pid}/mountinfo").read_text().splitlines()
+    return [line for line in lines if f"{daemon.root}/run/mnt" in line and word in line]
+
+
+# --- source policy ---------------------------------------------------------------------------
+
+
+def policy(tmp_path: Path, *rules: dict[str, object]) -> dict[str, str]:
+    """Write a policy file and return the environment in which buildx reads it."""
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({"version": 1, "rules": list(rules)}))
+    return {"EXPERIMENTAL_BUILDKIT_SOURCE_POLICY": str(path)}
+
+
+@pytest.mark.peer("docker-registry")
+def test_a_policy_denies_and_converts(
+    buildx: Buildx, context: Context, registry: Registry, tmp_path: Path
+) -> None:
+    names = {}
+    for word in ("one", "two"):
+        context.dockerfile(f"FROM base\nRUN echo {word} > /word\n")
+        names[word] = f"{registry.host}/team/{word}:v1"
+        buildx.build("-t", names[word], "--push", context.path).ok()
+    user = tmp_path / "user"
+    user.mkdir()
+    (user / "Dockerfile").write_text(f"FROM {names['one']}\nRUN cp /word /seen\n")
+    output = ("-o", f"type=local,dest={tmp_path}/out", str(user))
+
+    every = {"identifier": f"docker-image://{registry.host}/*"}
+    env = policy(tmp_path, {"action": "DENY", "selector": every})
+    done = buildx.build(*output, env=env)
+    assert done.status != 0
+    assert f'source "docker-image://{names["one"]}" denied by policy' in done.err
+
+    env = policy(
+        tmp_path,
+        {
+            "action": "CONVERT",
+            "selector": {"identifier": f"docker-image://{registry.host}/team/*ne:v1"},
+            "updates": {"identifier": f"docker-image://{registry.host}/team/two:v1"},
+        },
+    )
+    buildx.build(*output, env=env).ok()
+    assert (tmp_path / "out/seen").read_text() == "two\n"
+
+
+def test_a_policy_denies_the_context(buildx: Buildx, context: Context, tmp_path: Path) -> None:
+    context.dockerfile("FROM base\nCOPY .base/bin/busybox /b\n")
+    rule = {"action": "DENY", "selector": {"identifier": "local://context"}}
+    done = buildx.build(context.path, env=policy(tmp_path, rule))
+    assert done.status != 0
+    assert 'source "local://context" denied by policy' in done.err
+
+
+def test_a_context_on_standard_input(buildx: Buildx, context: Context, tmp_path: Path) -> None:
+    """For these stock clients serve a policy of their own, which is asked."""
+    context.dockerfile("FROM base\nRUN echo yes > /word\n")
+    archive = subprocess.run(
+        ["tar", "-C", str(context.path), "-c", "."], capture_output=True, check=True
+    ).stdout
+    buildx.build("-o", f"type=local,dest={tmp_path}/out", "-", stdin=archive).ok()
+    assert (tmp_path / "out/word").read_text() == "yes\n"
