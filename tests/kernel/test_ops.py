@@ -252,7 +252,8 @@ def test_patterns(tmp_path: Path) -> None:
                 "sub/deep": "0o40755",
                 "sub/deep/three": b"3",
             }
-            assert (root / "sub").stat().st_mtime_ns == OLD
+            # made for what is in it: its time is that of the copy, as in BuildKit
+            assert (root / "sub").stat().st_mtime_ns > OLD
         patterns = ["sub/*", "!sub/two"]
         out = await world.run([None, source], copy("/", "/", exclude_patterns=patterns))
         async with world.files(out) as root:

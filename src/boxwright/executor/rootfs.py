@@ -94,8 +94,9 @@ def _mount_points(process: ProcessSpec) -> dict[str, bool]:
 def make_stubs(root_fd: int, points: Mapping[str, bool], *, recursive: bool) -> tuple[bytes, ...]:
     """Make what is missing of ``points`` and return what must go again, deepest first.
 
-    The runtime would make them too, but then the parent folder would keep the time at which it
-    did; so the parent's times are put back here, and a step that touches nothing leaves no trace.
+    The runtime would make them too, but could not say which were missing. The parent folder
+    keeps the time at which they were made, as under BuildKit: a step that copies ``/etc`` or a
+    later ``COPY --from`` of it sees that time, and images must not differ in it.
     With ``recursive`` the parents that had to be made go as well.
     """
     stubs: dict[bytes, None] = {}
@@ -124,13 +125,11 @@ def _missing(root_fd: int, place: bytes) -> list[bytes]:
 def _make_stub(root_fd: int, missing: list[bytes], *, is_folder: bool) -> None:
     parent_fd = rootpath.open_directory(root_fd, rootpath.split(missing[0])[0])
     try:
-        times = os.stat(parent_fd)
         for place in missing if is_folder else missing[:-1]:
             os.mkdir(place, _FOLDER_MODE, dir_fd=root_fd)
         if not is_folder:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             os.close(os.open(missing[-1], flags, _FILE_MODE, dir_fd=root_fd))
-        _restore_times(parent_fd, times)
     finally:
         os.close(parent_fd)
 

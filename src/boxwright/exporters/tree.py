@@ -127,8 +127,6 @@ class LocalExporter:
                 )
                 for platform in platforms
             }
-            if any(self.options.epoch(source, platform) is not None for platform in platforms):
-                _log.warning("a local output keeps file times: SOURCE_DATE_EPOCH has no effect")
             if split:
                 root = await stack.enter_async_context(_side_by_side(roots, context))
             elif len(roots) > 1:
@@ -138,8 +136,15 @@ class LocalExporter:
                 root = next(iter(roots.values()))
             label = f"copying files {', '.join(roots)}" if split else "copying files"
             with context.step.part(label):
-                await session.send_tree(root, exporter_id=context.exporter_id)
+                await session.send_tree(
+                    root, exporter_id=context.exporter_id, mtime_ns=self._mtime_ns(source)
+                )
         return ExportResult()
+
+    def _mtime_ns(self, source: ExportSource) -> int | None:
+        epochs = (self.options.epoch(source, platform) for platform in source.platforms())
+        epoch_s = next((each for each in epochs if each is not None), None)
+        return None if epoch_s is None else epoch_s * 1_000_000_000
 
 
 @asynccontextmanager

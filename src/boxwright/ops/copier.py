@@ -277,7 +277,7 @@ class TreeCopier:
         self._waiting.pop()
         if wanted and (created or overwrite):
             self._queue_or_do(target, lambda path: self._copy_attributes(source_path, path))
-        elif (wanted and existing is not None) or (folder.is_made and not wanted):
+        elif wanted and existing is not None:
             mtime = self.options.mtime_ns
             mtime = os.lstat(source_path).st_mtime_ns if mtime is None else mtime
             self._queue_or_do(target, lambda path: _set_mtime(path, mtime))
@@ -324,7 +324,7 @@ class TreeCopier:
             wanted = Attributes(self.options.owner, None, self.options.mtime_ns)
         else:
             wanted = self._wanted_attributes(info)
-        self.linker.copy(source, target, wanted, info)
+        self.linker.copy(source, target, wanted, info, layer=self.source.layer_of(source))
 
     # -- direct writing ------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from boxwright.core.platform import Platform
+from boxwright.errors import BoxwrightError
+from boxwright.executor.errors import ExecFailedError, go_quote
 from boxwright.executor.executor import Executor
 from boxwright.executor.process import (
     NetworkMode,
@@ -79,13 +81,20 @@ class ExecOp:
                 planner = MountPlanner(self._world, stack, trees, sessions, refs, f"exec {line}")
                 prepared = await planner.prepare(op.mounts, op.meta.cwd)
                 process = await self._process(prepared, sessions)
-                await self._executor.run(
-                    secrets.token_hex(12),
-                    prepared.root,
-                    process,
-                    stdout=lambda data: ctx.progress.log(_STDOUT, data),
-                    stderr=lambda data: ctx.progress.log(_STDERR, data),
-                )
+                try:
+                    await self._executor.run(
+                        secrets.token_hex(12),
+                        prepared.root,
+                        process,
+                        stdout=lambda data: ctx.progress.log(_STDOUT, data),
+                        stderr=lambda data: ctx.progress.log(_STDERR, data),
+                    )
+                except ExecFailedError:
+                    raise
+                except BoxwrightError as error:  # what never ran is named as what failed is
+                    failed = f"process {go_quote(line)} did not complete successfully"
+                    error.brief = f"{failed}: {error.brief}"
+                    raise
             results: list[RefResult] = await prepared.commit()
         return list(results)
 

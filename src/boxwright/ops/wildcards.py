@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 
 from boxwright.executor import rootpath
+from boxwright.ops.errors import from_os_error
 
 
 def contains_wildcards(text: str) -> bool:
@@ -31,7 +32,8 @@ def expand(root_fd: int, root: str, pattern: str, *, follow_links: bool) -> list
     returned without a trailing slash or dot, whether it exists or not.
 
     Raises:
-        OSError: the folder before the first wildcard does not exist, or one can't be read.
+        FileOpError: the folder before the first wildcard does not exist.
+        OSError: one can't be read.
     """
     parts = [part for part in pattern.split("/") if part and part != "."]
     first = next((n for n, part in enumerate(parts) if contains_wildcards(part)), None)
@@ -41,7 +43,10 @@ def expand(root_fd: int, root: str, pattern: str, *, follow_links: bool) -> list
     place = rootpath.resolve(root_fd, os.fsencode(base), follow_last=follow_links)
     start = os.fsdecode(place)
     if start:
-        info = os.stat(start, dir_fd=root_fd, follow_symlinks=False)
+        try:
+            info = os.stat(start, dir_fd=root_fd, follow_symlinks=False)
+        except OSError as exc:
+            raise from_os_error("lstat", f"/{start}", exc) from exc
         if not stat.S_ISDIR(info.st_mode):
             return []  # also a link that is not to be followed: it may lead anywhere
     matchers = [_compile(part) for part in parts[first:]]

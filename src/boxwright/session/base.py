@@ -221,9 +221,21 @@ class Session(Protocol):
         """Open the sink of a single-file output (FileSend.DiffCopy)."""
 
     async def send_tree(
-        self, root: Path, *, exporter_id: int = 0, metadata: Mapping[str, str] | None = None
+        self,
+        root: Path,
+        *,
+        exporter_id: int = 0,
+        metadata: Mapping[str, str] | None = None,
+        mtime_ns: int | None = None,
     ) -> None:
-        """Send a whole folder to a ``local`` output (FileSend.DiffCopy)."""
+        """Send a whole folder to a ``local`` output (FileSend.DiffCopy).
+
+        Args:
+            root: The folder.
+            exporter_id: Which of the build's outputs.
+            metadata: Further headers of the call.
+            mtime_ns: One modification time for everything; the files' own if None.
+        """
 
     def pull_upload(self, url_path: str) -> AsyncIterator[bytes]:
         """Read what the client uploads under this path (Upload.Pull)."""

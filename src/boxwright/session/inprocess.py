@@ -138,7 +138,12 @@ class InProcessSession:
         return self._services.outputs.open_file(exporter_id, metadata)
 
     async def send_tree(
-        self, root: Path, *, exporter_id: int = 0, metadata: Mapping[str, str] | None = None
+        self,
+        root: Path,
+        *,
+        exporter_id: int = 0,
+        metadata: Mapping[str, str] | None = None,
+        mtime_ns: int | None = None,
     ) -> None:
         """Copy a folder to a ``local`` output."""
         del metadata
@@ -146,7 +151,7 @@ class InProcessSession:
         if outputs is None or exporter_id not in outputs.folders:
             raise NotFoundError(f"exporter {exporter_id} not found")
         target = outputs.folders[exporter_id]
-        walk = await to_worker(TreeWalk, os.fsencode(root), reset_owner=False)
+        walk = await to_worker(TreeWalk, os.fsencode(root), reset_owner=False, mtime_ns=mtime_ns)
         left, right = memory_pipe()
         await run_together(
             send_tree(left, walk),

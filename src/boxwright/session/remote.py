@@ -298,12 +298,17 @@ class RemoteSession:
         return _StreamSink(stream, self)
 
     async def send_tree(
-        self, root: Path, *, exporter_id: int = 0, metadata: Mapping[str, str] | None = None
+        self,
+        root: Path,
+        *,
+        exporter_id: int = 0,
+        metadata: Mapping[str, str] | None = None,
+        mtime_ns: int | None = None,
     ) -> None:
         """Send a folder to a ``local`` output."""
         items = md.encode_export(exporter_id, metadata or {})
         items.append((md.EXPORTER_MULTI_PLATFORM, "1"))
-        walk = await to_worker(TreeWalk, os.fsencode(root), reset_owner=False)
+        walk = await to_worker(TreeWalk, os.fsencode(root), reset_owner=False, mtime_ns=mtime_ns)
         async with self._call(methods.FILESEND_DIFFCOPY, items, "sending an output") as stream:
             await send_tree(stream, walk)
             await stream.close_send()

@@ -94,6 +94,7 @@ class TreeWalk:
         reset_owner: Report owner and group 0, as every client does with a context.
         known: Asked for entries that are no hard links: true skips reading link targets and
             attributes.
+        mtime_ns: Report this modification time for everything.
 
     Raises:
         ContextReadError: the folder can't be read.
@@ -104,6 +105,7 @@ class TreeWalk:
     request: SyncRequest = field(default_factory=SyncRequest)
     reset_owner: bool = True
     known: Known | None = None
+    mtime_ns: int | None = None
     _include: PatternMatcher | None = None
     _exclude: PatternMatcher | None = None
     _seen: dict[tuple[int, int], bytes] = field(default_factory=dict)
@@ -225,6 +227,8 @@ class TreeWalk:
         stat = make_stat(path, found, link, xattrs, self._seen)
         if self.reset_owner and (stat.uid or stat.gid):
             stat = stat._replace(uid=0, gid=0)
+        if self.mtime_ns is not None:
+            stat = stat._replace(mtime_ns=self.mtime_ns)
         return WalkedEntry(stat, found)
 
 

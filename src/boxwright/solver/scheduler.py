@@ -25,6 +25,7 @@ from boxwright.solver.types import CachedResult, Result
 from boxwright.solver.work import TaskSet, Work
 
 logger = logging.getLogger(__name__)
+_CACHE_KEY_FAILED = "failed to compute cache key: "
 
 
 class SolverStalledError(BoxwrightError):
@@ -283,7 +284,12 @@ class Scheduler:
         inp = node.inputs[index]
         result = inp.node.result
         assert result is not None
-        digest = await node.active.op.slow_key(index, inp.dep, result.result)
+        try:
+            digest = await node.active.op.slow_key(index, inp.dep, result.result)
+        except BoxwrightError as error:
+            if not error.brief.startswith(_CACHE_KEY_FAILED):  # it may be shared by several edges
+                error.brief = f"{_CACHE_KEY_FAILED}{error.brief}"
+            raise
         if not node.finished:
             node.add_slow_key(inp, digest)
             self._learned(node)

@@ -80,6 +80,8 @@ _TO_STATUS: Final[dict[Code, StatusCode]] = {
     Code.LIMIT: StatusCode.RESOURCE_EXHAUSTED,
 }
 
+_PLAIN_IN_STEPS: Final = frozenset((StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND))
+
 _TO_CODE: Final[dict[StatusCode, Code]] = {
     StatusCode.CANCELLED: Code.CANCELLED,
     StatusCode.INVALID_ARGUMENT: Code.INVALID,
@@ -177,6 +179,8 @@ def to_rpc_error(exc: BaseException) -> RpcError:
     status = getattr(exc, "status", None)
     if not isinstance(status, StatusCode):
         status = _TO_STATUS.get(exc.code, StatusCode.UNKNOWN)
+        if exc.vertex and status in _PLAIN_IN_STEPS:
+            status = StatusCode.UNKNOWN
     return RpcError(status, str(exc), details)
 
 

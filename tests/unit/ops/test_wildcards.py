@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from boxwright.ops.fileop import clean_path
+from boxwright.ops.errors import SourceMissingError
 from boxwright.ops.wildcards import contains_wildcards, expand
 
 
@@ -84,7 +85,7 @@ def test_the_end_of_a_path_keeps_its_meaning(path: str, cleaned: str) -> None:
 
 
 def test_the_folder_before_a_wildcard_must_exist(root: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SourceMissingError):
         matches(root, "/missing/*")
 
 
