@@ -203,6 +203,7 @@ def test_a_damaged_archive_is_refused(cli: Cli, context: Context) -> None:
     assert "a.tar" in done.err
 
 
+@pytest.mark.slow
 def test_a_sparse_archive_member_takes_no_space(
     cli: Cli, context: Context, tmp_path: Path
 ) -> None:
@@ -232,14 +233,14 @@ def test_a_sparse_archive_member_takes_no_space(
 
 
 def test_a_sparse_context_file_takes_no_space(build: Build, context: Context) -> None:
-    """A sparse file of 2 GiB (10 GiB would measure patience) is sent and kept with its holes."""
+    """A sparse file is sent, hashed and kept with its holes."""
     with (context.path / "large").open("wb") as large:
-        large.truncate(2 * GIB)
+        large.truncate(GIB // 2)
     context.dockerfile("FROM scratch\nCOPY large /\n", base=False)
-    build(context.path).ok()
+    build("-o", "type=cacheonly", context.path).ok()
     root = context.path.parent / "state"
     used = sum(p.lstat().st_blocks * 512 for p in root.rglob("*"))
-    assert used < GIB // 2
+    assert used < GIB // 8
 
 
 def test_rare_names_in_a_context_are_kept(build: Build, context: Context, tmp_path: Path) -> None:
