@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """The system-call filter compiled once, instead of once per step.
 
 crun compiles the filter from its rules at every start, which takes three times as long as all its

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Linux capabilities: Docker's default set, and what this process could hand out."""
 
 from __future__ import annotations

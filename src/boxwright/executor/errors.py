@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Failures of running a process: of the process itself, or of what runs it."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Runs the processes of steps: root file system in, exit status and complete output out.
 
 The :class:`Executor` owns one sandbox supervisor, starts it in the background when opened and

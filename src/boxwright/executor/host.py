@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """What this machine lets a step have, read once when the executor starts."""
 
 from __future__ import annotations

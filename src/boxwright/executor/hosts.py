@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """The two files of name resolution that every step sees.
 
 ``/etc/resolv.conf`` is this machine's (this pod's) own, byte for byte: steps share its network,

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """The engine's end of the socket to the sandbox supervisor.
 
 A :class:`SupervisorLink` owns one supervisor process from :meth:`~SupervisorLink.start` to

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """From how the runtime ended to what the step's user is told."""
 
 from __future__ import annotations

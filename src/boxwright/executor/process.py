@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """What to run: immutable values that the ops hand to the executor.
 
 Paths of the machine are :class:`pathlib.Path`; paths inside the root file system are ``str``.

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """What a step needs in its root file system before it starts, and what must not stay after.
 
 The runtime makes an empty file or folder at every mount point that does not exist. Those stubs

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Paths inside a root file system that may not exist yet.
 
 ``openat2(RESOLVE_IN_ROOT)`` resolves what exists; creating a file, or finding out what a runtime

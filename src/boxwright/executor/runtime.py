@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Which OCI runtime runs the steps, found out by running something with it.
 
 Versions and file names prove nothing: Debian 12's crun refuses some cgroup set-ups, a container

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """The default system-call filter of a step: what Docker's profile allows, as data of our own.
 
 Unknown calls fail with EPERM. ``clone3`` fails with ENOSYS for unprivileged steps, as its flags

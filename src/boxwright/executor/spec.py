@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """The OCI runtime configuration of a step, as a pure function of what was asked for.
 
 Behaviour is BuildKit's (executor/oci): same mounts, namespaces, masked paths and capabilities,

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Pipes between a step's process and the event loop.
 
 Reading never blocks the loop and never drops: every byte that the process wrote reaches the

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Whom ``USER`` means: names and numbers against the image's own passwd and group files.
 
 The files are read inside the root file system, so a link in the image can't lead outside it,

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Failures of file operations and of what an op asks for."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """The mounts of a command: from LLB's description to mounted folders, sockets and secrets.
 
 :class:`PreparedMounts` owns everything that the command needs until it has ended: the trees that

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """The command operation: RUN."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Makes the solver's ops from vertices."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """The single file actions, each on the root folder of a tree that is being made.
 
 Everything here blocks and runs in the worker pool. Paths come from the build definition and names

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Symbolic file modes (``COPY --chmod=u=rwX,go=rX``) with BSD ``setmode(3)`` semantics.
 
 The umask is always 0 here: a build must not depend on the daemon's.

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """The operations that only rearrange trees, and those that run elsewhere."""
 
 from __future__ import annotations

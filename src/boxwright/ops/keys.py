@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """From the pure key description of an op to what the solver asks: digests of real content."""
 
 from __future__ import annotations

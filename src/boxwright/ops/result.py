@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Op results: a counted handle on a snapshot, or nothing at all (scratch)."""
 
 from __future__ import annotations

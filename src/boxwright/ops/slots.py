@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """How many ops may work at once."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """A unix socket in the step whose connections reach the client's ssh agent."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Shell wildcards in the source of a COPY or the path of an RM: Go's ``filepath.Match``."""
 
 from __future__ import annotations

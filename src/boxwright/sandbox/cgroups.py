@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """One control group per step, made by us around the one that the runtime makes.
 
 The runtime removes its own group as soon as the step has ended, and with it the numbers that say

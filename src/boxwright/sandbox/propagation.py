@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Letting the supervisor see the trees that the engine mounts after it was started.
 
 The supervisor's mount namespace is a slave copy of the engine's, so events arrive there only from

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Messages between the engine and its sandbox supervisor.
 
 The two talk over one ``SOCK_SEQPACKET`` pair: a message is one small JSON object in one packet,

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """The small process between the engine and its containers.
 
 The engine is threaded and may die at any moment; containers must neither outlive it nor be forked

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Becoming root in a user namespace of one's own, without a wrapper program.
 
 A process with threads can't enter a user namespace, and a Python process gets threads soon. So the
