@@ -31,11 +31,13 @@ def checkout(tmp_path: Path) -> Path:
     return clone
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_quickstart_twice(checkout: Path) -> None:
-    first = run([str(checkout / "scripts/quickstart")]).ok()
+    first = run([str(checkout / "scripts/quickstart")], timeout_s=280).ok()
     assert "<h1>Hello from Boxwright</h1>" in first.out
     assert re.search(r"Built, pushed, pulled by digest \(sha256:[0-9a-f]{64}\) and run", first.out)
-    second = run([str(checkout / "scripts/quickstart")]).ok()
+    second = run([str(checkout / "scripts/quickstart")], timeout_s=280).ok()
     assert "CACHED" in second.text
     assert (checkout / ".venv/bin/buildctl").is_symlink()
 
