@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Copying a path of one tree into another, as COPY and ADD mean it (fsutil's ``copy`` package).
 
 Both roots are given as folders; every path in them is resolved without leaving them, and nothing
@@ -84,6 +83,8 @@ class TreeCopier:
             after the unmount; ``None`` if ``target`` is that folder itself.
         options: How copies differ.
         linker: Knows what was linked into the target before.
+        may_meet: Whether sources of this instruction may have the same target: each must then
+            see what the one before it has written, so nothing is queued.
     """
 
     source: LayerView
@@ -91,6 +92,7 @@ class TreeCopier:
     upper: str | None
     options: CopyOptions
     linker: LinkCopier
+    may_meet: bool = False
     _queue: list[Callable[[], None]] = field(default_factory=list)
     _waiting: list[_Folder] = field(default_factory=list)
     _include: PatternMatcher | None = None
@@ -334,7 +336,7 @@ class TreeCopier:
         It must have left no trace in the upper folder (a whiteout would have to become an opaque
         folder), and its parent must be there: touching a parent brings it up.
         """
-        if self.upper is None or not target:
+        if self.upper is None or self.may_meet or not target:
             return False
         if os.path.lexists(_join(self.upper, target)):
             return False

@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """The file operation: a small graph of actions inside one vertex.
 
 An action changes its input (a tree that is being made) and may read a second one. Indexes below
@@ -10,6 +9,8 @@ actions use, is committed first, so nobody sees another's changes.
 from __future__ import annotations
 
 import os
+import posixpath
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -272,7 +273,9 @@ def _run_copy(
     try:
         if not action.createDestPath:
             _check_parent(target, action.dest)
-        for source_path in _sources(action, source):
+        sources = _sources(action, source)
+        copier.may_meet = _may_meet(sources, source, target_path)
+        for source_path in sources:
             if action.attemptUnpackDockerCompatibility and fileactions.unpack(
                 source, source_path, target, target_path, owner, action.timestamp
             ):
@@ -280,6 +283,16 @@ def _run_copy(
             copier.run(source_path, target_path)
     except OSError as exc:
         raise _copy_error(exc, os.fspath(source), os.fspath(target)) from exc
+
+
+def _may_meet(sources: list[str], root: Path, target_path: str) -> bool:
+    """Return whether two sources could be copied to the same place."""
+    if len(sources) == 1:
+        return False
+    names = {posixpath.basename(path) for path in sources}
+    if len(names) < len(sources) or not target_path.endswith(("/", "/.")):
+        return True
+    return not all(stat.S_ISREG(os.lstat(f"{root}/{path}").st_mode) for path in sources)
 
 
 def _finish_copy(copier: TreeCopier, action: pb.FileActionCopy) -> None:
