@@ -79,7 +79,10 @@ def _many(*names: str, key: str, text: str, metavar: str) -> Callable[[F], F]:
 @click.option("--shm-size", default="", metavar="SIZE", help="Size of /dev/shm in RUN steps.")
 @click.option("--cgroup-parent", default="", metavar="PATH", help="cgroup of RUN steps.")
 @click.option(
-    "--call", default="", metavar="METHOD", help="check, outline or targets: don't build."
+    "--call",
+    default="",
+    metavar="METHOD[,format=json]",
+    help="check, outline or targets: don't build.",
 )
 @click.option("--check", is_flag=True, help="Check the Dockerfile (short for --call=check).")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the image's digest.")
@@ -137,7 +140,7 @@ def build(
     finally:
         plan.close()
     if plan.request.via_gateway:
-        return show_call(result)
+        return show_call(result, plan.call_format)
     if runner.warnings and mode != "rawjson":
         show_warnings(runner.warnings)
     finish(plan, result, iidfile=iidfile, metadata_file=metadata_file, quiet=quiet)
@@ -169,20 +172,21 @@ class BuildRun:
             renderer.close()
 
 
-def show_call(result: BuildResult) -> int:
-    """Print what a subrequest answered; return its status."""
-    text = result.metadata.get("result.txt")
+def show_call(result: BuildResult, form: str = "") -> int:
+    """Print what a subrequest answered, as text or with ``form`` json; return its status."""
+    metadata = result.metadata
+    text = metadata.get("result.json" if form == "json" else "result.txt")
     if text is None:
         text = b"".join(
             key.encode() + b"\n" + value + b"\n"
-            for key, value in result.metadata.items()
+            for key, value in metadata.items()
             if key.startswith("result.")
         )
-    if not text and "version" in result.metadata:
+    if not text and "version" in metadata:
         text = b"Check complete, no warnings found.\n"
-    sys.stdout.buffer.write(text)
+    sys.stdout.buffer.write(text if text.endswith(b"\n") else text + b"\n")
     sys.stdout.flush()
-    status = result.metadata.get("result.statuscode", b"0")
+    status = metadata.get("result.statuscode", b"0")
     return int(status) if status.isdigit() else 0
 
 

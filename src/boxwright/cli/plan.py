@@ -78,12 +78,14 @@ class BuildPlan:
         stored_names: Names under which the embedded engine keeps the image.
         warnings: To be shown before the build.
         cleanup: Temporary folders to remove afterwards.
+        call_format: How the answer of a subrequest is printed: ``json``, or empty for text.
     """
 
     request: BuildRequest
     stored_names: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
     cleanup: list[Path] = field(default_factory=list)
+    call_format: str = ""
 
     def close(self) -> None:
         """Remove temporary folders."""
@@ -129,7 +131,7 @@ def plan_build(
         _add_context(plan, flags, stdin)
         _add_named_contexts(plan, flags)
         if flags.call and flags.call != "build":
-            _add_call(request, flags.call)
+            _add_call(plan, flags.call)
         else:
             _add_exports(plan, flags, is_embedded=is_embedded)
     except BaseException:
@@ -352,8 +354,13 @@ def _offer_layout(plan: BuildPlan, value: str) -> str:
     return f"oci-layout://{store}:{tag}@{digest}"
 
 
-def _add_call(request: BuildRequest, call: str) -> None:
-    name = call.partition(",")[0]
+def _add_call(plan: BuildPlan, call: str) -> None:
+    name, _, rest = call.partition(",")
+    fields = parse.parse_pairs(rest, "--call") if rest else {}
+    plan.call_format = fields.pop("format", "")
+    if fields or plan.call_format not in {"", "json", "text"}:
+        raise UsageError(f"invalid value for --call: {call!r}", hint="write METHOD[,format=json]")
+    request = plan.request
     request.opts["requestid"] = _SUBREQUESTS.get(name, name)
     request.opts["frontend.caps"] = "moby.buildkit.frontend.subrequests"
     request.via_gateway = True

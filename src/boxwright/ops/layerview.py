@@ -1,4 +1,3 @@
-# SPDX-License-Identifier: Apache-2.0
 """Where a file that a stack of layers shows really lies.
 
 Files seen through an overlay mount can't be hard-linked out of it. A path that only one layer
@@ -27,6 +26,8 @@ class LayerView:
     def __init__(self, view: str, layers: Sequence[Path]) -> None:
         self.view = view
         self._layers = [os.fspath(layer) for layer in layers]
+        self._prefixes = [f"{layer}/" for layer in self._layers]
+        self._last = 0
         self._fds: list[int] = []
         if 1 < len(layers) <= _MAX_LAYERS:
             flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -39,6 +40,20 @@ class LayerView:
         for fd in self._fds:
             os.close(fd)
         self._fds = []
+
+    def layer_of(self, path: str) -> int | None:
+        """Return the place of the layer whose folder ``path`` is in; ``None`` if in none.
+
+        Args:
+            path: Absolute, as :meth:`own_path` gives it or below that.
+        """
+        if self._prefixes and path.startswith(self._prefixes[self._last]):
+            return self._last
+        for place, prefix in enumerate(self._prefixes):
+            if path.startswith(prefix):
+                self._last = place
+                return place
+        return None
 
     def own_path(self, relative: str, *, is_dir: bool) -> str | None:
         """Return the path in the layer that alone shows ``relative``, or ``None``.

@@ -61,7 +61,7 @@ class LinkCopier:
     def __init__(self, *, sealed: bool = True, preserve_links: bool = True) -> None:
         self._sealed = sealed
         self._preserve = preserve_links
-        self._made: dict[tuple[int, int], bytes] = {}
+        self._made: dict[tuple[int, int, int | None], bytes] = {}
         self._linked: set[tuple[int, int]] = set()
         self.linked = 0
         self.copied_bytes = 0
@@ -80,6 +80,8 @@ class LinkCopier:
         target: AnyPath,
         want: Attributes = KEEP,
         info: os.stat_result | None = None,
+        *,
+        layer: int | None = None,
     ) -> None:
         """Make ``target``, which must not exist, a copy of the non-folder ``source``.
 
@@ -88,6 +90,8 @@ class LinkCopier:
             target: Where to.
             want: What is to differ.
             info: Status of ``source`` itself, if the caller has asked already.
+            layer: Which of the layers below the source it lies in. Two layers may share an
+                inode because both were copied by link from one place; that makes no hard link.
 
         Raises:
             OSError: reading or writing failed.
@@ -97,7 +101,7 @@ class LinkCopier:
             info = os.lstat(here)
         key = (info.st_dev, info.st_ino)
         if info.st_nlink > 1 and self._preserve:
-            first = self._made.setdefault(key, there)
+            first = self._made.setdefault((*key, layer), there)
             if first is not there and self._link(first, there):
                 return
         if (
