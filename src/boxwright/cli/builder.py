@@ -23,7 +23,12 @@ def builder() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def list_builders(options: GlobalOptions, /, *, as_json: bool) -> None:
-    """List the builders, and say which one a build would use and why."""
+    """List the builders, and say which one a build would use and why.
+
+    \b
+    Example:
+      boxwright builder ls
+    """  # noqa: D301 - click reads the backspace
     from boxwright.cli import units
     from boxwright.cli.target import choose, load_builders
 
@@ -58,7 +63,13 @@ def list_builders(options: GlobalOptions, /, *, as_json: bool) -> None:
 @builder.command("use")
 @click.argument("name")
 def use_builder(*, name: str) -> None:
-    """Make a builder the current one ('embedded': the engine in the command itself)."""
+    """Make a builder the current one ('embedded': the engine in the command itself).
+
+    \b
+    Examples:
+      boxwright builder use team
+      boxwright builder use embedded
+    """  # noqa: D301 - click reads the backspace
     from boxwright.cli.build import write_file
     from boxwright.cli.target import choose, current_file
 

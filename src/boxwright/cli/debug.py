@@ -66,7 +66,12 @@ def workers(
     template: str,
     builder: str,
 ) -> None:
-    """List the workers of the engine."""
+    """List the workers of the engine.
+
+    \b
+    Example:
+      boxwright debug workers
+    """  # noqa: D301 - click reads the backspace
     from boxwright.cli.connect import run_with_client
     from boxwright.cli.target import choose
 
@@ -83,7 +88,12 @@ def workers(
 @click.option("--builder", default="", metavar="NAME", help="Builder to ask.")
 @click.pass_obj
 def info(options: GlobalOptions, /, *, template: str, builder: str) -> None:
-    """Show the version of the engine."""
+    """Show the version of the engine.
+
+    \b
+    Example:
+      boxwright debug info --format '{{json .}}'
+    """  # noqa: D301 - click reads the backspace
     from boxwright.cli.connect import run_with_client
     from boxwright.cli.target import choose
 
@@ -99,7 +109,12 @@ def info(options: GlobalOptions, /, *, template: str, builder: str) -> None:
 @click.option("--dot", "as_dot", is_flag=True, help="Write a graph for graphviz.")
 @click.argument("file", default="-")
 def dump_llb(*, as_dot: bool, file: str) -> None:
-    """Print a build definition (FILE, or standard input) as one JSON object for each op."""
+    """Print a build definition (FILE, or standard input) as one JSON object for each op.
+
+    \b
+    Example:
+      python examples/llb/hello.py | boxwright debug dump-llb
+    """  # noqa: D301 - click reads the backspace
     from boxwright.cli.dumpllb import dump, read_definition
 
     with click.open_file(file, "rb") as stream:

@@ -32,7 +32,13 @@ class Finding:
 @click.command(context_settings=_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(*, as_json: bool) -> int:
-    """Check what building needs on this machine."""
+    """Check what building needs on this machine.
+
+    \b
+    Examples:
+      boxwright doctor
+      boxwright doctor --json
+    """  # noqa: D301 - click reads the backspace
     findings = [check() for check in CHECKS]
     if as_json:
         click.echo(json.dumps([asdict(each) for each in findings], indent=2))
@@ -74,8 +80,8 @@ def check_namespaces() -> Finding:
     hint = "run as root with full capabilities" if is_root else "allow user namespaces"
     if not is_root and _APPARMOR.exists() and _APPARMOR.read_text().strip() == "1":
         hint = (
-            "AppArmor forbids user namespaces to programs without a profile: "
-            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+            "AppArmor forbids user namespaces to programs without a profile: see "
+            "docs/rootless.md, or sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
         )
     try:
         done = subprocess.run(

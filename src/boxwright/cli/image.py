@@ -51,7 +51,13 @@ def open_store(options: GlobalOptions) -> Store:
 @click.option("-q", "--quiet", is_flag=True, help="Names only.")
 @click.pass_obj
 def list_images(options: GlobalOptions, /, *, as_json: bool, quiet: bool) -> None:
-    """List the stored images."""
+    """List the stored images.
+
+    \b
+    Examples:
+      boxwright image ls
+      boxwright image ls --json
+    """  # noqa: D301 - click reads the backspace
     from boxwright.cli import units
     from boxwright.core.reference import Reference
 
@@ -166,7 +172,12 @@ def pull_image(options: GlobalOptions, /, *, platform: str, name: str) -> None:
 @click.argument("names", nargs=-1, required=True)
 @click.pass_obj
 def remove_images(options: GlobalOptions, /, *, names: tuple[str, ...]) -> None:
-    """Remove names of images; what no other name needs goes with the next prune."""
+    """Remove names of images; what no other name needs goes with the next prune.
+
+    \b
+    Example:
+      boxwright image rm app:old
+    """  # noqa: D301 - click reads the backspace
     from boxwright.core.reference import Reference
     from boxwright.errors import NotFoundError
 

@@ -55,7 +55,11 @@ def serve(
     """Serve the stored images until interrupted.
 
     Builds on the same state folder go on meanwhile: they use this process's engine.
-    """
+
+    \b
+    Example:
+      boxwright registry serve --listen 127.0.0.1:5000
+    """  # noqa: D301 - click reads the backspace
     host, port = split_address(listen)
     known = read_users(users)
     context = make_context(tls_cert, tls_key)

@@ -163,7 +163,14 @@ def du(
     template: str,
     builder: str,
 ) -> None:
-    """Show what takes space."""
+    """Show what takes space.
+
+    \b
+    Examples:
+      boxwright du
+      boxwright du --filter type==exec.cachemount
+      boxwright du --format '{{json .}}'
+    """  # noqa: D301 - click reads the backspace
     from boxwright.cli.connect import run_with_client
     from boxwright.cli.target import choose
 

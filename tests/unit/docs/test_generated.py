@@ -6,18 +6,19 @@ import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 import boxwright.client
+from boxwright.cli import boxwright as cli
 from boxwright.config import load, schema
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted(
-    path
-    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md")
-    for path in ROOT.glob(pattern)
+    path for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md") for path in ROOT.glob(pattern)
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -77,3 +78,26 @@ def test_examples_of_the_configuration_are_read_without_a_complaint(tmp_path: Pa
 def test_every_name_of_the_client_can_be_imported() -> None:
     for name in boxwright.client.__all__:
         assert getattr(boxwright.client, name) is not None
+
+
+def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command that does something, with its name."""
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    ctx = click.Context(command, info_name=path)
+    for name in command.list_commands(ctx):
+        inner = command.get_command(ctx, name)
+        assert inner is not None
+        yield from leaves(inner, f"{path} {name}")
+
+
+def test_help_of_every_command_has_an_example() -> None:
+    found = dict(leaves(cli.command, "boxwright"))
+    assert len(found) > 10
+    without = [
+        path
+        for path, command in found.items()
+        if path not in (command.help or "").partition("Example")[2]
+    ]
+    assert without == []
