@@ -105,7 +105,7 @@ class Process:
         """Set the size of its terminal."""
         if self.terminal is not None and not self.ended.done():
             self.terminal.resize(rows, columns)
-            await self.executor.resized(self.run_id)
+            await self.executor.resize(self.run_id, rows, columns)
 
 
 @dataclass(frozen=True)

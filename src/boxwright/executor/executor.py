@@ -226,10 +226,10 @@ class Executor:
         if self._link is not None:
             await self._link.kill(run_id, number)
 
-    async def resized(self, run_id: str) -> None:
-        """Tell the runtime that the size of a process's terminal has changed."""
+    async def resize(self, run_id: str, rows: int, columns: int) -> None:
+        """Set the size of a process's terminal, in characters."""
         if self._link is not None:
-            await self._link.resized(run_id)
+            await self._link.resize(run_id, rows & 0xFFFF, columns & 0xFFFF)
 
     async def _get_ready(self) -> _Ready:
         while True:

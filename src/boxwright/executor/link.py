@@ -179,10 +179,11 @@ class SupervisorLink:
         with contextlib.suppress(SandboxLostError):
             await self._send({"op": "kill", "id": run_id, "signal": int(number)}, ())
 
-    async def resized(self, run_id: str) -> None:
-        """Let the runtime of a run take over the size of its terminal."""
+    async def resize(self, run_id: str, rows: int, columns: int) -> None:
+        """Set the size of the terminal that the first process of a run has."""
+        message = {"op": "resize", "id": run_id, "rows": rows, "columns": columns}
         with contextlib.suppress(SandboxLostError):
-            await self._send({"op": "resized", "id": run_id}, ())
+            await self._send(dict(message), ())
 
     async def close(self) -> None:
         """End the supervisor and with it everything that runs in it."""

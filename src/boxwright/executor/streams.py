@@ -100,7 +100,7 @@ class TerminalPipe(OutputPipe):
         self._loop.add_reader(self._read_fd, self._readable)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Set the size in characters; the runtime is to be told (``Executor.resized``)."""
+        """Set the size of the runtime's end, in characters; see ``Executor.resize`` too."""
         if self._read_fd >= 0:
             size = struct.pack("HHHH", rows & 0xFFFF, columns & 0xFFFF, 0, 0)
             fcntl.ioctl(self._read_fd, termios.TIOCSWINSZ, size)

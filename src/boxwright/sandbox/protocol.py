@@ -11,7 +11,7 @@ Engine to supervisor::
      "cgroup": path or null, "memory": bytes or 0, "pidfile": bool}
         fds: payload, stdin, stdout, stderr; the payload is the files' contents in order
     {"op": "kill", "id": …, "signal": n}
-    {"op": "resized", "id": …}
+    {"op": "resize", "id": …, "rows": n, "columns": n}
 
 Supervisor to engine::
 

@@ -15,11 +15,15 @@ Single-threaded; imports nothing outside the standard library, `boxwright.linux`
 
 import array
 import errno
+import fcntl
 import os
 import select
 import signal
 import socket
+import stat
+import struct
 import sys
+import termios
 import time
 
 from boxwright.linux import namespaces, process
@@ -27,6 +31,8 @@ from boxwright.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REC, MS_SLA
 from boxwright.sandbox import cgroups, protocol
 
 _KILL_RETRY_MS = 5
+_SIZE_TRIES = 400
+_PTS_MAJORS = range(136, 144)
 _ORPHAN_TRIES = 1000
 _ORPHAN_PAUSE_S = 0.002
 _COPY_CHUNK = 1 << 20
@@ -36,7 +42,16 @@ _FDS_PER_PACKET = protocol.FD_COUNT
 class _Child:
     """One runtime process that we started."""
 
-    __slots__ = ("asked", "cgroup", "has_pidfile", "id", "kill_signal", "pid")
+    __slots__ = (
+        "asked",
+        "cgroup",
+        "has_pidfile",
+        "id",
+        "kill_signal",
+        "pid",
+        "size",
+        "size_tries",
+    )
 
     def __init__(self, run_id: str, pid: int, cgroup: str, *, has_pidfile: bool) -> None:
         self.id = run_id
@@ -44,6 +59,8 @@ class _Child:
         self.cgroup = cgroup
         self.has_pidfile = has_pidfile
         self.kill_signal = 0
+        self.size = (0, 0)
+        self.size_tries = 0
         self.asked = False
 
 
@@ -65,7 +82,7 @@ class Supervisor:
         poll.register(read_fd, select.POLLIN)
         self._send({"ev": "ready"})
         while True:
-            waiting = any(child.kill_signal for child in self._children.values())
+            waiting = any(c.kill_signal or any(c.size) for c in self._children.values())
             events = poll.poll(_KILL_RETRY_MS if waiting else None)
             for fd, _ in events:
                 if fd == read_fd:
@@ -76,6 +93,8 @@ class Supervisor:
             for child in list(self._children.values()):
                 if child.kill_signal:
                     self._kill_now(child)
+                if any(child.size):
+                    self._resize_now(child)
 
     def _send(self, message: dict[str, object]) -> None:
         self._sock.send(protocol.encode(message))
@@ -96,8 +115,9 @@ class Supervisor:
                 self._run(message, list(fds))
             elif message["op"] == "kill":
                 self._kill(str(message["id"]), _integer(message["signal"]))
-            elif message["op"] == "resized":
-                self._resized(str(message["id"]))
+            elif message["op"] == "resize":
+                size = _integer(message["rows"]), _integer(message["columns"])
+                self._resize(str(message["id"]), size)
             return True
         finally:
             for fd in fds:
@@ -179,11 +199,21 @@ class Supervisor:
                 child.kill_signal = number
                 self._kill_now(child)
 
-    def _resized(self, run_id: str) -> None:
-        """Tell a runtime to hand on the size of its terminal: it is in no one's foreground."""
+    def _resize(self, run_id: str, size: tuple[int, int]) -> None:
         for child in self._children.values():
             if child.id == run_id:
-                _signal(child.pid, signal.SIGWINCH)
+                child.size, child.size_tries = size, _SIZE_TRIES
+                self._resize_now(child)
+
+    def _resize_now(self, child: _Child) -> None:
+        """Set the size of a process's terminal, or wait until it has one.
+
+        Not every runtime passes the size of its own terminal on, so the container's is set.
+        """
+        pid = self._container_pid(child.id)
+        child.size_tries -= 1
+        if (pid and _set_terminal_size(pid, child.size)) or not child.size_tries:
+            child.size = (0, 0)
 
     def _kill_now(self, child: _Child) -> None:
         """Signal the container's first process, or wait until the runtime has written its id."""
@@ -291,6 +321,31 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
+
+
+def _set_terminal_size(pid: int, size: tuple[int, int]) -> bool:
+    """Set the size of the terminal that is a process's standard input, if it is one.
+
+    The process may swap its input at any time: what is looked at is what is opened.
+    """
+    found = -1
+    try:
+        found = os.open(f"/proc/{pid}/fd/0", os.O_PATH | os.O_CLOEXEC)
+        info = os.fstat(found)
+        if not stat.S_ISCHR(info.st_mode) or os.major(info.st_rdev) not in _PTS_MAJORS:
+            return False
+        flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+        terminal = os.open(f"/proc/self/fd/{found}", flags)
+        try:
+            fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        finally:
+            os.close(terminal)
+    except (OSError, struct.error):
+        return False
+    finally:
+        if found >= 0:
+            os.close(found)
+    return True
 
 
 def _read_small(path: str, limit: int) -> str:

@@ -1,0 +1,269 @@
+"""NewContainer and ExecProcess of the daemon, over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from programs import Daemon, wait_until
+
+from boxwright.llb.file_op import mkdir, mkfile
+from boxwright.llb.state import State
+from boxwright.wire import methods
+from boxwright.wire.client import Connection
+from boxwright.wire.clientcall import ClientStream
+from boxwright.wire.pb import control_pb2, gateway_pb2, ops_pb2
+from boxwright.wire.status import RpcError, StatusCode
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("crun")]
+
+BUSYBOX = shutil.which("busybox") or "/bin/busybox"
+PATH = ("PATH=/bin",)
+
+
+class Client:
+    """A client that is its build's frontend."""
+
+    def __init__(self, connection: Connection, build_id: str) -> None:
+        self.connection = connection
+        self.items = [("buildkit-controlapi-buildid", build_id)]
+
+    async def call(self, method, request):
+        return await self.connection.unary(method, request, metadata=self.items)
+
+    async def tree(self) -> str:
+        """Solve a tree with a shell and return its ref."""
+        state = (
+            State()
+            .file(mkdir("/bin"))
+            .file(mkfile("/bin/busybox", Path(BUSYBOX).read_bytes(), mode=0o755))
+            .file(mkfile("/etc-release", b"tree\n"))
+        )
+        answer = await self.call(
+            methods.BRIDGE_SOLVE,
+            gateway_pb2.SolveRequest(
+                Definition=state.marshal(), allowResultReturn=True, allowResultArrayRef=True
+            ),
+        )
+        return answer.result.ref.id
+
+    async def container(self, name: str = "c1", **fields: object) -> None:
+        mount = ops_pb2.Mount(dest="/", resultID=await self.tree())
+        request = gateway_pb2.NewContainerRequest(ContainerID=name, Mounts=[mount], **fields)
+        await self.call(methods.BRIDGE_NEW_CONTAINER, request)
+
+    def stream(self) -> ClientStream:
+        return self.connection.stream(methods.BRIDGE_EXEC_PROCESS, metadata=self.items)
+
+
+@contextlib.asynccontextmanager
+async def client(daemon: Daemon) -> AsyncIterator[Client]:
+    connection = await Connection.open(daemon.address)
+    build_id = uuid.uuid4().hex
+    solving = asyncio.ensure_future(
+        connection.unary(methods.CONTROL_SOLVE, control_pb2.SolveRequest(Ref=build_id))
+    )
+    try:
+        yield Client(connection, build_id)
+    finally:
+        solving.cancel()
+        await asyncio.gather(solving, return_exceptions=True)
+        await connection.close()
+
+
+def init(script: str, *, tty: bool = False, container: str = "c1", **fields: object):
+    """Return an Init message for a shell script."""
+    return gateway_pb2.InitMessage(
+        ContainerID=container,
+        Meta=ops_pb2.Meta(args=["/bin/busybox", "sh", "-c", script], env=PATH, cwd="/"),
+        Fds=[0, 1, 2],
+        Tty=tty,
+        **fields,
+    )
+
+
+def message(name: str, **field: object) -> gateway_pb2.ExecMessage:
+    return gateway_pb2.ExecMessage(ProcessID=name, **field)
+
+
+class Seen:
+    """What came of one process."""
+
+    def __init__(self) -> None:
+        self.out: dict[int, bytes] = {1: b"", 2: b""}
+        self.kinds: list[str] = []
+        self.exit: gateway_pb2.ExitMessage | None = None
+
+    @property
+    def text(self) -> str:
+        return self.out[1].decode()
+
+
+async def collect(stream: ClientStream, *, until: str = "Done", text: bytes = b"") -> Seen:
+    """Read messages until one of a kind, or until the output holds ``text``."""
+    seen = Seen()
+    async with asyncio.timeout(20):
+        while (item := await stream.recv()) is not None:
+            kind = item.WhichOneof("Input")
+            seen.kinds.append(kind)
+            if kind == "File" and not item.File.EOF:
+                seen.out[item.File.Fd] += item.File.Data
+                if text and text in seen.out[1]:
+                    return seen
+            if kind == "Exit":
+                seen.exit = item.Exit
+            if kind == until and not text:
+                return seen
+    raise AssertionError(f"the stream ended: {seen.kinds}")
+
+
+def test_output_exit_code_and_input(daemon: Daemon) -> None:
+    async def scenario() -> None:
+        async with client(daemon) as made:
+            await made.container(hostname="inside")
+            async with made.stream() as stream:
+                await stream.send(
+                    message("p1", Init=init("busybox hostname; cat; echo bad >&2; exit 7"))
+                )
+                await stream.send(message("p1", File=gateway_pb2.FdMessage(Fd=0, Data=b"fed\n")))
+                await stream.send(message("p1", File=gateway_pb2.FdMessage(Fd=0, EOF=True)))
+                seen = await collect(stream)
+            assert seen.kinds[0] == "Started"
+            assert seen.out == {1: b"inside\nfed\n", 2: b"bad\n"}
+            assert seen.exit is not None
+            assert seen.exit.Code == 7
+            assert "exit code: 7" in seen.exit.Error.message
+
+    asyncio.run(scenario())
+
+
+def test_a_second_process_runs_inside_the_first_ones_container(daemon: Daemon) -> None:
+    async def scenario() -> None:
+        async with client(daemon) as made:
+            await made.container()
+            async with made.stream() as stream:
+                await stream.send(message("p1", Init=init("echo ready > /f; echo up; cat")))
+                await collect(stream, text=b"up")
+                await stream.send(message("p2", Init=init("cat /f; kill -0 1 && echo alive")))
+                seen = await collect(stream)
+                assert seen.text == "ready\nalive\n"
+                assert seen.exit is not None
+                assert seen.exit.Code == 0
+                answer = await made.call(
+                    methods.BRIDGE_READ_FILE_CONTAINER,
+                    gateway_pb2.ReadFileRequest(Ref="c1", FilePath="/f"),
+                )
+                assert answer.Data == b"ready\n"
+                await stream.send(message("p1", File=gateway_pb2.FdMessage(Fd=0, EOF=True)))
+                assert (await collect(stream)).exit is not None
+
+    asyncio.run(scenario())
+
+
+def test_terminal_with_size_and_signals(daemon: Daemon) -> None:
+    async def scenario() -> None:
+        async with client(daemon) as made:
+            await made.container()
+            script = "echo started; read x; busybox stty size; read y; echo got $y; sleep 60"
+            async with made.stream() as stream:
+                await stream.send(message("p1", Init=init(script, tty=True)))
+                await collect(stream, text=b"started")
+                await stream.send(
+                    message("p1", Resize=gateway_pb2.ResizeMessage(Rows=33, Cols=99))
+                )
+                await stream.send(message("p1", File=gateway_pb2.FdMessage(Fd=0, Data=b"\n")))
+                await collect(stream, text=b"33 99")
+                await stream.send(message("p1", File=gateway_pb2.FdMessage(Fd=0, Data=b"it\n")))
+                await collect(stream, text=b"got it")
+                await stream.send(message("p1", Signal=gateway_pb2.SignalMessage(Name="KILL")))
+                seen = await collect(stream)
+            assert seen.exit is not None
+            assert seen.exit.Code == 137
+
+    asyncio.run(scenario())
+
+
+def test_a_stuck_client_makes_the_process_wait(daemon: Daemon) -> None:
+    """Nobody reads: the daemon keeps a little, the process waits; another client goes on."""
+
+    async def scenario() -> None:
+        async with client(daemon) as stuck, client(daemon) as other:
+            await stuck.container()
+            async with stuck.stream() as stream:
+                await stream.send(message("p1", Init=init("exec busybox yes")))
+                await other.container()
+                async with other.stream() as second:
+                    await second.send(message("p1", Init=init("echo fine")))
+                    assert (await collect(second)).text == "fine\n"
+                stream.cancel()
+
+    before = memory_kib(daemon)
+    asyncio.run(scenario())
+    assert memory_kib(daemon) - before < 64 << 10
+
+
+def memory_kib(daemon: Daemon) -> int:
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+
+
+def test_everything_ends_with_the_build(daemon: Daemon) -> None:
+    async def scenario() -> None:
+        async with client(daemon) as made:
+            await made.container()
+            async with made.stream() as stream:
+                await stream.send(message("p1", Init=init("echo up; exec busybox sleep 7777")))
+                await collect(stream, text=b"up")
+                assert sleepers()
+                stream.cancel()
+
+    asyncio.run(scenario())
+    wait_until(lambda: not sleepers(), 10, "the process has ended")
+    wait_until(lambda: not mounts(daemon), 10, "its root is unmounted")
+
+
+def mounts(daemon: Daemon) -> list[str]:
+    assert daemon.process is not None
+    lines = Path(f"/proc/{daemon.process.pid}/mountinfo").read_text().splitlines()
+    return [line for line in lines if f"{daemon.root}/run/mnt" in line]
+
+
+def sleepers() -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if b"sleep\x007777" in (entry / "cmdline").read_bytes():
+                    found.append(entry.name)
+    return found
+
+
+def test_what_a_build_may_not_have_is_refused(daemon: Daemon) -> None:
+    async def scenario() -> None:
+        async with client(daemon) as made:
+            with pytest.raises(RpcError) as refused:
+                await made.container(Network=ops_pb2.NetMode.HOST)
+            assert refused.value.status is StatusCode.PERMISSION_DENIED
+            await made.container()
+            async with made.stream() as stream:
+                wanted = init("true", Security=ops_pb2.SecurityMode.INSECURE)
+                await stream.send(message("p1", Init=wanted))
+                with pytest.raises(RpcError) as refused:
+                    await collect(stream)
+            assert refused.value.status is StatusCode.PERMISSION_DENIED
+            async with made.stream() as stream:
+                await stream.send(message("p1", Init=init("true", container="other")))
+                with pytest.raises(RpcError) as missing:
+                    await collect(stream)
+            assert missing.value.status is StatusCode.NOT_FOUND
+            release = gateway_pb2.ReleaseContainerRequest(ContainerID="c1")
+            await made.call(methods.BRIDGE_RELEASE_CONTAINER, release)
+            assert not mounts(daemon)
+
+    asyncio.run(scenario())
