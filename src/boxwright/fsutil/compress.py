@@ -63,7 +63,7 @@ class Compression:
     Attributes:
         algorithm: ``uncompressed``, ``gzip`` or ``zstd``.
         level: upstream's ``compression-level``; None is the fast default. For gzip 0 to 3
-            are ISA-L's levels (None is 2), 4 to 9 zlib-ng's, whose 6 gives the size of
+            are ISA-L's levels (None is 3), 4 to 9 zlib-ng's, whose 6 gives the size of
             Go's gzip. For zstd 0 to 22 (None is 3).
         force: blobs that exist with another compression are converted.
     """
@@ -82,7 +82,7 @@ class Compression:
     def gzip_plan(self) -> tuple[str, int]:
         """Return the library (``isal`` or ``zlib-ng``) and its level for gzip."""
         if self.level is None or self.level < 0:
-            return "isal", 2
+            return "isal", _ISAL_MAX_LEVEL
         if self.level <= _ISAL_MAX_LEVEL:
             return "isal", self.level
         return "zlib-ng", min(self.level, 9)
