@@ -17,6 +17,7 @@ _COMMANDS = {
     "registry": "boxwright.cli.registry:registry",
     "du": "boxwright.cli.usage:du",
     "prune": "boxwright.cli.usage:prune",
+    "gc": "boxwright.cli.gc:gc",
     "builder": "boxwright.cli.builder:builder",
     "debug": "boxwright.cli.debug:debug",
     "doctor": "boxwright.cli.doctor:doctor",

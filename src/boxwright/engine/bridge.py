@@ -220,8 +220,11 @@ class BuildBridge:
         if name != DOCKERFILE_FRONTEND:
             raise InvalidInputError(f"invalid frontend: {name}", hint="use dockerfile.v0")
         run = _FrontendRun(self, options, dict(spec.inputs or {}), spec.rules)
-        made = await dockerfile_frontend.build(run)
-        return run.finish(made)
+        try:
+            made = await dockerfile_frontend.build(run)
+            return run.finish(made)
+        finally:
+            await run.close()
 
     async def _run_image(
         self, source: str, spec: SolveSpec, options: Mapping[str, str]
@@ -410,6 +413,7 @@ class _FrontendRun:
     ) -> None:
         self._bridge = bridge
         self._rules = rules
+        self._open: list[LazyRef] = []
         self._inputs = inputs
         self.opts: Mapping[str, str] = options
         self.session_id = bridge.session_id
@@ -432,7 +436,10 @@ class _FrontendRun:
                 rules=self._rules,
             )
         )
-        return EngineRef(result.ref) if result.ref else None
+        if result.ref is None:
+            return None
+        self._open.append(result.ref)
+        return EngineRef(result.ref)
 
     async def resolve_image_config(
         self,
@@ -524,7 +531,15 @@ class _FrontendRun:
 
         refs = {key: unwrap(ref) for key, ref in made.refs.items()} if made.refs else None
         single = None if refs is not None else unwrap(made.ref)
-        return FrontendResult(single, refs, dict(made.metadata))
+        found = FrontendResult(single, refs, dict(made.metadata))
+        taken = found.all_refs()
+        self._open = [ref for ref in self._open if ref not in taken]
+        return found
+
+    async def close(self) -> None:
+        """Release what was only read, such as the Dockerfile's own folder."""
+        for ref in self._open:
+            await ref.release()
 
 
 def source_range(message: ops_pb2.Range) -> SourceRange:

@@ -13,7 +13,7 @@ from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.engine.images import ImageProvider, Images
 from boxwright.engine.resultstorage import SnapshotResults
-from boxwright.engine.settings import EngineSettings
+from boxwright.engine.settings import EngineSettings, gc_policies
 from boxwright.engine.sourcemeta import SourceMetadataResolver
 from boxwright.executor import runtime
 from boxwright.executor.executor import Executor, ExecutorConfig
@@ -88,6 +88,7 @@ async def open_parts(settings: EngineSettings, clock: Clock) -> Parts:
         BoxwrightError: the folder is in use, too new, or can't be used; or no snapshots or
             processes can be made on this machine.
     """
+    gc_policies(settings.config.worker.oci, 1 << 40)  # refuses bad rules while nothing is open
     store = await to_worker(Store.open, settings.root, clock=clock, rootless=settings.rootless)
     try:
         return await _wire(settings, store, clock)

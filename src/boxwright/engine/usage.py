@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -111,6 +112,63 @@ def deletion_order(records: Sequence[SnapshotRecord]) -> list[SnapshotRecord]:
     return sorted(records, key=lambda r: time_rank[r.last_used_ns] + count_rank[r.usage_count])
 
 
+class Candidates:
+    """What a rule may remove, one record at a time, in BuildKit's order.
+
+    A record that others are built on comes after them, and is then ranked anew among those
+    that are left: the newest leaf stays as long as there is an older one.
+    """
+
+    def __init__(
+        self, records: Sequence[SnapshotRecord], allows: Callable[[SnapshotRecord], bool]
+    ) -> None:
+        self._records = {record.id: record for record in records}
+        self._allows = allows
+        self._children: Counter[str] = Counter()
+        for record in records:
+            self._children.update(record.parents)
+        ready = [record for record in records if not record.shared and self._may_go(record)]
+        self._ready = deletion_order(ready)[::-1]
+
+    def _may_go(self, record: SnapshotRecord) -> bool:
+        held = record.in_use or record.leased or self._children[record.id]
+        return not held and self._allows(record)
+
+    def take(self) -> SnapshotRecord | None:
+        """Return the next record; None if nothing may go."""
+        return self._ready.pop() if self._ready else None
+
+    def removed(self, record: SnapshotRecord) -> None:
+        """Say that a record is gone: what it was built on may be next."""
+        freed = []
+        for parent_id in record.parents:
+            self._children[parent_id] -= 1
+            parent = self._records.get(parent_id)
+            if parent is not None and self._may_go(parent):
+                freed.append(parent)
+        if freed:
+            self._ready = deletion_order([*self._ready, *freed])[::-1]
+
+
+def allowed_by(policy: PrunePolicy, now_ns: int) -> Callable[[SnapshotRecord], bool]:
+    """Return whether a rule concerns a record, whatever its limits are.
+
+    Raises:
+        InvalidInputError: a filter of the rule can't be read.
+    """
+    matches = compile_filters(list(policy.filters))
+    oldest = now_ns - policy.keep_duration_ns
+
+    def allows(record: SnapshotRecord) -> bool:
+        if not policy.all and record.record_type in _INTERNAL_TYPES:
+            return False
+        if policy.keep_duration_ns and record.last_used_ns >= oldest:
+            return False
+        return matches(lambda path: field_of(record, path))
+
+    return allows
+
+
 class Usage:
     """Disk usage and pruning of one engine; one pruning at a time."""
 
@@ -147,42 +205,26 @@ class Usage:
 
     async def prune(self, policy: PrunePolicy) -> AsyncIterator[SnapshotRecord]:
         """Remove what the policy lets go and yield it; then drop blobs that nothing needs."""
-        matches = compile_filters(list(policy.filters))
+        allows = allowed_by(policy, self._clock.now_ns())
         async with self._lock:
             used = await self.total_bytes() if policy.has_target else 0
             free = await to_worker(self._store.available_bytes)
             keep = policy.keep_bytes(used, free)
+            candidates = Candidates(self._snapshots.records(), allows)
             while not policy.has_target or used > keep:
-                removed = 0
-                for record in await self._candidates(policy):
-                    if not matches(lambda path, r=record: field_of(r, path)):  # type: ignore[misc]
-                        continue
-                    try:
-                        size = await self._snapshots.delete(record.id)
-                    except BoxwrightError:
-                        continue
-                    removed += 1
-                    used -= size
-                    yield replace(record, size_bytes=size)
-                    if policy.has_target and used <= keep:
-                        break
-                if removed == 0:
+                record = candidates.take()
+                if record is None:
                     break
+                try:
+                    size = await self._snapshots.delete(record.id)
+                except BoxwrightError:
+                    continue  # a build has begun to use it
+                used -= size
+                candidates.removed(record)
+                yield replace(record, size_bytes=size)
             # A blob that a running build has just fetched may not be rooted yet: the grace
             # period of the store's own collection is only left out when nothing runs.
             if self._is_idle():
                 await to_worker(self._store.gc, grace_ns=0)
             else:
                 await to_worker(self._store.gc)
-
-    async def _candidates(self, policy: PrunePolicy) -> list[SnapshotRecord]:
-        """Return what may be removed now: leaves that nothing holds, in the order to go."""
-        oldest = self._clock.now_ns() - policy.keep_duration_ns
-        records = [
-            record
-            for record in self._snapshots.records()
-            if not (record.in_use or record.leased or record.shared)
-            and (policy.all or record.record_type not in _INTERNAL_TYPES)
-            and (not policy.keep_duration_ns or record.last_used_ns < oldest)
-        ]
-        return deletion_order(records)
