@@ -70,6 +70,9 @@ def _many(*names: str, key: str, text: str, metavar: str) -> Callable[[F], F]:
 @_many(
     "--allow", key="allow", metavar="ENTITLEMENT", text="Allow network.host, security.insecure."
 )
+@click.option(
+    "--source-policy-file", default="", metavar="FILE", help="Rules for what may be used (JSON)."
+)
 @_many("--attest", key="attests", metavar="type=…", text="Attach an attestation.")
 @click.option(
     "--provenance", default="", metavar="MODE", help="Short for --attest type=provenance."

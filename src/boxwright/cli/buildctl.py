@@ -129,7 +129,7 @@ def _repeated(*names: str, key: str, text: str) -> Callable[[F], F]:
 @_repeated("--allow", key="allow", text="Extra entitlement: network.host, security.insecure.")
 @_repeated("--ssh", key="ssh", text="default|ID=SOCKET")
 @click.option("--metadata-file", default="", help="Write the answer as JSON.")
-@click.option("--source-policy-file", default="", hidden=True)
+@click.option("--source-policy-file", default="", help="Read source policy from a JSON file.")
 @click.option("--ref-file", default="", help="Write the build's ref to a file.")
 @_repeated("--registry-auth-tlscontext", key="auth_tls", text="TLS of token servers.")
 @click.pass_obj
@@ -149,7 +149,6 @@ def build(
     _refuse(
         {
             "--trace": trace,
-            "--source-policy-file": source_policy_file,
             "--registry-auth-tlscontext": auth_tls,
             "--oci-layout": flags.pop("layouts"),
         }
@@ -157,6 +156,10 @@ def build(
     from boxwright.cli.plan import BuildPlan
 
     request = make_request(**flags)
+    if source_policy_file:
+        from boxwright.client.sourcepolicy import read_policy
+
+        request.source_policy = read_policy(source_policy_file)
     if ref_file:
         write_file(ref_file, request.ref)
     runner = BuildRun(BuildPlan(request), progress)

@@ -67,6 +67,7 @@ class BuildFlags:
     ulimits: tuple[str, ...] = ()
     shm_size: str = ""
     cgroup_parent: str = ""
+    source_policy_file: str = ""
     call: str = ""
 
 
@@ -108,6 +109,7 @@ def plan_build(
         UsageError: flags that make no sense.
         BoxwrightError: a config file, secret or agent that can't be used.
     """
+    from boxwright.client import sourcepolicy
     from boxwright.client.request import BuildRequest
     from boxwright.session.providers.auth import AuthProvider
     from boxwright.session.providers.dockerconfig import DockerConfig
@@ -123,6 +125,8 @@ def plan_build(
         cache_to=parse.parse_cache(flags.cache_to, "--cache-to"),
         entitlements=_entitlements(flags),
     )
+    if policy := flags.source_policy_file or environ.get(sourcepolicy.VARIABLE):
+        request.source_policy = sourcepolicy.read_policy(policy)
     if syntax := opts.get("build-arg:BUILDKIT_SYNTAX"):
         request.frontend = "gateway.v0"
         opts.update({"source": syntax.split(" ", 1)[0], "cmdline": syntax})

@@ -27,7 +27,7 @@ from boxwright.session.providers.secrets import SecretSource, SecretsProvider
 from boxwright.session.providers.ssh import AgentSource, SshProvider
 from boxwright.session.providers.uploads import UploadProvider
 from boxwright.session.services import SessionServices, new_id
-from boxwright.wire.pb import control_pb2, ops_pb2
+from boxwright.wire.pb import control_pb2, ops_pb2, sourcepolicy_pb2
 
 _DESCRIPTOR_KEY = "containerimage.descriptor"
 _FALSE = frozenset(("false", "False", "FALSE", "0", "f", "F"))
@@ -72,6 +72,7 @@ class BuildRequest:
         auth: Registry logins; None offers none.
         exports: Outputs; none builds into the cache only.
         entitlements: Extra rights that the build may use (``network.host`` …).
+        source_policy: Rules for what the build may use (``sourcepolicy.read_policy``).
         shared_key: Finds the last state of the same folders on a remote daemon again.
         via_gateway: Run the frontend through the gateway and return its metadata, as
             subrequests (``--call``) need it.
@@ -93,6 +94,7 @@ class BuildRequest:
     cache_from: tuple[CacheSpec, ...] = ()
     cache_to: tuple[CacheSpec, ...] = ()
     entitlements: tuple[str, ...] = ()
+    source_policy: sourcepolicy_pb2.Policy | None = None
     shared_key: str = ""
     via_gateway: bool = False
     ref: str = field(default_factory=new_id)
@@ -154,6 +156,8 @@ class BuildRequest:
             Entitlements=self.entitlements,
             Internal=self.internal,
         )
+        if self.source_policy is not None:
+            message.SourcePolicy.CopyFrom(self.source_policy)
         if exporters:  # daemons older than several exporters read these
             message.ExporterDeprecated = exporters[0].Type
             message.ExporterAttrsDeprecated.update(exporters[0].Attrs)
