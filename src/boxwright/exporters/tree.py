@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,11 @@ from boxwright.exporters.base import (
     parse_epoch,
     source_epoch,
 )
+from boxwright.fsutil.layerlinks import LayerFinder
 from boxwright.fsutil.tar import Entry, EntryType, TarWriter
 from boxwright.linux import mount
 from boxwright.oci.platforms import ResultPlatform
 from boxwright.snapshots.refs import ImmutableRef
-
-_log = logging.getLogger(__name__)
 
 _TYPES = {
     stat.S_IFREG: EntryType.FILE,
@@ -98,6 +96,21 @@ async def _root(ref: ImmutableRef | None) -> AsyncIterator[Path]:
         yield Path(empty)
 
 
+async def _finder(ref: ImmutableRef | None) -> LayerFinder:
+    return LayerFinder(await ref.stack() if ref is not None else ())
+
+
+class _SplitFinder:
+    """Finds layers where each platform has a folder of its own."""
+
+    def __init__(self, finders: Mapping[str, LayerFinder]) -> None:
+        self._finders = {os.fsencode(name): finder for name, finder in finders.items()}
+
+    def __call__(self, path: bytes) -> int:
+        name, _, below = path.partition(b"/")
+        return self._finders[name](below)
+
+
 def _folder_name(platform: ResultPlatform) -> str:
     return platform.id.replace("/", "_")
 
@@ -127,17 +140,27 @@ class LocalExporter:
                 )
                 for platform in platforms
             }
+            finders = {
+                _folder_name(platform): await _finder(source.find(platform))
+                for platform in platforms
+            }
+            layer_of: Callable[[bytes], int] | None = None
             if split:
                 root = await stack.enter_async_context(_side_by_side(roots, context))
+                layer_of = _SplitFinder(finders)
             elif len(roots) > 1:
                 await to_worker(_check_apart, roots)
                 root = await stack.enter_async_context(_merged(roots, context))
             else:
                 root = next(iter(roots.values()))
+                layer_of = next(iter(finders.values()))
             label = f"copying files {', '.join(roots)}" if split else "copying files"
             with context.step.part(label):
                 await session.send_tree(
-                    root, exporter_id=context.exporter_id, mtime_ns=self._mtime_ns(source)
+                    root,
+                    exporter_id=context.exporter_id,
+                    mtime_ns=self._mtime_ns(source),
+                    layer_of=layer_of,
                 )
         return ExportResult()
 
@@ -222,28 +245,41 @@ class TarExporter:
             for platform in platforms:
                 root = await stack.enter_async_context(_root(source.find(platform)))
                 folder = _folder_name(platform) if source.is_map else ""
-                parts.append((folder, root, self.options.epoch(source, platform)))
+                epoch_s = self.options.epoch(source, platform)
+                parts.append(_Part(folder, root, epoch_s, await _finder(source.find(platform))))
             with context.step.part("sending tarball"):
                 sink = await session.send_file({}, exporter_id=context.exporter_id)
-                await send_pieces(sink, _archive(sorted(parts)))
+                await send_pieces(sink, _archive(sorted(parts, key=lambda part: part.folder)))
         return ExportResult()
 
 
-def _archive(parts: list[tuple[str, Path, int | None]]) -> Iterator[bytes]:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The files of one platform; ``folder`` is empty if they are all there is."""
+
+    folder: str
+    root: Path
+    epoch_s: int | None
+    layer_of: LayerFinder
+
+
+def _archive(parts: list[_Part]) -> Iterator[bytes]:
     pieces: list[bytes] = []
     tar = TarWriter(pieces.append)
-    for folder, root, epoch_s in parts:
+    for part in parts:
+        epoch_s = part.epoch_s
         prefix = b""
-        if folder:
-            prefix = os.fsencode(folder) + b"/"
+        if part.folder:
+            prefix = os.fsencode(part.folder) + b"/"
             tar.add(Entry(prefix, EntryType.DIRECTORY, 0o755, mtime=epoch_s or 0))
-        links: dict[int, bytes] = {}
-        for path, info in _walk(os.fsencode(root)):
+        links: dict[tuple[int, int], bytes] = {}
+        for path, info in _walk(os.fsencode(part.root)):
             entry = _entry(path, prefix, info, epoch_s)
             if entry is None:
                 continue
             if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
-                first = links.setdefault(info.st_ino, entry.name)
+                layer = part.layer_of(entry.name.removeprefix(prefix))
+                first = links.setdefault((layer, info.st_ino), entry.name)
                 if first is not entry.name:
                     entry.type, entry.linkname, entry.size = EntryType.HARD_LINK, first, 0
             yield from _member(tar, entry, path, pieces)

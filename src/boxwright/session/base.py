@@ -227,6 +227,7 @@ class Session(Protocol):
         exporter_id: int = 0,
         metadata: Mapping[str, str] | None = None,
         mtime_ns: int | None = None,
+        layer_of: Callable[[bytes], int] | None = None,
     ) -> None:
         """Send a whole folder to a ``local`` output (FileSend.DiffCopy).
 
@@ -235,6 +236,7 @@ class Session(Protocol):
             exporter_id: Which of the build's outputs.
             metadata: Further headers of the call.
             mtime_ns: One modification time for everything; the files' own if None.
+            layer_of: Says which layer of the tree shows a path (hard links are in one layer).
         """
 
     def pull_upload(self, url_path: str) -> AsyncIterator[bytes]:

@@ -144,6 +144,7 @@ class InProcessSession:
         exporter_id: int = 0,
         metadata: Mapping[str, str] | None = None,
         mtime_ns: int | None = None,
+        layer_of: Callable[[bytes], int] | None = None,
     ) -> None:
         """Copy a folder to a ``local`` output."""
         del metadata
@@ -151,7 +152,13 @@ class InProcessSession:
         if outputs is None or exporter_id not in outputs.folders:
             raise NotFoundError(f"exporter {exporter_id} not found")
         target = outputs.folders[exporter_id]
-        walk = await to_worker(TreeWalk, os.fsencode(root), reset_owner=False, mtime_ns=mtime_ns)
+        walk = await to_worker(
+            TreeWalk,
+            os.fsencode(root),
+            reset_owner=False,
+            mtime_ns=mtime_ns,
+            layer_of=layer_of,
+        )
         left, right = memory_pipe()
         await run_together(
             send_tree(left, walk),

@@ -304,11 +304,18 @@ class RemoteSession:
         exporter_id: int = 0,
         metadata: Mapping[str, str] | None = None,
         mtime_ns: int | None = None,
+        layer_of: Callable[[bytes], int] | None = None,
     ) -> None:
         """Send a folder to a ``local`` output."""
         items = md.encode_export(exporter_id, metadata or {})
         items.append((md.EXPORTER_MULTI_PLATFORM, "1"))
-        walk = await to_worker(TreeWalk, os.fsencode(root), reset_owner=False, mtime_ns=mtime_ns)
+        walk = await to_worker(
+            TreeWalk,
+            os.fsencode(root),
+            reset_owner=False,
+            mtime_ns=mtime_ns,
+            layer_of=layer_of,
+        )
         async with self._call(methods.FILESEND_DIFFCOPY, items, "sending an output") as stream:
             await send_tree(stream, walk)
             await stream.close_send()

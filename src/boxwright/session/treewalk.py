@@ -95,6 +95,8 @@ class TreeWalk:
         known: Asked for entries that are no hard links: true skips reading link targets and
             attributes.
         mtime_ns: Report this modification time for everything.
+        layer_of: Says which layer of the tree shows a path; only names of one layer can be
+            hard links of each other.
 
     Raises:
         ContextReadError: the folder can't be read.
@@ -106,9 +108,10 @@ class TreeWalk:
     reset_owner: bool = True
     known: Known | None = None
     mtime_ns: int | None = None
+    layer_of: Callable[[bytes], int] | None = None
     _include: PatternMatcher | None = None
     _exclude: PatternMatcher | None = None
-    _seen: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    _seen: dict[int, dict[tuple[int, int], bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.root = os.path.realpath(self.root)
@@ -224,7 +227,11 @@ class TreeWalk:
             if exc.errno in _VANISHED:
                 return None
             raise ContextReadError(os.fsdecode(entry.path), exc) from exc
-        stat = make_stat(path, found, link, xattrs, self._seen)
+        layer = 0
+        if self.layer_of is not None and found.st_nlink > 1:
+            layer = self.layer_of(path)
+        seen = self._seen.setdefault(layer, {})
+        stat = make_stat(path, found, link, xattrs, seen)
         if self.reset_owner and (stat.uid or stat.gid):
             stat = stat._replace(uid=0, gid=0)
         if self.mtime_ns is not None:
