@@ -313,11 +313,17 @@ def _set_error(record: control_pb2.BuildHistoryRecord, failure: BaseException) -
 
 
 def _translate_legacy(request: control_pb2.SolveRequest) -> None:
-    """Turn the request's old single exporter into a list of one."""
+    """Turn the request's old single exporter and caches into lists."""
     if request.ExporterDeprecated and not request.Exporters:
         request.Exporters.add(
             Type=request.ExporterDeprecated, Attrs=dict(request.ExporterAttrsDeprecated)
         )
+    cache = request.Cache
+    if cache.ExportRefDeprecated:
+        attrs = {**cache.ExportAttrsDeprecated, "ref": cache.ExportRefDeprecated}
+        cache.Exports.add(Type="registry", Attrs=attrs)
+    for ref in cache.ImportRefsDeprecated:
+        cache.Imports.add(Type="registry", Attrs={"ref": ref})
 
 
 def _refuse_unsupported(request: control_pb2.SolveRequest) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
@@ -13,9 +14,10 @@ from boxwright.remotecache.chains import BlobProvider
 from boxwright.remotecache.format import CacheFormatError
 from boxwright.remotecache.places import CacheSource
 from boxwright.remotecache.reader import UNCOMPRESSED
+from boxwright.snapshots.errors import SnapshotNotFoundError
 from boxwright.snapshots.layers import REWRITTEN, ensure_blobs
 from boxwright.snapshots.manager import SOURCE_VARIANT, SnapshotManager
-from boxwright.snapshots.node import LayerBlob
+from boxwright.snapshots.node import LayerBlob, Node
 from boxwright.snapshots.refs import ImmutableRef, Layer
 from boxwright.solver.types import Remote
 from boxwright.sources.fetch import BlobFetcher
@@ -179,13 +181,18 @@ class SourceBlobs:
 
     def close(self) -> None:
         """End with the build: what nobody has read by now would need its client's logins."""
-        if not any(self._snapshots.node(snapshot_id).refs for snapshot_id in self._lazy):
+        if not any(node.refs for node in self._nodes()):
             self._give_up()
 
     def _give_up(self) -> None:
         """Let everything that stands on this cache be a miss from now on."""
+        for node in self._nodes():
+            node.fetches.clear()
+
+    def _nodes(self) -> Iterator[Node]:
         for snapshot_id in self._lazy:
-            self._snapshots.node(snapshot_id).fetches.clear()
+            with contextlib.suppress(SnapshotNotFoundError):  # pruned meanwhile
+                yield self._snapshots.node(snapshot_id)
 
     async def is_there(self, descriptor: Descriptor) -> bool:
         """Return whether a blob is here or can be had, without fetching it."""

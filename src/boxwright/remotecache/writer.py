@@ -83,12 +83,9 @@ async def write_cache(
         await target.put_manifest(root, body)
     written.descriptor = root
     written.response[MANIFEST_KEY] = gojson.dumps(root.to_json())
-    _log.info(
-        "cache export: %d of %d layers were new, %d bytes sent",
-        written.sent_layers,
-        written.layers,
-        written.sent_bytes,
-    )
+    cost = f"{written.sent_layers} of {written.layers} layers were new"
+    with step.part(f"{cost}, {written.sent_bytes} bytes sent"):
+        _log.info("cache export: %s, %d bytes sent", cost, written.sent_bytes)
     return written
 
 
