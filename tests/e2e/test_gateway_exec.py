@@ -14,15 +14,15 @@ from programs import Daemon, wait_until
 
 from boxwright.llb.file_op import mkdir, mkfile
 from boxwright.llb.state import State
-from boxwright.wire import methods
+from boxwright.wire import errdetails, methods
 from boxwright.wire.client import Connection
 from boxwright.wire.clientcall import ClientStream
-from boxwright.wire.pb import control_pb2, gateway_pb2, ops_pb2
+from boxwright.wire.pb import control_pb2, errdefs_pb2, gateway_pb2, ops_pb2
 from boxwright.wire.status import RpcError, StatusCode
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("crun")]
 
-BUSYBOX = shutil.which("busybox") or "/bin/busybox"
+BUSYBOX = Path(shutil.which("busybox") or "/bin/busybox").read_bytes()
 PATH = ("PATH=/bin",)
 
 
@@ -41,7 +41,7 @@ class Client:
         state = (
             State()
             .file(mkdir("/bin"))
-            .file(mkfile("/bin/busybox", Path(BUSYBOX).read_bytes(), mode=0o755))
+            .file(mkfile("/bin/busybox", BUSYBOX, mode=0o755))
             .file(mkfile("/etc-release", b"tree\n"))
         )
         answer = await self.call(
@@ -267,3 +267,41 @@ def test_what_a_build_may_not_have_is_refused(daemon: Daemon) -> None:
             assert not mounts(daemon)
 
     asyncio.run(scenario())
+
+
+def test_a_shell_opens_in_the_state_of_a_failed_command(daemon: Daemon) -> None:
+    """The error names the trees that the command left; containers mount them."""
+
+    async def scenario() -> None:
+        async with client(daemon) as made:
+            state = (
+                State()
+                .file(mkdir("/bin"))
+                .file(mkfile("/bin/busybox", BUSYBOX, mode=0o755))
+                .run(["/bin/busybox", "sh", "-c", "echo half > /half; exit 9"])
+            )
+            with pytest.raises(RpcError) as failed:
+                await made.call(
+                    methods.BRIDGE_SOLVE,
+                    gateway_pb2.SolveRequest(
+                        Definition=state.root.marshal(), allowResultReturn=True, Evaluate=True
+                    ),
+                )
+            facts = [errdetails.unpack(detail) for detail in failed.value.details]
+            fact = next(item for item in facts if isinstance(item, errdefs_pb2.Solve))
+            assert fact.op.exec.meta.args[-1].startswith("echo half")
+            request = gateway_pb2.NewContainerRequest(ContainerID="c1")
+            request.Mounts.add(dest="/", resultID=fact.mountIDs[0])
+            await made.call(methods.BRIDGE_NEW_CONTAINER, request)
+            async with made.stream() as stream:
+                await stream.send(message("p1", Init=init("busybox cat /half")))
+                assert (await collect(stream)).text == "half\n"
+            request = gateway_pb2.NewContainerRequest(ContainerID="c2")
+            request.Mounts.add(dest="/", resultID=fact.inputIDs[0])
+            await made.call(methods.BRIDGE_NEW_CONTAINER, request)
+            async with made.stream() as stream:
+                await stream.send(message("p1", Init=init("busybox ls /", container="c2")))
+                assert "half" not in (await collect(stream)).text
+
+    asyncio.run(scenario())
+    wait_until(lambda: not mounts(daemon), 10, "nothing stays mounted")

@@ -81,7 +81,11 @@ class Context:
     def __init__(self, started: asyncio.Event) -> None:
         self.said: list[bytes] = []
         self.progress = self
+        self.cleanups: list[Callable[[], Awaitable[None]]] = []
         self._started = started
+
+    def on_cleanup(self, callback: Callable[[], Awaitable[None]]) -> None:
+        self.cleanups.append(callback)
 
     def sessions(self) -> tuple[str, ...]:
         return ("client",)
@@ -102,6 +106,7 @@ class World:
         self.held: list[ImmutableRef] = []
         self.text = ""
         self.started = asyncio.Event()
+        self.kept = 0
 
     async def tree(self, fill: Callable[[Path], None]) -> ImmutableRef:
         ref = self.snapshots.new(None, description="test")
@@ -131,6 +136,9 @@ class World:
             outputs = await command.exec(context, results)  # type: ignore[arg-type]
         finally:
             self.text = b"".join(context.said).decode()
+            self.kept = sum(1 for record in self.snapshots.records())
+            for callback in context.cleanups:
+                await callback()
             for result in results:
                 await result.release()
         made = [output.value for output in outputs]
@@ -297,11 +305,12 @@ def test_ssh_agent_is_forwarded(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
-def test_a_failed_command_leaves_no_tree(tmp_path: Path) -> None:
+def test_a_failed_commands_tree_goes_when_no_build_wants_it(tmp_path: Path) -> None:
     async def scenario(world: World, base: ImmutableRef) -> None:
         before = {record.id for record in world.snapshots.records()}
         with pytest.raises(ExecFailedError):
             await world.run("touch /x; exit 3", [base])
+        assert world.kept == len(before) + 1
         assert {record.id for record in world.snapshots.records()} == before
 
     play(tmp_path, scenario)

@@ -7,7 +7,9 @@ and frontend, then solve, read and resolve through this bridge, and end with Ret
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
+from collections.abc import Iterator
 from functools import partial
 
 from boxwright.core.digest import Digest
@@ -27,9 +29,12 @@ from boxwright.errors import (
     NotFoundError,
 )
 from boxwright.llb.marshal import platform_from_pb
+from boxwright.ops.execfailure import ATTRIBUTE, ExecFailure
 from boxwright.progress.events import WarningEvent
 from boxwright.remotecache.attributes import CacheEntry
-from boxwright.wire.pb import gateway_pb2, ops_pb2
+from boxwright.snapshots.refs import ImmutableRef
+from boxwright.wire import errdetails
+from boxwright.wire.pb import errdefs_pb2, gateway_pb2, ops_pb2
 from boxwright.wire.status import RpcError, StatusCode
 
 _MAX_CONTAINERS = 256
@@ -55,6 +60,7 @@ class GatewayBridge:
         self._inputs = inputs
         self._refs: dict[str, LazyRef] = {}
         self._closed = False
+        self._failed: dict[str, ImmutableRef] = {}
         self._outcome: asyncio.Future[FrontendResult] = asyncio.get_running_loop().create_future()
 
     async def outcome(self) -> FrontendResult:
@@ -75,6 +81,9 @@ class GatewayBridge:
         containers, self._containers = list(self._containers.values()), {}
         for container in containers:
             await container.close()
+        trees, self._failed = list(self._failed.values()), {}
+        for tree in trees:
+            await tree.release()
         refs, self._refs = list(self._refs.values()), {}
         for ref in refs:
             await ref.release()
@@ -99,20 +108,8 @@ class GatewayBridge:
         Raises:
             BoxwrightError: of the frontend, or of a step if ``Evaluate`` is set.
         """
-        has_definition = request.HasField("Definition") and request.Definition.ByteSize() > 0
-        result = await self._bridge.solve(
-            SolveSpec(
-                definition=request.Definition if has_definition else None,
-                frontend=request.Frontend,
-                options=dict(request.FrontendOpt),
-                inputs=dict(request.FrontendInputs),
-                evaluate=request.Evaluate,
-                rules=self._rules.plus(rules_of(request.SourcePolicies)),
-                cache_imports=[
-                    CacheEntry(item.Type, dict(item.Attrs)) for item in request.CacheImports
-                ],
-            )
-        )
+        with self._failures():
+            result = await self._bridge.solve(self._spec(request))
         if result.refs is not None and not request.allowResultReturn:
             raise InvalidInputError("solve did not return default result")
         message = gateway_pb2.Result(metadata=result.metadata)
@@ -122,6 +119,48 @@ class GatewayBridge:
             response.ref = message.ref.id or message.refDeprecated
         response.result.CopyFrom(message)
         return response
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Add to the error of a command what it left, for containers in its place."""
+        try:
+            yield
+        except BoxwrightError as exc:
+            failure = exc.__dict__.get(ATTRIBUTE)
+            if isinstance(failure, ExecFailure):
+                self._describe(exc, failure)
+            raise
+
+    def _describe(self, error: BoxwrightError, failure: ExecFailure) -> None:
+        """Name the trees of a failed command (``errdefs.Solve``); clients mount them by id."""
+        ids: dict[int, str] = {}
+        for tree in (*failure.inputs, *failure.mounts):
+            if tree is not None and id(tree) not in ids:
+                ids[id(tree)] = uuid.uuid4().hex
+                self._failed[ids[id(tree)]] = tree.clone()
+        fact = errdefs_pb2.Solve(
+            inputIDs=[ids.get(id(tree), "") for tree in failure.inputs],
+            mountIDs=[ids.get(id(tree), "") for tree in failure.mounts],
+            op=failure.op,
+            description=failure.description,
+        )
+        details = list(getattr(error, "rpc_details", ()))
+        kept = [d for d in details if not isinstance(errdetails.unpack(d), errdefs_pb2.Solve)]
+        error.__dict__["rpc_details"] = [*kept, errdetails.pack(fact)]
+
+    def _spec(self, request: gateway_pb2.SolveRequest) -> SolveSpec:
+        has_definition = request.HasField("Definition") and request.Definition.ByteSize() > 0
+        return SolveSpec(
+            definition=request.Definition if has_definition else None,
+            frontend=request.Frontend,
+            options=dict(request.FrontendOpt),
+            inputs=dict(request.FrontendInputs),
+            evaluate=request.Evaluate,
+            rules=self._rules.plus(rules_of(request.SourcePolicies)),
+            cache_imports=[
+                CacheEntry(item.Type, dict(item.Attrs)) for item in request.CacheImports
+            ],
+        )
 
     def _fill_refs(
         self, message: gateway_pb2.Result, result: FrontendResult, *, as_array: bool
@@ -184,7 +223,8 @@ class GatewayBridge:
 
     async def evaluate(self, request: gateway_pb2.EvaluateRequest) -> gateway_pb2.EvaluateResponse:
         """Solve a ref now."""
-        await self._ref(request.Ref).result()
+        with self._failures():
+            await self._ref(request.Ref).result()
         return gateway_pb2.EvaluateResponse()
 
     async def resolve_image_config(
@@ -246,13 +286,17 @@ class GatewayBridge:
         if len(self._containers) >= _MAX_CONTAINERS:
             raise LimitExceededError(f"more than {_MAX_CONTAINERS} containers in one build")
         wanted = {mount.resultID for mount in request.Mounts if mount.resultID}
-        trees = {each: await self._ref(each).snapshot() for each in wanted}
+        trees = {each: await self._tree(each) for each in wanted}
         container = await Container.create(self._bridge.containers, request, trees)
         if name in self._containers or self._closed:
             await container.close()
             raise InvalidInputError(f"Container {name} already exists")
         self._containers[name] = container
         return gateway_pb2.NewContainerResponse()
+
+    async def _tree(self, ref_id: str) -> ImmutableRef | None:
+        """Return the tree of a ref, or what a failed command left under this id."""
+        return self._failed.get(ref_id) or await self._ref(ref_id).snapshot()
 
     async def release_container(
         self, request: gateway_pb2.ReleaseContainerRequest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import secrets
@@ -22,6 +23,7 @@ from boxwright.executor.process import (
 from boxwright.llb.graph import Vertex
 from boxwright.ops.cachemap import cache_map
 from boxwright.ops.errors import InvalidOpError
+from boxwright.ops.execfailure import keep_failure
 from boxwright.ops.execmounts import MountPlanner, MountWorld, PreparedMounts, load_secret
 from boxwright.ops.keys import to_cache_map
 from boxwright.ops.result import RefResult, ref_of
@@ -76,6 +78,7 @@ class ExecOp:
         sessions = self._sessions.group(ctx.sessions())
         refs = [ref_of(item) for item in inputs]
         async with AsyncExitStack() as trees:
+            failure: ExecFailedError | None = None
             async with AsyncExitStack() as stack:
                 planner = MountPlanner(self._world, stack, trees, sessions, refs, f"exec {line}")
                 prepared = await planner.prepare(op.mounts, op.meta.cwd)
@@ -88,12 +91,20 @@ class ExecOp:
                         stdout=lambda data: ctx.progress.log(_STDOUT, data),
                         stderr=lambda data: ctx.progress.log(_STDERR, data),
                     )
-                except ExecFailedError:
-                    raise
+                except ExecFailedError as error:
+                    failure = error
                 except BoxwrightError as error:  # what never ran is named as what failed is
                     failed = f"process {go_quote(line)} did not complete successfully"
                     error.brief = f"{failed}: {error.brief}"
                     raise
+            if failure is not None:
+                # Why the command failed is not hidden by what can't be kept of it.
+                with contextlib.suppress(BoxwrightError):
+                    left = await prepared.commit()
+                    await keep_failure(
+                        failure, self._vertex, refs, left, ctx, self._world.snapshots
+                    )
+                raise failure
             results: list[RefResult] = await prepared.commit()
         return list(results)
 

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a failed command leaves: the trees as they were when it failed, for debuggers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from boxwright.errors import BoxwrightError
+from boxwright.executor.errors import ExecFailedError
+from boxwright.llb.graph import Vertex
+from boxwright.ops.execmounts import SKIP_OUTPUT
+from boxwright.ops.result import RefResult
+from boxwright.snapshots.manager import SnapshotManager
+from boxwright.snapshots.refs import ImmutableRef
+from boxwright.solver.types import JobContext
+from boxwright.wire.pb import ops_pb2 as pb
+
+ATTRIBUTE = "exec_failure"
+
+
+@dataclass(frozen=True, slots=True)
+class ExecFailure:
+    """The state of a failed command (BuildKit: ``errdefs.ExecError``).
+
+    Attributes:
+        op: The command.
+        description: What came with its vertex.
+        inputs: For each of its mounts the tree that it got, None for an empty or other one.
+        mounts: The same trees as the command left them.
+    """
+
+    op: pb.Op
+    description: dict[str, str]
+    inputs: tuple[ImmutableRef | None, ...]
+    mounts: tuple[ImmutableRef | None, ...]
+
+
+async def keep_failure(
+    error: ExecFailedError,
+    vertex: Vertex,
+    refs: Sequence[ImmutableRef | None],
+    results: Sequence[RefResult],
+    ctx: JobContext,
+    snapshots: SnapshotManager,
+) -> None:
+    """Attach the state to the error; it is kept as long as a build wants the vertex.
+
+    Args:
+        error: What the build fails with.
+        vertex: The command's.
+        refs: Its inputs, borrowed.
+        results: Its outputs in order, taken over.
+        ctx: Tells when nobody wants them any more.
+        snapshots: Where they are removed from then.
+    """
+    pending = list(results)
+    inputs: list[ImmutableRef | None] = []
+    mounts: list[ImmutableRef | None] = []
+    for mount in vertex.op.exec.mounts:
+        given = refs[mount.input] if 0 <= mount.input < len(refs) else None
+        held = given.clone() if given is not None else None
+        if held is not None:
+            ctx.on_cleanup(held.release)
+        inputs.append(held)
+        is_tree = mount.mountType == pb.MountType.BIND
+        is_cache = mount.mountType == pb.MountType.CACHE and given is not None
+        if mount.output != SKIP_OUTPUT and (is_tree or is_cache) and pending:
+            left = pending.pop(0)
+            ctx.on_cleanup(partial(_discard, snapshots, left))
+            mounts.append(left.ref)
+        else:
+            mounts.append(held)
+    for unused in pending:
+        await unused.release()
+    failure = ExecFailure(
+        vertex.op, dict(vertex.options.description), tuple(inputs), tuple(mounts)
+    )
+    error.__dict__[ATTRIBUTE] = failure
+
+
+async def _discard(snapshots: SnapshotManager, left: RefResult) -> None:
+    """Release and remove a tree that no cache record can lead to; in use, it stays for the GC."""
+    await left.release()
+    if left.ref is not None:
+        with suppress(BoxwrightError):
+            await snapshots.delete(left.id)
