@@ -56,7 +56,7 @@ def test_parsing(form: str) -> None:
         data = (head + middle * count + tail).encode()
         return lambda: parse_dockerfile(data, linter=Linter(LintConfig(experimental_all=True)))
 
-    assert doubled(work, 600) < 2.3
+    assert doubled(work, 200) < 2.3
 
 
 @pytest.mark.parametrize("line", ["RUN a {n}", "COPY a b{n}", "ENV a=b{n}", "ARG a{n}=$a0"])
@@ -66,4 +66,4 @@ def test_converting(line: str) -> None:
         bridge = MemoryBridge(sources={"local://dockerfile": {"Dockerfile": text.encode()}})
         return lambda: asyncio.run(frontend.build(bridge))
 
-    assert doubled(work, 200) < 2.6
+    assert doubled(work, 80) < 2.6
