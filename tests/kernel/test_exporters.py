@@ -78,7 +78,7 @@ class Client:
         self.metadata = dict(metadata)
         return self.sink
 
-    async def send_tree(self, root, *, exporter_id=0, metadata=None, mtime_ns=None, layer_of=None):
+    async def send_tree(self, root, **_options):
         self.files.update(read_tree(root))
 
 

@@ -16,6 +16,7 @@ from boxwright.errors import BoxwrightError, InvalidInputError
 from boxwright.wire import methods
 from boxwright.wire.pb import control_pb2
 from boxwright.wire.server import Context, Server, ServerStream, StreamHandler
+from boxwright.wire.status import StatusCode, to_rpc_error
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +80,11 @@ class ControlService:
             response = await self._engine.solve(request)
         except BoxwrightError as exc:
             _log.info("build %s failed: %s", request.Ref, exc.brief)
-            raise
+            error = to_rpc_error(exc)
+            if error.status is StatusCode.INVALID_ARGUMENT:
+                # BuildKit's builds fail without a code name in front of the message
+                error.status = StatusCode.UNKNOWN
+            raise error from exc
         except asyncio.CancelledError:
             _log.info("build %s was cancelled", request.Ref)
             task = asyncio.current_task()

@@ -26,6 +26,7 @@ from boxwright.fsutil.layerlinks import LayerFinder
 from boxwright.fsutil.tar import Entry, EntryType, TarWriter
 from boxwright.linux import mount
 from boxwright.oci.platforms import ResultPlatform
+from boxwright.session.treewalk import below_root
 from boxwright.snapshots.refs import ImmutableRef
 
 _TYPES = {
@@ -161,6 +162,7 @@ class LocalExporter:
                     exporter_id=context.exporter_id,
                     mtime_ns=self._mtime_ns(source),
                     layer_of=layer_of,
+                    is_split=split,
                 )
         return ExportResult()
 
@@ -277,6 +279,8 @@ def _archive(parts: list[_Part]) -> Iterator[bytes]:
             entry = _entry(path, prefix, info, epoch_s)
             if entry is None:
                 continue
+            if part.folder and entry.linkname.startswith(b"/"):
+                entry.linkname = below_root(os.fsencode(part.folder), entry.linkname)
             if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
                 layer = part.layer_of(entry.name.removeprefix(prefix))
                 first = links.setdefault((layer, info.st_ino), entry.name)

@@ -228,6 +228,7 @@ class Session(Protocol):
         metadata: Mapping[str, str] | None = None,
         mtime_ns: int | None = None,
         layer_of: Callable[[bytes], int] | None = None,
+        is_split: bool = False,
     ) -> None:
         """Send a whole folder to a ``local`` output (FileSend.DiffCopy).
 
@@ -237,6 +238,7 @@ class Session(Protocol):
             metadata: Further headers of the call.
             mtime_ns: One modification time for everything; the files' own if None.
             layer_of: Says which layer of the tree shows a path (hard links are in one layer).
+            is_split: The folders at the top are roots of their own.
         """
 
     def pull_upload(self, url_path: str) -> AsyncIterator[bytes]:

@@ -145,6 +145,7 @@ class InProcessSession:
         metadata: Mapping[str, str] | None = None,
         mtime_ns: int | None = None,
         layer_of: Callable[[bytes], int] | None = None,
+        is_split: bool = False,
     ) -> None:
         """Copy a folder to a ``local`` output."""
         del metadata
@@ -158,6 +159,7 @@ class InProcessSession:
             reset_owner=False,
             mtime_ns=mtime_ns,
             layer_of=layer_of,
+            is_split=is_split,
         )
         left, right = memory_pipe()
         await run_together(

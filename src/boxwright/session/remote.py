@@ -305,6 +305,7 @@ class RemoteSession:
         metadata: Mapping[str, str] | None = None,
         mtime_ns: int | None = None,
         layer_of: Callable[[bytes], int] | None = None,
+        is_split: bool = False,
     ) -> None:
         """Send a folder to a ``local`` output."""
         items = md.encode_export(exporter_id, metadata or {})
@@ -315,6 +316,7 @@ class RemoteSession:
             reset_owner=False,
             mtime_ns=mtime_ns,
             layer_of=layer_of,
+            is_split=is_split,
         )
         async with self._call(methods.FILESEND_DIFFCOPY, items, "sending an output") as stream:
             await send_tree(stream, walk)

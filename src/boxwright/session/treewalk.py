@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import stat as stat_module
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -97,6 +98,8 @@ class TreeWalk:
         mtime_ns: Report this modification time for everything.
         layer_of: Says which layer of the tree shows a path; only names of one layer can be
             hard links of each other.
+        is_split: The folders at the top are roots of their own: absolute link targets are
+            reported below them, as BuildKit does.
 
     Raises:
         ContextReadError: the folder can't be read.
@@ -109,6 +112,7 @@ class TreeWalk:
     known: Known | None = None
     mtime_ns: int | None = None
     layer_of: Callable[[bytes], int] | None = None
+    is_split: bool = False
     _include: PatternMatcher | None = None
     _exclude: PatternMatcher | None = None
     _seen: dict[int, dict[tuple[int, int], bytes]] = field(default_factory=dict)
@@ -227,6 +231,8 @@ class TreeWalk:
             if exc.errno in _VANISHED:
                 return None
             raise ContextReadError(os.fsdecode(entry.path), exc) from exc
+        if self.is_split and link.startswith(b"/"):
+            link = below_root(path.partition(b"/")[0], link)
         layer = 0
         if self.layer_of is not None and found.st_nlink > 1:
             layer = self.layer_of(path)
@@ -237,6 +243,11 @@ class TreeWalk:
         if self.mtime_ns is not None:
             stat = stat._replace(mtime_ns=self.mtime_ns)
         return WalkedEntry(stat, found)
+
+
+def below_root(folder: bytes, target: bytes) -> bytes:
+    """Return an absolute link target as it is where its root is ``folder``."""
+    return posixpath.normpath(b"/" + folder + b"/" + target)
 
 
 def make_stat(
