@@ -36,11 +36,22 @@ class Daemon:
         return float("nan")
 
     def cpu_s(self) -> float:
-        """Return the CPU seconds that the daemon and its reaped children have used."""
+        """Return the CPU seconds of the daemon and of all below it, living or reaped."""
         if self.process is None:
             return float("nan")
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(int(fields[i]) for i in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
+        children: dict[int, list[int]] = {}
+        ticks: dict[int, int] = {}
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = entry.read_text().rpartition(")")[2].split()
+                children.setdefault(int(fields[1]), []).append(int(entry.parent.name))
+                ticks[int(entry.parent.name)] = sum(int(fields[at]) for at in (11, 12, 13, 14))
+        found, pending = 0, [self.process.pid]
+        while pending:
+            pid = pending.pop()
+            found += ticks.get(pid, 0)
+            pending += children.get(pid, [])
+        return found / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until_it_answers(buildctl: str, address: str, deadline_s: float = 60) -> float:
