@@ -36,7 +36,7 @@ EQUAL = {
     "matches over one name": Case("FROM scratch\nCOPY data/?.txt /x\n"),
     "folders merged by a wildcard": Case("FROM scratch\nCOPY data/* /x/\n"),
     "two platforms": Case(
-        "FROM scratch\nARG TARGETARCH\nCOPY data /$TARGETARCH\n",
+        "FROM scratch\nARG TARGETARCH\nCOPY data/1.txt /$TARGETARCH\n",
         options=("--opt", "platform=linux/amd64,linux/arm64"),
     ),
 }

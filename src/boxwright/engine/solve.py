@@ -159,6 +159,8 @@ class SolveRun:
         for key, value in result.metadata.items():
             if key.startswith("frontend."):
                 response[key] = value.decode("utf-8", "replace")
+        if self._build.client_runs_frontend:
+            return response  # it has the answer of a subrequest already
         for key in ("result.json", "result.txt", "result.statuscode"):
             if key in result.metadata:
                 response[key] = result.metadata[key].decode("utf-8", "replace")
