@@ -299,19 +299,19 @@ class Registry:
     data: Path
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    """A running docker-registry."""
+@contextlib.contextmanager
+def running_registry(folder: Path) -> Iterator[Registry]:
+    """Run a docker-registry that keeps its files in ``folder``."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    data = tmp_path / "registry"
-    config = tmp_path / "registry.yml"
+    data = folder / "registry"
+    config = folder / "registry.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {data}}}\n"
         f"  delete: {{enabled: true}}\nhttp:\n  addr: 127.0.0.1:{port}\n"
     )
-    with (tmp_path / "registry.log").open("wb") as log:
+    with (folder / "registry.log").open("wb") as log:
         process = subprocess.Popen(
             [find_peer("docker-registry"), "serve", str(config)], stdout=log, stderr=log
         )
@@ -326,6 +326,13 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """A running docker-registry."""
+    with running_registry(tmp_path) as made:
+        yield made
 
 
 @dataclass

@@ -7,24 +7,28 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gatewayfrontend import write_image_context
-from programs import Buildx, Context, Daemon, Layout, Registry, wait_until
+from programs import Buildx, Cli, Context, Daemon, Layout, running_registry, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("docker-buildx"), pytest.mark.peer("crun")]
 
 
-@pytest.fixture
-def frontend(buildx: Buildx, registry: Registry, tmp_path: Path) -> str:
-    """The name of a frontend's image in a registry."""
-    folder = tmp_path / "frontend"
-    folder.mkdir()
-    write_image_context(folder)
-    name = f"{registry.host}/team/frontend:v1"
-    buildx.build("-t", name, "--push", folder).ok()
-    return name
+@pytest.fixture(scope="module")
+def frontend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a frontend's image in a registry of this module."""
+    folder = tmp_path_factory.mktemp("frontend")
+    context = folder / "context"
+    context.mkdir()
+    write_image_context(context)
+    with running_registry(folder) as registry:
+        name = f"{registry.host}/team/frontend:v1"
+        cli = Cli(folder / "state", {"HOME": str(folder), "DOCKER_CONFIG": str(folder)})
+        cli.build("-t", name, "--push", context).ok()
+        yield name
 
 
 def recipe(context: Context, frontend: str) -> None:
