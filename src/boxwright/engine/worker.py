@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 from boxwright._version import __version__
 from boxwright.core.platform import Platform
@@ -14,6 +15,11 @@ from boxwright.wire.pb import worker_pb2
 # What clients compare against to decide on features; the release whose wire API this speaks.
 BUILDKIT_VERSION = "v0.32.2"
 PACKAGE = "boxwright"
+_AMD64_LEVELS = {
+    "v2": "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3",
+    "v3": "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave",
+    "v4": "avx512f avx512bw avx512cd avx512dq avx512vl",
+}
 _LABEL_PREFIX = "org.mobyproject.buildkit.worker."
 
 
@@ -44,8 +50,32 @@ def platforms(configured: tuple[str, ...]) -> list[Platform]:
     host = Platform.host()
     found = [host]
     if host.architecture == "amd64":
+        found += [Platform("linux", "amd64", level) for level in amd64_levels(_cpu_flags())]
         found.append(Platform("linux", "386"))
     return found
+
+
+def amd64_levels(flags: frozenset[str]) -> list[str]:
+    """Return the microarchitecture levels above the base that a CPU's flags reach.
+
+    Args:
+        flags: As ``/proc/cpuinfo`` names them (the levels: x86-64 psABI, section 3.1.1).
+    """
+    levels: list[str] = []
+    for level, wanted in _AMD64_LEVELS.items():
+        if not flags.issuperset(wanted.split()):
+            break
+        levels.append(level)
+    return levels
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return frozenset()
+    lines = (line for line in text.splitlines() if line.startswith("flags"))
+    return frozenset(next(lines, "").partition(":")[2].split())
 
 
 def record(
