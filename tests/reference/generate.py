@@ -15,10 +15,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 NAMES: tuple[bytes, ...] = (
-    b"a", b"b", b"c.txt", b"d.go", b"lib", b"src", b"README.md", b".hidden", b"with space",
-    "größe".encode(), "日本".encode(), b"-dash", b"x" * 200, b"plus+eq=", b"q'uote", b"UPPER",
-    b"dot.", b"..dots", b"tilde~", b"hash#x", b"com,ma", b"co:lon", b"a.b.c", b"e",
-)  # fmt: skip
+    b"a",
+    b"b",
+    b"c.txt",
+    b"d.go",
+    b"lib",
+    b"src",
+    b"README.md",
+    b".hidden",
+    b"with space",
+    "größe".encode(),
+    "日本".encode(),
+    b"-dash",
+    b"x" * 200,
+    b"plus+eq=",
+    b"q'uote",
+    b"UPPER",
+    b"dot.",
+    b"..dots",
+    b"tilde~",
+    b"hash#x",
+    b"com,ma",
+    b"co:lon",
+    b"a.b.c",
+    b"e",
+)
 ODD_NAMES: tuple[bytes, ...] = (
     b"br[a]ck",
     b"st*r",
@@ -351,20 +372,23 @@ class Generator:
         source = self.random.choice(
             [*self.stages, "base", str(self.random.randrange(len(self.stages)))]
         )
-        place = lambda: self.random.choice(
-            (
-                "/etc",
-                "/dst",
-                "/etc/passwd",
-                "/a",
-                "/work",
-                "/bin/busybox",
-                "/dst/*",
-                "/tmp",
-                "/w*",
-                "/",
+
+        def place() -> str:
+            return self.random.choice(
+                (
+                    "/etc",
+                    "/dst",
+                    "/etc/passwd",
+                    "/a",
+                    "/work",
+                    "/bin/busybox",
+                    "/dst/*",
+                    "/tmp",
+                    "/w*",
+                    "/",
+                )
             )
-        )
+
         parents = "--parents " if self.chance(0.1) else ""
         paths = [place() for _ in range(self.random.choice((1, 1, 2)))]
         return f"COPY --from={source} {self.copy_flags()}{parents}{self.quoted(paths, self.destination())}"
@@ -372,16 +396,38 @@ class Generator:
     def run(self) -> str:
         """RUN that changes files in ways that layers must tell."""
         commands = (
-            "mkdir -p /work/d && echo 1 > /work/d/f", "rm -rf /work/d", "rm -rf /work && mkdir /work && echo n > /work/new",
-            "echo more >> /work/f || true", "mkdir -p /work; touch /work/f; chmod 640 /work/f", "rm -f /etc/passwd",
-            "mv /etc /etc2", "mv /dst /moved || true", "ln -s /etc/passwd /work-link", "rm -rf /dst/* || true",
-            "mkdir -p /work; ln -f /bin/busybox /work/hard", "chown -R 12:34 /tmp", "rm -rf /tmp; echo file > /tmp",
-            "rm -rf /etc; ln -s /bin /etc", "mkfifo /pipe || true", "mkdir -p /w2; chmod 1777 /w2", "id; pwd; env | sort",
-            "echo out; echo err >&2", "mknod /null c 1 3 || true", "echo $WORD > /word", "ls -ln / | grep -v total | sed 's/ [A-Z][a-z][a-z] .*[0-9] / /'",
-            "touch -d '2001-02-03 04:05:06' /old", "rm /bin/sort || true", "truncate -s 1000000 /big", "exit 3", "cat /proc/1/mounts >/dev/null; test -w /",
-            "rm -rf /a && mkdir -p /a/b && touch /a/b/.wh-like", "umask 027; mkdir -p /um/x; touch /um/x/y", "cp -a /etc /copy-of-etc", "true",
+            "mkdir -p /work/d && echo 1 > /work/d/f",
+            "rm -rf /work/d",
+            "rm -rf /work && mkdir /work && echo n > /work/new",
+            "echo more >> /work/f || true",
+            "mkdir -p /work; touch /work/f; chmod 640 /work/f",
+            "rm -f /etc/passwd",
+            "mv /etc /etc2",
+            "mv /dst /moved || true",
+            "ln -s /etc/passwd /work-link",
+            "rm -rf /dst/* || true",
+            "mkdir -p /work; ln -f /bin/busybox /work/hard",
+            "chown -R 12:34 /tmp",
+            "rm -rf /tmp; echo file > /tmp",
+            "rm -rf /etc; ln -s /bin /etc",
+            "mkfifo /pipe || true",
+            "mkdir -p /w2; chmod 1777 /w2",
+            "id; pwd; env | sort",
+            "echo out; echo err >&2",
+            "mknod /null c 1 3 || true",
+            "echo $WORD > /word",
+            "ls -ln / | grep -v total | sed 's/ [A-Z][a-z][a-z] .*[0-9] / /'",
+            "touch -d '2001-02-03 04:05:06' /old",
+            "rm /bin/sort || true",
+            "truncate -s 1000000 /big",
+            "exit 3",
+            "cat /proc/1/mounts >/dev/null; test -w /",
+            "rm -rf /a && mkdir -p /a/b && touch /a/b/.wh-like",
+            "umask 027; mkdir -p /um/x; touch /um/x/y",
+            "cp -a /etc /copy-of-etc",
+            "true",
             "stat -c '%n %a %u %g' /dst /work /etc 2>/dev/null || true",
-        )  # fmt: skip
+        )
         command = self.random.choice(commands)
         form = self.random.randrange(4)
         if form == 0:
@@ -461,7 +507,7 @@ class Generator:
                 "WORKDIR",
                 "CMD",
                 "WORKDIR /w/../z",
-            )  # fmt: skip
+            )
             if self.chance(0.9)
             else (f"LABEL p={self.some_path()!r}",)
         )
@@ -475,7 +521,7 @@ class Generator:
                 "COPY --chmod=755 --chown=3:4 <<-one /script\n\ttabs\n\tone",
                 "ADD <<x /added\n${WORD:-none}\nx",
                 "COPY --link <<x /l/\nx\nx",
-            )  # fmt: skip
+            )
         )
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from boxwright.ops.fileop import clean_path
 from boxwright.ops.errors import SourceMissingError
+from boxwright.ops.fileop import clean_path
 from boxwright.ops.wildcards import contains_wildcards, expand
 
 
