@@ -6,7 +6,6 @@ this machine's Python, the modules that it imports, and the libraries that those
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from gatewayfrontend import write_image_context
-from programs import Buildx, Cli, Context, Daemon, Layout, running_registry, wait_until
+from programs import Buildx, Cli, Context, Daemon, Layout, Registry, running_registry, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("docker-buildx"), pytest.mark.peer("crun")]
 

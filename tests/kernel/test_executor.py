@@ -147,7 +147,12 @@ def test_stdin_is_what_the_caller_feeds(play: Callable[[Scenario], None]) -> Non
         async with asyncio.TaskGroup() as group:
             group.create_task(
                 world.executor.run(
-                    "x", world.root, process, stdout=out.append, stderr=out.append, attached=Attached(stdin=pipe)
+                    "x",
+                    world.root,
+                    process,
+                    stdout=out.append,
+                    stderr=out.append,
+                    attached=Attached(stdin=pipe),
                 )
             )
             await pipe.write(b"data " * 40000)

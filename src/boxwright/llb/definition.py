@@ -253,8 +253,7 @@ def _exec_outputs(op: pb.Op) -> list[int]:
     return sorted(
         mount.output
         for mount in op.exec.mounts
-        if mount.output != EMPTY
-        and mount.mountType not in {pb.MountType.SECRET, pb.MountType.SSH}
+        if mount.output != EMPTY and mount.mountType not in {pb.MountType.SECRET, pb.MountType.SSH}
     )
 
 

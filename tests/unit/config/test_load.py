@@ -93,7 +93,14 @@ def test_broken_toml_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [("10GB", 10**10), ("512MiB", 512 << 20), ("20%", 200), (7, 7), ("3k", 3000), ("1.5g", 15 * 10**8)],
+    [
+        ("10GB", 10**10),
+        ("512MiB", 512 << 20),
+        ("20%", 200),
+        (7, 7),
+        ("3k", 3000),
+        ("1.5g", 15 * 10**8),
+    ],
 )
 def test_sizes(text: str | int, wanted: int) -> None:
     assert loader.parse_size(text, total_bytes=1000) == wanted
