@@ -150,7 +150,6 @@ def build(
         {
             "--trace": trace,
             "--registry-auth-tlscontext": auth_tls,
-            "--oci-layout": flags.pop("layouts"),
         }
     )
     from boxwright.cli.plan import BuildPlan
@@ -189,6 +188,7 @@ def make_request(
     ssh: tuple[str, ...],
     allow: tuple[str, ...],
     no_cache: bool,
+    layouts: tuple[str, ...] = (),
 ) -> BuildRequest:
     """Turn flags into a request.
 
@@ -198,6 +198,7 @@ def make_request(
     from boxwright.cli import parse
     from boxwright.client.request import BuildRequest
     from boxwright.session.providers.auth import AuthProvider
+    from boxwright.session.providers.contents import OciLayouts
     from boxwright.session.providers.dockerconfig import DockerConfig
 
     options = frontend_options(opts)
@@ -217,12 +218,17 @@ def make_request(
     for name, folder in folders.items():
         if not os.path.isdir(folder):
             raise UsageError(f"invalid local: {name}={folder} is not a directory")
+    stores = OciLayouts() if layouts else None
+    for name, folder in parse.parse_assignments(layouts, "--oci-layout").items():
+        assert stores is not None
+        stores.add_source(name, Path(folder))
     caches = parse.parse_cache(cache_to, "--export-cache")
     return BuildRequest(
         frontend=frontend,
         definition=definition,
         opts=options,
         locals={name: Path(folder) for name, folder in folders.items()},
+        layouts=stores,
         secrets=parse.parse_secrets(secrets),
         ssh=parse.parse_ssh(ssh),
         auth=AuthProvider(DockerConfig.load(os.environ), os.environ),
