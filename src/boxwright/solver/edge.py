@@ -210,8 +210,10 @@ class EdgeNode:
         result = inp.node.result
         definition = select(list(result.cache_keys) if result else [], inp.dep.selector)
         inp.slow_found = self._probe(inp, [slow])
-        # From now on the definition keys lead to what the content key leads to, too.
-        self._query([*definition, slow], inp.index, self.cache_map.digest)
+        if not inp.node.ignores_cache:
+            # From now on the definition keys lead to what the content key leads to, too. Those
+            # of a vertex that had to run lead to an earlier run's, which had other content.
+            self._query([*definition, slow], inp.index, self.cache_map.digest)
 
     def complete(self, result: CachedResult, *, from_cache: bool) -> None:
         """Take in the result.
