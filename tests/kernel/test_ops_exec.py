@@ -108,6 +108,14 @@ class World:
         self.started = asyncio.Event()
         self.kept = 0
 
+    async def has_spoken(self, step: asyncio.Task[list[ImmutableRef]]) -> None:
+        """Return when the step printed something; a step that ends before it did is raised."""
+        spoken = asyncio.create_task(self.started.wait())
+        await asyncio.wait((spoken, step), return_when=asyncio.FIRST_COMPLETED)
+        if not spoken.done():
+            spoken.cancel()
+            raise AssertionError(f"the step ended in silence: {await step}")
+
     async def tree(self, fill: Callable[[Path], None]) -> ImmutableRef:
         ref = self.snapshots.new(None, description="test")
         async with ref.mounted() as root:
@@ -285,7 +293,7 @@ def test_ssh_agent_is_forwarded(tmp_path: Path) -> None:
         script = "stat -c '%F %a %u' /agent.sock; exec cat /fifo"
         world.started.clear()
         step = asyncio.create_task(world.run(f"busybox mkfifo /fifo; {script}", [base], agent))
-        await world.started.wait()
+        await world.has_spoken(step)
         [path] = world.executor.run_dir.glob("ssh-*/agent.sock")
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b"ping")
