@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from boxwright.linux import unixpath
+
 PROGRAM = str(Path(sys.executable).with_name("boxwright"))
 TIMEOUT_S = 120
 
@@ -229,10 +231,14 @@ class Daemon:
         def answers() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, self.log.read_text()[-4000:]
-            with socket.socket(socket.AF_UNIX) as probe:
-                return probe.connect_ex(path) == 0
+            with socket.socket(socket.AF_UNIX) as probe, unixpath.usable(path) as name:
+                return probe.connect_ex(name) == 0
 
-        wait_until(answers, 30, "the daemon listens")
+        try:
+            wait_until(answers, 30, "the daemon listens")
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
         return self
 
     def stop(self, how: int = signal.SIGTERM) -> int:
@@ -252,8 +258,10 @@ def daemon(state: Path, tmp_path: Path) -> Iterator[Daemon]:
     argv = [PROGRAM, "daemon", "--root", str(state), "--addr", address]
     made = Daemon(state, address, argv, tmp_path / "daemon.log")
     made.start()
-    yield made
-    made.stop()
+    try:
+        yield made
+    finally:
+        made.stop()
 
 
 @dataclass

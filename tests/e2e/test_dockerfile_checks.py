@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from dockerfile_builds import Builder, build, stock_build
-from programs import Cli, Context, buildx, cli, context, daemon, state
+from programs import Cli, Context, Registry, buildx, cli, context, daemon, registry, state
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("crun")]
-__all__ = ["build", "buildx", "cli", "context", "daemon", "state", "stock_build"]
+__all__ = ["build", "buildx", "cli", "context", "daemon", "registry", "state", "stock_build"]
 
 KINDS = ["build", pytest.param("stock_build", marks=pytest.mark.peer("docker-buildx"))]
 
@@ -108,15 +107,22 @@ def test_every_rule_is_listed() -> None:
     assert known == tried | {"InvalidBaseImagePlatform"}
 
 
+@pytest.mark.peer("docker-registry")
 def test_base_image_of_another_platform(
-    build: Builder, cli: Cli, context: Context, tmp_path: Path
+    any_build: Builder, context: Context, registry: Registry
 ) -> None:
+    """A named context of another platform is meant; a FROM that names an image may not be."""
+    name = f"{registry.host}/alien:1"
     context.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
-    layout = f"type=oci,tar=false,dest={tmp_path}/arm"
-    cli.build("--platform", "linux/arm64", "-o", layout, context.path).ok()
-    context.write("Dockerfile", "FROM arm\nCOPY Dockerfile /x\n")
-    image = build("--build-context", f"arm=oci-layout://{tmp_path}/arm")
-    assert "InvalidBaseImagePlatform" in image.run.err
+    any_build.client.build(
+        "--platform", "linux/s390x", "--output", f"type=image,name={name},push=true", context.path
+    ).ok()
+    context.write("Dockerfile", f"FROM {name}\nCOPY Dockerfile /x\n")
+    warned = f"InvalidBaseImagePlatform: Base image {name} was pulled with platform"
+    assert warned in any_build().run.err
+    context.write("Dockerfile", "FROM alien\nCOPY Dockerfile /x\n")
+    named = any_build("--build-context", f"alien=docker-image://{name}")
+    assert "InvalidBaseImagePlatform" not in named.run.err
 
 
 def test_rules_are_configured(any_build: Builder, context: Context) -> None:

@@ -73,6 +73,15 @@ class World:
         return (await self.run("/bin/sh", "-c", script, **spec)).text
 
 
+async def spoken(started: asyncio.Event, run: asyncio.Task[object]) -> None:
+    """Return when a step printed something; a step that ends before it did is raised."""
+    waiting = asyncio.create_task(started.wait())
+    await asyncio.wait((waiting, run), return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        waiting.cancel()
+        raise AssertionError(f"the step ended in silence: {await run}")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _own_mounts() -> None:
     """Keep what the tests mount out of the machine's own mount table."""
@@ -398,7 +407,7 @@ def test_cancel_kills_everything_at_once(play: Callable[[Scenario], None]) -> No
         task = asyncio.create_task(
             world.executor.run("c", world.root, process, stdout=see, stderr=see)
         )
-        await started.wait()
+        await spoken(started, task)
         assert processes_in(world.root)
         async with asyncio.timeout(5):
             task.cancel()
@@ -442,7 +451,7 @@ def test_killed_runtime_fails_the_step_and_takes_the_container_along(
                 "k", world.root, process, stdout=lambda _: started.set(), stderr=print
             )
         )
-        await started.wait()
+        await spoken(started, task)
         name = (await world.executor.ready()).path.encode()
         # only this test's: other builds may be running on the machine
         ours = os.fsencode(world.run_dir)
@@ -469,7 +478,7 @@ def test_killed_supervisor_fails_the_step_and_is_replaced(
                 "k", world.root, process, stdout=lambda _: started.set(), stderr=print
             )
         )
-        await started.wait()
+        await spoken(started, task)
         assert world.executor._link is not None
         os.kill(world.executor._link.pid, signal.SIGKILL)
         with pytest.raises(SandboxLostError):
@@ -509,7 +518,7 @@ def test_exec_in_a_running_container(play: Callable[[Scenario], None]) -> None:
                 "e", world.root, process, stdout=lambda _: started.set(), stderr=print
             )
         )
-        await started.wait()
+        await spoken(started, task)
         await world.executor.exec_in(
             "e",
             ProcessSpec(("/bin/cat", "/mark"), env=ENV),

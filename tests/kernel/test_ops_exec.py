@@ -13,7 +13,7 @@ import pytest
 from boxwright.core.digest import Digest
 from boxwright.executor.errors import ExecFailedError
 from boxwright.executor.executor import Executor, ExecutorConfig
-from boxwright.linux import mount, namespaces
+from boxwright.linux import mount, namespaces, unixpath
 from boxwright.llb.graph import Edge, Vertex
 from boxwright.ops.execmounts import MountWorld
 from boxwright.ops.execop import ExecOp
@@ -295,7 +295,8 @@ def test_ssh_agent_is_forwarded(tmp_path: Path) -> None:
         step = asyncio.create_task(world.run(f"busybox mkfifo /fifo; {script}", [base], agent))
         await world.has_spoken(step)
         [path] = world.executor.run_dir.glob("ssh-*/agent.sock")
-        reader, writer = await asyncio.open_unix_connection(path)
+        with unixpath.usable(path) as name:
+            reader, writer = await asyncio.open_unix_connection(name)
         writer.write(b"ping")
         assert await reader.readexactly(4) == b"ping"
         writer.close()

@@ -342,11 +342,13 @@ async def join_stdio(path: str) -> None:
     Raises:
         ConnectError: nobody answers.
     """
+    from boxwright.linux import unixpath
     from boxwright.wire.client import ConnectError
 
     loop = asyncio.get_running_loop()
     try:
-        reader, writer = await asyncio.open_unix_connection(path)
+        with unixpath.usable(path) as name:
+            reader, writer = await asyncio.open_unix_connection(name)
     except OSError as exc:
         raise ConnectError(f"unix://{path}", exc.strerror or str(exc)) from exc
 

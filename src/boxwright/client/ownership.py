@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from boxwright.linux import unixpath
 
 if TYPE_CHECKING:
     from boxwright.engine.engine import Engine
@@ -21,7 +22,8 @@ def answers(path: Path) -> bool:
     """Return whether somebody accepts connections on a unix socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
         try:
-            probe.connect(os.fsencode(path))
+            with unixpath.usable(path) as name:
+                probe.connect(name)
         except OSError:
             return False
     return True

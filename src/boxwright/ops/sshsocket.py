@@ -13,6 +13,7 @@ from pathlib import Path
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError
 from boxwright.session.base import BytePipe, Session
+from boxwright.wire.listen import bind_unix
 
 _log = logging.getLogger(__name__)
 
@@ -32,20 +33,15 @@ async def forward_socket(
     connections = _Connections(session, agent_id)
     await to_worker(folder.mkdir, mode=0o711)
     try:
-        server = await asyncio.start_unix_server(connections.accept, path=path, limit=_CHUNK)
+        listener = bind_unix(str(path), mode, *owner)
+        server = await asyncio.start_unix_server(connections.accept, sock=listener, limit=_CHUNK)
         try:
-            await to_worker(_set_owner, path, owner, mode)
             yield path
         finally:
             server.close()
             await connections.close()
     finally:
         await to_worker(shutil.rmtree, folder, ignore_errors=True)
-
-
-def _set_owner(path: Path, owner: tuple[int, int], mode: int) -> None:
-    os.chown(path, *owner)
-    path.chmod(mode)
 
 
 class _Connections:

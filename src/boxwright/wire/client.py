@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
+from boxwright.linux import unixpath
 from boxwright.wire.bytestream import ByteStream, SocketStream
 from boxwright.wire.clientcall import ClientEndpoint, ClientStream
 from boxwright.wire.frames import Http2Limits
@@ -146,7 +147,8 @@ async def _connect(
         async with asyncio.timeout(timeout_s):
             if parts.scheme == "unix":
                 path = unquote(parts.netloc + parts.path)
-                _, stream = await loop.create_unix_connection(SocketStream, path)
+                with unixpath.usable(path) as name:
+                    _, stream = await loop.create_unix_connection(SocketStream, name)
                 return stream, "localhost"
             if parts.scheme != "tcp" or parts.hostname is None or parts.port is None:
                 raise InvalidInputError(

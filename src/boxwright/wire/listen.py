@@ -7,6 +7,7 @@ import socket
 import stat
 
 from boxwright.errors import BoxwrightError, Code
+from boxwright.linux import unixpath
 
 
 class ListenError(BoxwrightError):
@@ -35,7 +36,8 @@ def bind_unix(path: str, mode: int, uid: int, gid: int) -> socket.socket:
     try:
         # Linux gives the file the mode of the unbound socket, less the umask.
         os.fchmod(sock.fileno(), mode)
-        sock.bind(path)
+        with unixpath.usable(path) as name:
+            sock.bind(name)
         if uid != -1 or gid != -1:
             os.chown(path, uid, gid, follow_symlinks=False)
         os.chmod(path, mode)
@@ -53,7 +55,8 @@ def _remove_stale(path: str) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
-            probe.connect(path)
+            with unixpath.usable(path) as name:
+                probe.connect(name)
         except (ConnectionRefusedError, FileNotFoundError):
             os.unlink(path)
 

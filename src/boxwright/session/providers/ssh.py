@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
+from boxwright.linux import unixpath
 from boxwright.session.base import SshAgentNotFoundError
 
 DEFAULT_ID = "default"
@@ -150,7 +151,8 @@ class SshProvider:
         self.check(agent_id)
         source = self._agents[agent_id or DEFAULT_ID]
         try:
-            reader, writer = await asyncio.open_unix_connection(source.path)
+            with unixpath.usable(source.path) as name:
+                reader, writer = await asyncio.open_unix_connection(name)
         except OSError as exc:
             raise SshAgentError(
                 f'cannot connect to ssh agent "{source.id}"', detail=f"{source.path}: {exc}"

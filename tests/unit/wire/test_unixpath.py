@@ -1,0 +1,52 @@
+"""Unix sockets under paths longer than an address holds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from boxwright.linux import unixpath
+from boxwright.wire.listen import bind_unix
+
+
+def test_a_short_path_is_itself(tmp_path: Path) -> None:
+    with unixpath.usable("/run/s.sock") as name:
+        assert name == "/run/s.sock"
+    with unixpath.usable("\0" + "a" * 120) as name:
+        assert name == "\0" + "a" * 120
+
+
+@pytest.mark.parametrize("length", [107, 108, 300])
+def test_binding_and_connecting(tmp_path: Path, length: int) -> None:
+    folder = tmp_path / "f"
+    while len(os.fsencode(folder)) < length - 60:
+        folder /= "deep" * 10
+    folder.mkdir(parents=True)
+    path = str(folder / ("s" * max(1, length - len(os.fsencode(folder)) - 1)))
+
+    async def scenario() -> bytes:
+        with bind_unix(path, 0o640, os.getuid(), os.getgid()) as sock:
+            server = await asyncio.start_unix_server(_greet, sock=sock)
+            async with server:
+                with unixpath.usable(path) as name:
+                    reader, writer = await asyncio.open_unix_connection(name)
+                answer = await reader.read()
+                writer.close()
+                return answer
+
+    assert len(os.fsencode(path)) == length
+    assert asyncio.run(scenario()) == b"hello"
+    assert stat.S_IMODE(os.lstat(path).st_mode) == 0o640
+    # A stale file gives way to the next server.
+    bind_unix(path, 0o600, -1, -1).close()
+    assert stat.S_IMODE(os.lstat(path).st_mode) == 0o600
+
+
+async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"hello")
+    writer.close()
+    await writer.wait_closed()
