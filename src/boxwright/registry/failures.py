@@ -16,6 +16,7 @@ from boxwright.registry.connections import (
     speaks_tls,
     tls_alert,
 )
+from boxwright.registry.dialing import what_broke
 from boxwright.registry.errors import (
     LostBy,
     RegistryAuthError,
@@ -41,7 +42,7 @@ async def connection_error(
         exc: as aiohttp raised it.
         stall_s: how long silence was tolerated.
     """
-    text = str(exc) or type(exc).__name__
+    text = what_broke(exc)
     if url.host and url.host != URL(endpoint.base_url).host:
         text = f"{url.host}, where its blobs are: {text}"
     is_tls = isinstance(exc, aiohttp.ClientConnectorSSLError | ssl.SSLError)
@@ -110,12 +111,12 @@ async def _other_protocol(
         return RegistryProtocolError(
             f"registry {endpoint.name} speaks plain HTTP, not HTTPS",
             host=endpoint.name,
-            detail=str(exc),
+            detail=what_broke(exc),
             hint=f"set http = true under {endpoint.config_key}; for a push alone, "
             "registry.insecure=true does as well",
         )
     if endpoint.scheme == "http" and await speaks_tls(url.host, url.port):
-        return _speaks_https(endpoint, str(exc))
+        return _speaks_https(endpoint, what_broke(exc))
     return None
 
 

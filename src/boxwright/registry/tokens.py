@@ -17,6 +17,7 @@ from boxwright.registry.auth import (
     realm_is_safe,
 )
 from boxwright.registry.connections import Connections, read_limited
+from boxwright.registry.dialing import what_broke
 from boxwright.registry.errors import RegistryAuthError, RegistryUnreachableError
 from boxwright.registry.failures import error_from
 from boxwright.registry.hosts import Endpoint
@@ -105,7 +106,7 @@ async def _ask(
         raise RegistryUnreachableError(
             f"can't reach the token server of registry {endpoint.name}",
             host=endpoint.name,
-            detail=f"{realm}: {str(exc) or type(exc).__name__}",
+            detail=f"{realm}: {what_broke(exc)}",
             hint="check that the builder may connect to it",
         ) from exc
     except (ValueError, RecursionError) as exc:

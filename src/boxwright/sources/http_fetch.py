@@ -16,6 +16,7 @@ from yarl import URL
 
 from boxwright.errors import InvalidInputError
 from boxwright.registry.connections import proxy_for
+from boxwright.registry.dialing import what_broke
 from boxwright.sources.http_errors import HttpTooLargeError, HttpUnreachableError
 from boxwright.sources.http_request import HttpRequest, redacted
 
@@ -163,13 +164,13 @@ def connection_errors(shown_url: str) -> Iterator[None]:
     except aiohttp.ClientConnectorCertificateError as exc:
         raise HttpUnreachableError(
             shown_url,
-            detail=str(exc),
+            detail=what_broke(exc),
             hint="install the server's CA on the machine of the builder",
         ) from exc
     except (aiohttp.ClientConnectorDNSError, aiohttp.ClientConnectorError) as exc:
         raise HttpUnreachableError(
             shown_url,
-            detail=str(exc),
+            detail=what_broke(exc),
             hint="check the name, the port and the network from where the builder runs",
         ) from exc
     except TimeoutError as exc:
@@ -177,7 +178,7 @@ def connection_errors(shown_url: str) -> Iterator[None]:
             shown_url, detail=str(exc) or f"no byte for {_STALL_TIMEOUT_S:g} s"
         ) from exc
     except (aiohttp.ClientError, ssl.SSLError, ConnectionError) as exc:
-        raise HttpUnreachableError(shown_url, detail=str(exc) or type(exc).__name__) from exc
+        raise HttpUnreachableError(shown_url, detail=what_broke(exc)) from exc
     except ValueError as exc:
         # A header with a line break: the value may be a secret, so it is not shown.
         raise InvalidInputError(f"a header for {shown_url} is malformed") from exc

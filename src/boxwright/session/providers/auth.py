@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, Code
 from boxwright.registry.auth import Credentials, Token, parse_token
+from boxwright.registry.dialing import what_broke
 from boxwright.session.providers.dockerconfig import DockerConfig, Login, config_dir
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ async def _ask_token_server(
             async with http.get(realm, params=query, auth=auth) as response:
                 return await _read_token(realm, response)
     except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-        raise TokenFetchError(realm, str(exc) or type(exc).__name__) from exc
+        raise TokenFetchError(realm, what_broke(exc)) from exc
 
 
 def _oauth_form(service: str, scopes: Sequence[str], credentials: Credentials) -> dict[str, str]:
