@@ -26,13 +26,15 @@ class EntitlementError(PermissionDeniedError):
     """The build asks for a privilege that the daemon or the client has not allowed."""
 
     def __init__(self, entitlement: str, *, by_daemon: bool) -> None:
+        brief, detail = f"{entitlement} is not allowed", ""
         if by_daemon:
-            detail = "the daemon does not allow it"
+            # Clients look for upstream's words.
+            brief = f"granting entitlement {brief} by build daemon configuration"
             hint = f'add insecure-entitlements = ["{entitlement}"] to buildkitd.toml'
         else:
             detail = "the client did not allow it"
             hint = f"build with --allow {entitlement}"
-        super().__init__(f"{entitlement} is not allowed", detail=detail, hint=hint)
+        super().__init__(brief, detail=detail, hint=hint)
         self.entitlement = entitlement
 
 
