@@ -18,6 +18,8 @@ _COMMANDS = {
     "du": "boxwright.cli.usage:du",
     "prune": "boxwright.cli.usage:prune",
     "gc": "boxwright.cli.gc:gc",
+    "store": "boxwright.cli.store:store",
+    "history": "boxwright.cli.history:history",
     "builder": "boxwright.cli.builder:builder",
     "debug": "boxwright.cli.debug:debug",
     "doctor": "boxwright.cli.doctor:doctor",

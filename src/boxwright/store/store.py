@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import logging
 import os
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -260,17 +261,26 @@ class Store:
         return not self.db.execute("SELECT 1 FROM blobs WHERE digest = ?", ("sha256:" + name,))
 
     def _broken_images(self, bad: set[Digest]) -> list[str]:
-        broken = []
-        for record in self.images.list():
-            graph = self.db.execute(
-                "WITH RECURSIVE graph (digest) AS (SELECT ? UNION SELECT child FROM blob_refs"
-                " JOIN graph ON parent = graph.digest) SELECT graph.digest, blobs.size FROM graph"
-                " LEFT JOIN blobs ON blobs.digest = graph.digest",
-                (record.descriptor.digest,),
-            )
-            if any(size is None or digest in bad for digest, size in graph):
-                broken.append(record.name)
-        return broken
+        return [
+            record.name
+            for record in self.images.list()
+            if not self.is_whole(record.descriptor.digest, bad)
+        ]
+
+    def is_whole(self, root: Digest, bad: Container[Digest] = ()) -> bool:
+        """Return whether a blob and all that it refers to are stored.
+
+        Args:
+            root: A manifest, or any blob.
+            bad: Blobs that count as missing.
+        """
+        graph = self.db.execute(
+            "WITH RECURSIVE graph (digest) AS (SELECT ? UNION SELECT child FROM blob_refs"
+            " JOIN graph ON parent = graph.digest) SELECT graph.digest, blobs.size FROM graph"
+            " LEFT JOIN blobs ON blobs.digest = graph.digest",
+            (root,),
+        )
+        return not any(size is None or digest in bad for digest, size in graph)
 
     def available_bytes(self) -> int:
         """Return the bytes that may still be written on this file system."""
