@@ -17,6 +17,8 @@ from boxwright.cli.boxwright import GlobalOptions
 from boxwright.cli.render import MODES
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from boxwright.cli.plan import BuildPlan
     from boxwright.client.client import Client
     from boxwright.client.request import BuildResult
@@ -153,21 +155,25 @@ def build(
 class BuildRun:
     """Runs a planned build with a client and draws its progress."""
 
-    def __init__(self, plan: BuildPlan, mode: str) -> None:
+    def __init__(self, plan: BuildPlan, mode: str, *, trace: TextIO | None = None) -> None:
         self._plan = plan
+        self._trace = trace
         self._mode = mode
         self.warnings: list[WarningEvent] = []
 
     async def __call__(self, client: Client) -> BuildResult:
         """Build; the progress is drawn to its end whatever happens."""
-        from boxwright.cli.render import make_renderer
+        from boxwright.cli.render import RawJsonRenderer, make_renderer
         from boxwright.progress.events import Event, WarningEvent
 
         renderer = make_renderer(self._mode, os.environ)
+        recorder = RawJsonRenderer(self._trace) if self._trace is not None else None
 
         def draw(events: list[Event]) -> None:
             self.warnings += [event for event in events if isinstance(event, WarningEvent)]
             renderer.update(events)
+            if recorder is not None:
+                recorder.update(events)
 
         try:
             return await client.build(self._plan.request, draw)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ import click
 
 from boxwright._version import __version__
 from boxwright.cli.build import BuildRun, decode_response, show_call, write_file
+from boxwright.cli.buildctldebug import debug
 from boxwright.cli.errors import UsageError
 from boxwright.cli.render import MODES
 from boxwright.cli.target import Target, TlsFiles
@@ -25,6 +27,9 @@ from boxwright.cli.usage import (
 )
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from typing import TextIO
+
     from boxwright.client.client import Client
     from boxwright.client.request import BuildRequest, BuildResult
 
@@ -48,10 +53,13 @@ def default_address() -> str:
 class Globals:
     """The flags before the command."""
 
-    def __init__(self, addr: str, tls: TlsFiles, timeout_s: float) -> None:
+    def __init__(
+        self, addr: str, tls: TlsFiles, timeout_s: float, *, is_waiting: bool = False
+    ) -> None:
         self.addr = addr
         self.tls = tls
         self.timeout_s = timeout_s
+        self.is_waiting = is_waiting
 
     def run(self, use: Callable[[Client], Awaitable[T]]) -> T:
         """Connect, await ``use(client)``, close."""
@@ -59,7 +67,9 @@ class Globals:
         from boxwright.cli.connect import run_with_client
 
         target = Target(self.addr, reason="--addr", tls=self.tls)
-        return run_with_client(GlobalOptions(), target, use, timeout_s=self.timeout_s)
+        return run_with_client(
+            GlobalOptions(), target, use, timeout_s=self.timeout_s, is_waiting=self.is_waiting
+        )
 
 
 @click.group(context_settings=_HELP)
@@ -73,7 +83,7 @@ class Globals:
 @click.option("--tlskey", default="", help="Client key.")
 @click.option("--tlsdir", default="", help="Folder of ca.pem, cert.pem and key.pem.")
 @click.option("--timeout", "timeout_s", type=float, default=5.0, help="Seconds to connect.")
-@click.option("--wait", is_flag=True, hidden=True)
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait until the daemon answers.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -88,10 +98,10 @@ def command(
     tlskey: str,
     tlsdir: str,
     timeout_s: float,
-    wait: bool,
+    is_waiting: bool,
 ) -> None:
     """Build and look after a BuildKit-compatible daemon."""
-    del log_format, wait
+    del log_format
     if is_debug:
         from boxwright.cli.logs import configure
 
@@ -99,7 +109,7 @@ def command(
     tls = TlsFiles(tlscacert, tlscert, tlskey, tlsservername)
     if tlsdir:
         tls = _tls_of_folder(Path(tlsdir), tlsservername)
-    context.obj = Globals(addr, tls, timeout_s)
+    context.obj = Globals(addr, tls, timeout_s, is_waiting=is_waiting)
 
 
 def _tls_of_folder(folder: Path, server_name: str) -> TlsFiles:
@@ -117,7 +127,7 @@ def _repeated(*names: str, key: str, text: str) -> Callable[[F], F]:
 @command.command("build", context_settings=_HELP)
 @_repeated("-o", "--output", key="outputs", text="Where the result goes.")
 @click.option("--progress", type=click.Choice(MODES), default="auto", help="How it is shown.")
-@click.option("--trace", default="", hidden=True)
+@click.option("--trace", default="", metavar="FILE", help="Write the progress as JSON, too.")
 @_repeated("--local", key="local_dirs", text="NAME=FOLDER that the build may read.")
 @_repeated("--oci-layout", key="layouts", text="NAME=FOLDER of an OCI layout.")
 @click.option("--frontend", default="", help="Frontend to use; without: LLB on standard input.")
@@ -146,23 +156,18 @@ def build(
     **flags: Any,  # noqa: ANN401
 ) -> int:
     """Build with a frontend, or from LLB on standard input."""
-    _refuse(
-        {
-            "--trace": trace,
-            "--registry-auth-tlscontext": auth_tls,
-        }
-    )
     from boxwright.cli.plan import BuildPlan
 
-    request = make_request(**flags)
+    request = make_request(auth_tls=auth_tls, **flags)
     if source_policy_file:
         from boxwright.client.sourcepolicy import read_policy
 
         request.source_policy = read_policy(source_policy_file)
     if ref_file:
         write_file(ref_file, request.ref)
-    runner = BuildRun(BuildPlan(request), progress)
-    result: BuildResult = options.run(runner)
+    with _open_trace(trace) as stream:
+        runner = BuildRun(BuildPlan(request), progress, trace=stream)
+        result: BuildResult = options.run(runner)
     if metadata_file:
         import json
 
@@ -170,10 +175,13 @@ def build(
     return show_call(result) if request.via_gateway else 0
 
 
-def _refuse(values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if value:
-            raise UsageError(f"{name} is not supported yet")
+def _open_trace(path: str) -> AbstractContextManager[TextIO | None]:
+    if not path:
+        return nullcontext()
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"can't write the trace {path}: {exc.strerror}") from exc
 
 
 def make_request(
@@ -189,6 +197,7 @@ def make_request(
     allow: tuple[str, ...],
     no_cache: bool,
     layouts: tuple[str, ...] = (),
+    auth_tls: tuple[str, ...] = (),
 ) -> BuildRequest:
     """Turn flags into a request.
 
@@ -231,7 +240,9 @@ def make_request(
         layouts=stores,
         secrets=parse.parse_secrets(secrets),
         ssh=parse.parse_ssh(ssh),
-        auth=AuthProvider(DockerConfig.load(os.environ), os.environ),
+        auth=AuthProvider(
+            DockerConfig.load(os.environ), os.environ, tls=parse.parse_auth_tls(auth_tls)
+        ),
         exports=tuple(parse.to_export(parse.parse_output(text)) for text in outputs),
         cache_from=parse.parse_cache(cache_from, "--import-cache"),
         cache_to=tuple(type(each)(each.type, {"mode": "min", **each.attrs}) for each in caches),
@@ -286,44 +297,17 @@ def prune(
     )
 
 
-@command.group("debug", context_settings=_HELP)
-def debug() -> None:
-    """Look inside the daemon."""
-
-
-@debug.command("workers", context_settings=_HELP)
-@click.option("-f", "--filter", "filters", multiple=True, help="Only these workers.")
-@click.option("-v", "--verbose", is_flag=True, help="Everything about each worker.")
+@command.command("prune-histories", context_settings=_HELP)
 @click.option("--format", "template", default="", help="'{{json .}}' prints JSON.")
 @click.pass_obj
-def workers(
-    options: Globals, /, *, filters: tuple[str, ...], verbose: bool, template: str
-) -> None:
-    """List workers."""
-    from boxwright.cli.debug import print_workers
+def prune_histories(options: Globals, /, *, template: str) -> None:
+    """Forget all past builds that are not pinned."""
+    from boxwright.cli import history
 
-    options.run(lambda client: print_workers(client, filters, verbose=verbose, template=template))
+    options.run(lambda client: history.prune_histories(client, template=template))
 
 
-@debug.command("info", context_settings=_HELP)
-@click.option("--format", "template", default="", help="'{{json .}}' prints JSON.")
-@click.pass_obj
-def info(options: Globals, /, *, template: str) -> None:
-    """Show the daemon's version."""
-    from boxwright.cli.debug import print_info
-
-    options.run(lambda client: print_info(client, template=template))
-
-
-@debug.command("dump-llb", context_settings=_HELP)
-@click.option("--dot", "as_dot", is_flag=True, help="Write a graph for graphviz.")
-@click.argument("file", default="-")
-def dump_llb(*, as_dot: bool, file: str) -> None:
-    """Print a build definition as JSON."""
-    from boxwright.cli.dumpllb import dump, read_definition
-
-    with click.open_file(file, "rb") as stream:
-        dump(read_definition(stream), as_dot=as_dot)
+command.add_command(debug)
 
 
 @command.command("dial-stdio", hidden=True, context_settings=_HELP)

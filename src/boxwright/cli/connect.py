@@ -32,17 +32,20 @@ def run_with_client(
     use: Callable[[Client], Awaitable[T]],
     *,
     timeout_s: float = 10.0,
+    is_waiting: bool = False,
 ) -> T:
     """Open a client for ``target``, await ``use(client)`` and close everything again.
 
-    SIGINT and SIGTERM cancel ``use``; its clean-up is waited for.
+    SIGINT and SIGTERM cancel ``use``; its clean-up is waited for. ``is_waiting``: a daemon that
+    does not answer is tried again until ``timeout_s`` is over.
 
     Raises:
         BoxwrightError: no connection, or the state folder can't be used, or of ``use``.
         KeyboardInterrupt: a signal came.
     """
     if not target.is_embedded:
-        return _run(lambda: _use_daemon(target.address, _tls(target), use, timeout_s))
+        wait_s = timeout_s if is_waiting else 0.0
+        return _run(lambda: _use_daemon(target.address, _tls(target), use, timeout_s, wait_s))
     return run_embedded(options, use)
 
 
@@ -161,11 +164,24 @@ async def _use_daemon(
     tls: TlsOptions | None,
     use: Callable[[Client], Awaitable[T]],
     timeout_s: float,
+    wait_s: float = 0.0,
 ) -> T:
+    import asyncio
+
     from boxwright.client.client import Client
     from boxwright.client.transport import GrpcTransport
+    from boxwright.wire.client import ConnectError
 
-    transport = await GrpcTransport.open(address, tls=tls, timeout_s=timeout_s)
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + wait_s
+    transport = None
+    while transport is None:
+        try:
+            transport = await GrpcTransport.open(address, tls=tls, timeout_s=timeout_s)
+        except ConnectError:
+            if loop.time() >= deadline_s:
+                raise
+            await asyncio.sleep(_OWNER_POLL_S)
     async with Client(transport) as client:
         return await use(client)
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from boxwright.cli.errors import UsageError
 
 if TYPE_CHECKING:
+    import ssl
+
     from boxwright.client.localcache import CacheSpec
     from boxwright.client.request import Export
     from boxwright.session.providers.secrets import SecretSource
@@ -236,3 +238,43 @@ def to_export(output: Output) -> Export:
     if dest:
         raise UsageError(f"dest is not supported by the {kind} exporter")
     return Export(kind, attrs)
+
+
+def parse_auth_tls(items: Iterable[str]) -> dict[str, ssl.SSLContext]:
+    """Parse ``--registry-auth-tlscontext host=HOST[,ca=FILE][,cert=FILE,key=FILE][,insecure]``.
+
+    Raises:
+        UsageError: a part is missing, or a file can't be used.
+    """
+    found: dict[str, ssl.SSLContext] = {}
+    for item in items:
+        pairs = parse_pairs(item, "--registry-auth-tlscontext")
+        host = pairs.pop("host", "")
+        ca, cert, key = (pairs.pop(name, "") for name in ("ca", "cert", "key"))
+        is_insecure = pairs.pop("insecure", "false").lower() in {"1", "t", "true"}
+        if not host or pairs:
+            odd = f"unexpected {next(iter(pairs))!r}" if pairs else "no host"
+            raise UsageError(
+                f"{odd} in --registry-auth-tlscontext", hint="write host=HOST,ca=FILE"
+            )
+        if bool(cert) != bool(key) or not (ca or cert or is_insecure):
+            raise UsageError(
+                "--registry-auth-tlscontext requires ca=FILE, cert=FILE,key=FILE or insecure=true"
+            )
+        found[host] = _auth_context(ca, cert, key, is_insecure=is_insecure)
+    return found
+
+
+def _auth_context(ca: str, cert: str, key: str, *, is_insecure: bool) -> ssl.SSLContext:
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=ca or None)
+        if cert:
+            context.load_cert_chain(cert, key)
+    except OSError as exc:
+        raise UsageError(f"can't use the files of --registry-auth-tlscontext: {exc}") from exc
+    if is_insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

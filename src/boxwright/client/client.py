@@ -161,6 +161,24 @@ class Client:
         """Pin, unpin or delete a remembered build."""
         await self._transport.update_history(request)
 
+    async def follow(self, ref: str, on_progress: ProgressCallback) -> None:
+        """Report the progress of a build that runs, or was, to its end.
+
+        Raises:
+            NotFoundError: no build has this ref.
+        """
+        request = control_pb2.StatusRequest(Ref=ref)
+        async for response in self._transport.status(request):
+            on_progress(from_response(response))
+
+    def read_blob(self, digest: str) -> AsyncIterator[bytes]:
+        """Yield a blob of the content store: a log, a trace, an attestation, an image's parts.
+
+        Raises:
+            NotFoundError: there is no such blob.
+        """
+        return self._transport.read_blob(digest)
+
 
 class _Progress:
     """Follows the status of one build."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from boxwright.client.foreign import typed_error
+from boxwright.core.digest import Digest
+from boxwright.core.workers import to_worker
 from boxwright.session.base import SessionLostError
 from boxwright.session.inprocess import InProcessSession
 from boxwright.session.serve import serve_session
@@ -17,7 +19,7 @@ from boxwright.session.services import SessionServices
 from boxwright.wire import methods
 from boxwright.wire.client import Connection
 from boxwright.wire.methods import Method
-from boxwright.wire.pb import control_pb2, gateway_pb2
+from boxwright.wire.pb import content_pb2, control_pb2, gateway_pb2
 from boxwright.wire.status import RpcError
 from boxwright.wire.tls import TlsOptions
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 BUILD_ID = "buildkit-controlapi-buildid"
+_BLOB_CHUNK = 1 << 20
 
 
 class Transport(Protocol):
@@ -74,6 +77,9 @@ class Transport(Protocol):
 
     async def update_history(self, request: control_pb2.UpdateBuildHistoryRequest) -> None:
         """Pin, unpin or delete a past build."""
+
+    def read_blob(self, digest: str) -> AsyncIterator[bytes]:
+        """Yield a blob of the content store."""
 
     async def close(self) -> None:
         """Give the connection up."""
@@ -190,6 +196,12 @@ class GrpcTransport:
         """Pin, unpin or delete a past build."""
         await self._unary(methods.CONTROL_UPDATE_BUILD_HISTORY, request)
 
+    async def read_blob(self, digest: str) -> AsyncIterator[bytes]:
+        """Yield a blob of the daemon's content store."""
+        request = content_pb2.ReadContentRequest(digest=digest)
+        async for answer in self._stream(methods.CONTENT_READ, request):
+            yield answer.data
+
 
 class EmbeddedTransport:
     """An engine in this process; the engine stays the caller's."""
@@ -259,6 +271,15 @@ class EmbeddedTransport:
     async def update_history(self, request: control_pb2.UpdateBuildHistoryRequest) -> None:
         """Pin, unpin or delete a past build."""
         await self._engine.update_history(request)
+
+    async def read_blob(self, digest: str) -> AsyncIterator[bytes]:
+        """Yield a blob of the engine's store."""
+        source = await to_worker(self._engine.parts.store.blobs.open, Digest(digest))
+        try:
+            while data := await to_worker(source.read, _BLOB_CHUNK):
+                yield data
+        finally:
+            source.close()
 
 
 @contextmanager

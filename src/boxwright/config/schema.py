@@ -262,7 +262,7 @@ class BoxwrightConfig:
     """``[boxwright]``: keys that BuildKit does not have."""
 
     registry: RegistryServeConfig = key("registry", RegistryServeConfig, "The embedded registry.")
-    log_quota: str | int = key("logQuota", "1GiB", "Compressed bytes of log kept for one step.")
+    log_quota: str | int = key("logQuota", "1GiB", "Bytes of progress and log kept for one build; above, its head and tail.")
 
 
 @dataclass(frozen=True)

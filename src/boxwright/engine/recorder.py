@@ -1,7 +1,8 @@
 """The complete progress of a build, written to disk while it runs.
 
 The live view may lose log bytes when a client is slow; the record never does, up to its quota.
-It is a zstd stream of length-prefixed ``StatusResponse`` messages, written through a spool
+It is a row of length-prefixed ``StatusResponse`` messages as BuildKit stores them (32-bit
+little-endian lengths), so that clients which read the blob understand it; written through a spool
 file and published as a blob when the build ends. Above the quota head and tail are kept, with
 a line between them that counts what was dropped.
 """
@@ -15,8 +16,6 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-import zstandard
-
 from boxwright.core.digest import Digest
 from boxwright.engine.status import to_responses
 from boxwright.progress.events import Event, LogEvent
@@ -24,8 +23,8 @@ from boxwright.store.blobs import BlobStore
 from boxwright.store.errors import disk_errors
 from boxwright.wire.pb import control_pb2
 
-MEDIA_TYPE = "application/vnd.boxwright.status.v1+zstd"
-_LENGTH = struct.Struct(">I")
+MEDIA_TYPE = "application/vnd.buildkit.status.v0"
+_LENGTH = struct.Struct("<I")
 _MESSAGE_LIMIT_BYTES = 64 << 20
 _COPY_BYTES = 1 << 20
 _TAIL_BYTES = 1 << 20
@@ -38,7 +37,6 @@ class StatusRecorder:
         self._folder = folder
         with disk_errors(folder):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in publish/abort)
-        self._writer = zstandard.ZstdCompressor(level=3).stream_writer(self._file, closefd=False)
         self._quota_bytes = quota_bytes
         self._tail: deque[LogEvent] = deque()
         self._tail_bytes = 0
@@ -59,7 +57,7 @@ class StatusRecorder:
             events = [event for event in events if not self._over_quota(event)]
         for response in to_responses(events):
             data = response.SerializeToString()
-            self._writer.write(_LENGTH.pack(len(data)) + data)
+            self._file.write(_LENGTH.pack(len(data)) + data)
 
     def _over_quota(self, event: Event) -> bool:
         if not isinstance(event, LogEvent):
@@ -91,8 +89,7 @@ class StatusRecorder:
             events: list[Event] = [LogEvent(last.vertex, 2, note, last.timestamp_ns), *self._tail]
             for response in to_responses(events):
                 data = response.SerializeToString()
-                self._writer.write(_LENGTH.pack(len(data)) + data)
-        self._writer.flush(zstandard.FLUSH_FRAME)
+                self._file.write(_LENGTH.pack(len(data)) + data)
         self._file.seek(0)
         with blobs.writer() as writer:
             while chunk := self._file.read(_COPY_BYTES):
@@ -108,15 +105,14 @@ class StatusRecorder:
 def read_record(path: Path) -> Iterator[control_pb2.StatusResponse]:
     """Yield the messages of a record; a damaged tail ends it early. Blocking."""
     with path.open("rb") as file:
-        reader = zstandard.ZstdDecompressor().stream_reader(file)
         while True:
-            head = reader.read(_LENGTH.size)
+            head = file.read(_LENGTH.size)
             if len(head) < _LENGTH.size:
                 return
             (length,) = _LENGTH.unpack(head)
             if length > _MESSAGE_LIMIT_BYTES:
                 return
-            data = reader.read(length)
+            data = file.read(length)
             if len(data) < length:
                 return
             yield control_pb2.StatusResponse.FromString(data)

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, Code
 from boxwright.registry.auth import Credentials, Token, parse_token
-from boxwright.registry.dialing import what_broke
 from boxwright.session.providers.dockerconfig import DockerConfig, Login, config_dir
 
 if TYPE_CHECKING:
+    import ssl
+
     from aiohttp import ClientResponse
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -56,10 +57,19 @@ class AuthProvider:
     Args:
         config: Where logins are stored.
         environ: The client's environment (``DOCKER_CONFIG``, ``BUILDKIT_NO_CLIENT_TOKEN``).
+        tls: What to trust and show at the token servers of a registry, by its host; the
+            system's roots for others.
     """
 
-    def __init__(self, config: DockerConfig, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        config: DockerConfig,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        tls: Mapping[str, ssl.SSLContext] | None = None,
+    ) -> None:
         self._config = config
+        self._tls = tls or {}
         self._logins: dict[str, tuple[float, Login | None]] = {}
         self._seeds = TokenSeeds(config_dir(environ))
         self.makes_tokens = environ.get("BUILDKIT_NO_CLIENT_TOKEN", "").lower() not in {
@@ -93,7 +103,8 @@ class AuthProvider:
         if login is not None and login.registry_token:
             return Token(login.registry_token)
         credentials = login.credentials if login is not None else None
-        return await _ask_token_server(realm, service, scopes, credentials)
+        context = self._tls.get(host)
+        return await _ask_token_server(realm, service, scopes, credentials, context)
 
     async def authority_key(self, host: str, salt: bytes) -> bytes:
         """Return the 32-byte public key under which a daemon keeps this client's tokens."""
@@ -116,13 +127,22 @@ class AuthProvider:
 
 
 async def _ask_token_server(
-    realm: str, service: str, scopes: Sequence[str], credentials: Credentials | None
+    realm: str,
+    service: str,
+    scopes: Sequence[str],
+    credentials: Credentials | None,
+    context: ssl.SSLContext | None,
 ) -> Token:
     import aiohttp
 
+    from boxwright.registry.dialing import what_broke
+
     timeout = aiohttp.ClientTimeout(total=_TOKEN_TIMEOUT_S)
+    connector = aiohttp.TCPConnector(ssl=context or True)
     try:
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as http:
+        async with aiohttp.ClientSession(
+            timeout=timeout, trust_env=True, connector=connector
+        ) as http:
             if credentials is not None and credentials.secret:
                 form = _oauth_form(service, scopes, credentials)
                 async with http.post(realm, data=form) as response:
