@@ -108,6 +108,8 @@ class Executor:
         self._link: SupervisorLink | None = None
         self._starting: asyncio.Task[_Ready] | None = None
         self._closed = False
+        self._on_low: Callable[[int], None] | None = None
+        self._watch: tuple[str, int] | None = None
 
     @classmethod
     def open(cls, config: ExecutorConfig) -> Executor:
@@ -231,6 +233,25 @@ class Executor:
         if self._link is not None:
             await self._link.resize(run_id, rows & 0xFFFF, columns & 0xFFFF)
 
+    async def watch_disk(self, path: Path, free_bytes: int, on_low: Callable[[int], None]) -> None:
+        """Stop all processes, once, when the disk of ``path`` has less than this free.
+
+        Args:
+            path: Any path on that disk.
+            free_bytes: The mark.
+            on_low: Called with what is free when they were stopped; then :meth:`resume` lets
+                them go on and another call watches again.
+        """
+        self._watch, self._on_low = (os.fspath(path), free_bytes), on_low
+        if self._link is not None:
+            self._link.on_low = on_low
+            await self._link.watch(*self._watch)
+
+    async def resume(self, run_ids: Sequence[str]) -> None:
+        """Let processes go on that :meth:`watch_disk` has stopped."""
+        if self._link is not None and run_ids:
+            await self._link.resume(run_ids)
+
     async def _get_ready(self) -> _Ready:
         while True:
             if self._closed:
@@ -255,6 +276,9 @@ class Executor:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         self._link = link = starting.result()
+        if self._watch is not None:
+            link.on_low = self._on_low
+            await link.watch(*self._watch)
         self._host = facts.result()
         if self._runtime is None:
             self._runtime = await runtime.probe(

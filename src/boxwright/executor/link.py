@@ -94,6 +94,7 @@ class SupervisorLink:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._send_lock = asyncio.Lock()
         self._alive = True
+        self.on_low: Callable[[int], None] | None = None
         self._loop.add_reader(sock.fileno(), self._readable)
 
     @classmethod
@@ -185,6 +186,16 @@ class SupervisorLink:
         with contextlib.suppress(SandboxLostError):
             await self._send(dict(message), ())
 
+    async def watch(self, path: str, free_bytes: int) -> None:
+        """Stop every run and call ``on_low`` when the disk of ``path`` has less free than this."""
+        with contextlib.suppress(SandboxLostError):
+            await self._send({"op": "watch", "path": path, "free": free_bytes}, ())
+
+    async def resume(self, run_ids: Sequence[str]) -> None:
+        """Let runs go on that were stopped because the disk was low."""
+        with contextlib.suppress(SandboxLostError):
+            await self._send({"op": "resume", "ids": list(run_ids)}, ())
+
     async def close(self) -> None:
         """End the supervisor and with it everything that runs in it."""
         self._lose()
@@ -258,6 +269,10 @@ class SupervisorLink:
             self._ready.set_result(None)
         elif event == "failed" and run is None and not self._ready.done():
             self._ready.set_exception(_start_failure(message))
+        elif event == "low":
+            free = message["free"]
+            if self.on_low is not None and isinstance(free, int):
+                self.on_low(free)
         elif run is None or run.ended.done():
             return
         elif event == "started":

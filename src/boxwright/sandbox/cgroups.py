@@ -86,6 +86,10 @@ def create(group: str, memory_bytes: int) -> None:
         return
     path = f"{ROOT}/memory{group}"
     os.makedirs(path, exist_ok=True)
+    if os.path.isdir(
+        f"{ROOT}/freezer"
+    ):  # before the runtime makes it: a step can always be frozen
+        os.makedirs(f"{ROOT}/freezer{group}", exist_ok=True)
     if memory_bytes:
         _write(f"{path}/memory.limit_in_bytes", str(memory_bytes))
 
@@ -156,6 +160,11 @@ def remove(group: str) -> None:
 
 
 def _remove_tree(path: str) -> None:
+    if os.path.exists(f"{path}/freezer.state"):
+        try:
+            _write(f"{path}/freezer.state", "THAWED")  # frozen processes do not die
+        except OSError:
+            pass
     for name in _children(path):
         _remove_tree(f"{path}/{name}")
     for _ in range(3):

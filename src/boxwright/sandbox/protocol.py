@@ -12,6 +12,8 @@ Engine to supervisor::
         fds: payload, stdin, stdout, stderr; the payload is the files' contents in order
     {"op": "kill", "id": …, "signal": n}
     {"op": "resize", "id": …, "rows": n, "columns": n}
+    {"op": "watch", "path": …, "free": bytes}    arm the brake; an empty path disarms it
+    {"op": "resume", "ids": […]}                 let steps go on that the brake has stopped
 
 Supervisor to engine::
 
@@ -19,6 +21,7 @@ Supervisor to engine::
     {"ev": "started", "id": …}
     {"ev": "exited", "id": …, "code": n, "signal": n, "asked": bool, "log": text, "usage": {…}}
     {"ev": "failed", "id": …, "stage": …, "errno": n, "path": …}
+    {"ev": "low", "free": bytes}                 the brake has stopped every step
 
 This module is imported by the supervisor, so it must stay standard-library only and small.
 """

@@ -28,7 +28,7 @@ import time
 
 from boxwright.linux import namespaces, process
 from boxwright.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REC, MS_SLAVE, mount
-from boxwright.sandbox import cgroups, protocol
+from boxwright.sandbox import brake, cgroups, protocol
 
 _KILL_RETRY_MS = 5
 _SIZE_TRIES = 400
@@ -46,7 +46,9 @@ class _Child:
         "asked",
         "cgroup",
         "has_pidfile",
+        "hold",
         "id",
+        "is_stopped",
         "kill_signal",
         "pid",
         "size",
@@ -62,6 +64,8 @@ class _Child:
         self.size = (0, 0)
         self.size_tries = 0
         self.asked = False
+        self.hold = False
+        self.is_stopped = False
 
 
 class Supervisor:
@@ -71,6 +75,7 @@ class Supervisor:
         self._sock = sock
         self._base = base
         self._children: dict[int, _Child] = {}
+        self._brake = brake.Brake()
 
     def serve(self) -> None:
         """Answer requests until the engine's end of the socket is gone."""
@@ -82,19 +87,61 @@ class Supervisor:
         poll.register(read_fd, select.POLLIN)
         self._send({"ev": "ready"})
         while True:
-            waiting = any(c.kill_signal or any(c.size) for c in self._children.values())
-            events = poll.poll(_KILL_RETRY_MS if waiting else None)
+            events = poll.poll(self._patience_ms())
             for fd, _ in events:
                 if fd == read_fd:
                     os.read(read_fd, 4096)
                     self._reap()
                 elif not self._receive():
+                    self._let_go()
                     return
+            if self._brake.is_armed and self._children:
+                self._look()
             for child in list(self._children.values()):
                 if child.kill_signal:
                     self._kill_now(child)
                 if any(child.size):
                     self._resize_now(child)
+                if child.hold and not child.is_stopped:
+                    self._stop_now(child)
+
+    def _patience_ms(self) -> int | None:
+        """Return how long nothing but a message or a signal has to be waited for."""
+        children = self._children.values()
+        unsettled = any(
+            c.kill_signal or any(c.size) or (c.hold and not c.is_stopped) for c in children
+        )
+        waits = [_KILL_RETRY_MS] if unsettled else []
+        if self._brake.is_armed and children:
+            waits.append(self._brake.wait_ms)
+        return min(waits) if waits else None
+
+    def _look(self) -> None:
+        """Stop every step if the disk has too little room."""
+        free = self._brake.look()
+        if free < 0:
+            return
+        for child in self._children.values():
+            if not child.kill_signal:
+                child.hold = True
+                self._stop_now(child)
+        self._send({"ev": "low", "free": free})
+
+    def _stop_now(self, child: _Child) -> None:
+        pid = self._container_pid(child.id) if child.has_pidfile else 0
+        child.is_stopped = brake.stop(child.cgroup, pid)
+
+    def _resume(self, child: _Child) -> None:
+        was_stopped, child.hold, child.is_stopped = child.is_stopped, False, False
+        if was_stopped:
+            brake.resume(child.cgroup, self._container_pid(child.id))
+
+    def _let_go(self) -> None:
+        """Kill and resume everybody: a frozen process does not notice that it was killed."""
+        for child in self._children.values():
+            if child.is_stopped:
+                _signal(self._container_pid(child.id) or child.pid, signal.SIGKILL)
+                self._resume(child)
 
     def _send(self, message: dict[str, object]) -> None:
         self._sock.send(protocol.encode(message))
@@ -115,6 +162,14 @@ class Supervisor:
                 self._run(message, list(fds))
             elif message["op"] == "kill":
                 self._kill(str(message["id"]), _integer(message["signal"]))
+            elif message["op"] == "watch":
+                brake.hurry()
+                self._brake.arm(str(message["path"]), _integer(message["free"]))
+            elif message["op"] == "resume":
+                wanted = _items(message["ids"])
+                for child in self._children.values():
+                    if child.id in wanted:
+                        self._resume(child)
             elif message["op"] == "resize":
                 size = _integer(message["rows"]), _integer(message["columns"])
                 self._resize(str(message["id"]), size)
@@ -225,6 +280,8 @@ class Supervisor:
         if pid:
             number, child.kill_signal = child.kill_signal, 0
             _signal(pid, number)
+            if number == signal.SIGKILL:
+                self._resume(child)
 
     def _container_pid(self, run_id: str) -> int:
         text = _read_small(f"{self._base}/{run_id}/{protocol.PIDFILE}", 32).strip()
