@@ -40,6 +40,18 @@ def _many_runs(context: Path, _seed: int) -> None:
     (context / "Dockerfile").write_text(BASE + "ARG NONCE\n" + "RUN true\n" * 30)
 
 
+def _ten_layers(context: Path, _seed: int) -> None:
+    """Ten steps that write 50 MB each, half of it as compressible as programs are."""
+    _base(context)
+    size = (context / "bin/busybox").stat().st_size
+    programs = " ".join(["/bin/busybox"] * max(1, 25_000_000 // size))
+    steps = "".join(
+        f"RUN dd if=/dev/urandom of=/r{n} bs=1M count=25 && cat {programs} > /t{n}\n"
+        for n in range(10)
+    )
+    (context / "Dockerfile").write_text(BASE + "ARG NONCE\n" + steps)
+
+
 def _team(context: Path, _seed: int) -> None:
     _base(context)
     steps = "".join(f"RUN echo $NONCE {number} > /{number}\n" for number in range(3))
@@ -143,8 +155,22 @@ SCENARIOS = (
     ),
     Scenario("COPY --from, 20,000 files", _files(20_000, 1024, _COPY_FROM), fresh=True),
     Scenario("1 GiB context, cold", _large, new_context=True),
-    Scenario("500 MB layer, gzip export", _layer, output=_TO_FILE + "gzip", mark=0.3),
-    Scenario("500 MB layer, zstd export", _layer, output=_TO_FILE + "zstd"),
+    Scenario("500 MB layer, gzip export", _layer, output=_TO_FILE + "gzip", mark=0.12),
+    Scenario(
+        "500 MB layer, gzip of equal size",
+        _layer,
+        output=_TO_FILE + "gzip,compression-level=6",
+        mark=0.35,
+    ),
+    Scenario("500 MB layer, zstd export", _layer, output=_TO_FILE + "zstd", mark=0.6),
+    Scenario("500 MB layer, uncompressed", _layer, output=_TO_FILE + "uncompressed", mark=0.6),
+    Scenario(
+        "ten steps of 50 MB, gzip export",
+        _ten_layers,
+        fresh=True,
+        output="type=oci,dest={dest}",
+        mark=0.5,
+    ),
     Scenario(
         "120 MB layer, made and pushed",
         _files(400, 300_000),

@@ -174,7 +174,7 @@ class BuildBridge:
                 locate(exc, definition, renamed)
                 raise
 
-        return LazyRef(definition, run)
+        return LazyRef(definition, edge, run)
 
     async def _admit(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import uuid
@@ -68,6 +69,8 @@ class Parts:
     worker_id: str
     snapshotter_name: str
     disk_bytes: int
+    early_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """How many layers are made at once before an export asks for them."""
     damaged_caches: set[Digest] = field(default_factory=set)
     """Roots of remote caches that can't deliver what they promise."""
 

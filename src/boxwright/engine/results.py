@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from boxwright.llb.graph import Edge
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.solver.types import CachedResult
 from boxwright.wire.pb import ops_pb2
@@ -18,9 +19,13 @@ class LazyRef:
     """
 
     def __init__(
-        self, definition: ops_pb2.Definition, solve: Callable[[], Awaitable[CachedResult]]
+        self,
+        definition: ops_pb2.Definition,
+        edge: Edge,
+        solve: Callable[[], Awaitable[CachedResult]],
     ) -> None:
         self.definition = definition
+        self.edge = edge
         self._solve = solve
         self._task: asyncio.Task[CachedResult] | None = None
         self._waiters = 0

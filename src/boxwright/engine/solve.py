@@ -16,6 +16,7 @@ from boxwright.engine.bridge import BuildBridge
 from boxwright.engine.build import Build, evaluate, snapshots_of
 from boxwright.engine.cacheio import CacheExports, CacheImports
 from boxwright.engine.containers import ContainerHost
+from boxwright.engine.earlylayers import EarlyLayers
 from boxwright.engine.entitlements import granted
 from boxwright.engine.gateway import GatewayBridge
 from boxwright.engine.parallel import gather_or_cancel
@@ -150,11 +151,18 @@ class SolveRun:
         exporters: list[Exporter],
         cache_exports: list[CacheExport],
     ) -> dict[str, str]:
+        parts = self._engine.parts
+        early = EarlyLayers(parts.store, parts.early_slots, exporters)
         result = await self._build.run_frontend(bridge)
         try:
+            early.expect(result)
+            bridge.job.watch = early.completed
             await evaluate(result)
+            await early.finish()
             response = await self._export(result, exporters, cache_exports)
         finally:
+            bridge.job.watch = None
+            await early.close()
             await result.release()
         for key, value in result.metadata.items():
             if key.startswith("frontend."):

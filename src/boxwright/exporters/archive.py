@@ -27,11 +27,12 @@ from boxwright.exporters.base import (
 )
 from boxwright.exporters.image import image_names, image_response, with_attributes
 from boxwright.exporters.options import ImageOptions
-from boxwright.exporters.writer import CommittedImage, commit_image
+from boxwright.exporters.writer import CommittedImage, commit_image, layer_forms
 from boxwright.fsutil.tar import Entry, EntryType, TarWriter
 from boxwright.oci import layout
 from boxwright.oci.patch import format_time
 from boxwright.session.base import FileSink, Session
+from boxwright.snapshots.layers import LayerForm
 from boxwright.store import Store
 
 _CHUNK = 1 << 20
@@ -70,6 +71,14 @@ class ArchiveExporter:
         options, rest = ImageOptions.take(attributes)
         tar = parse_bool("tar", rest.pop("tar"), empty=True) if "tar" in rest else True
         return cls(kind, options, tar, rest)
+
+    def layer_forms(self, source: ExportSource) -> dict[str, LayerForm]:
+        """Return in which form each platform's layers will be wanted.
+
+        Raises:
+            BoxwrightError: the result can't be exported with these attributes.
+        """
+        return layer_forms(*with_attributes(source, self.options, self.metadata))
 
     async def export(self, source: ExportSource, context: ExportContext) -> ExportResult:
         """Make the image and send it.

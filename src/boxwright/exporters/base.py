@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from boxwright.core.clock import Clock, SystemClock
 from boxwright.core.descriptor import Descriptor
@@ -15,6 +15,9 @@ from boxwright.session.base import Session
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.store import Store
 from boxwright.store.leases import Lease
+
+if TYPE_CHECKING:
+    from boxwright.snapshots.layers import LayerForm
 
 DIGEST_KEY = "containerimage.digest"
 CONFIG_DIGEST_KEY = "containerimage.config.digest"
@@ -166,6 +169,20 @@ class Exporter(Protocol):
     @property
     def name(self) -> str:
         """What the progress calls it."""
+        ...
+
+    def layer_forms(self, source: ExportSource) -> dict[str, LayerForm]:
+        """Return in which form the output will want layers, before there is a result.
+
+        Args:
+            source: its metadata and the ids of its refs; the refs themselves are not looked at.
+
+        Returns:
+            Forms by ref id (empty for a single ref); nothing if no layers are wanted.
+
+        Raises:
+            BoxwrightError: :meth:`export` will refuse the result.
+        """
         ...
 
     async def export(self, source: ExportSource, context: ExportContext) -> ExportResult:

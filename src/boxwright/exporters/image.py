@@ -23,7 +23,8 @@ from boxwright.exporters.base import (
     parse_bool,
 )
 from boxwright.exporters.options import ImageOptions
-from boxwright.exporters.writer import CommittedImage, commit_image
+from boxwright.exporters.writer import CommittedImage, commit_image, layer_forms
+from boxwright.snapshots.layers import LayerForm
 
 _FLAGS = {
     "push": "push",
@@ -84,6 +85,14 @@ class ImageExporter:
         if exporter.unpack and options.rewrite_timestamp:
             raise InvalidInputError('exporter option "rewrite-timestamp" conflicts with "unpack"')
         return exporter
+
+    def layer_forms(self, source: ExportSource) -> dict[str, LayerForm]:
+        """Return in which form each platform's layers will be wanted.
+
+        Raises:
+            BoxwrightError: the result can't be exported with these attributes.
+        """
+        return layer_forms(*with_attributes(source, self.options, self.metadata))
 
     async def export(self, source: ExportSource, context: ExportContext) -> ExportResult:
         """Make the image, name it, and return how to push it.

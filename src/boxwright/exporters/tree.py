@@ -27,6 +27,7 @@ from boxwright.fsutil.tar import Entry, EntryType, TarWriter
 from boxwright.linux import mount
 from boxwright.oci.platforms import ResultPlatform
 from boxwright.session.treewalk import below_root
+from boxwright.snapshots.layers import LayerForm
 from boxwright.snapshots.refs import ImmutableRef
 
 _TYPES = {
@@ -123,6 +124,10 @@ class LocalExporter:
     options: TreeOptions
     type: str = "local"
     name: str = "exporting to client directory"
+
+    def layer_forms(self, _source: ExportSource) -> dict[str, LayerForm]:
+        """Return nothing: files are wanted, no layers."""
+        return {}
 
     async def export(self, source: ExportSource, context: ExportContext) -> ExportResult:
         """Send the files, all platforms in one transfer.
@@ -233,6 +238,10 @@ class TarExporter:
     options: TreeOptions
     type: str = "tar"
     name: str = "exporting to client tarball"
+
+    def layer_forms(self, _source: ExportSource) -> dict[str, LayerForm]:
+        """Return nothing: files are wanted, no layers."""
+        return {}
 
     async def export(self, source: ExportSource, context: ExportContext) -> ExportResult:
         """Send the archive.

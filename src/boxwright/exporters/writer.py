@@ -31,7 +31,7 @@ from boxwright.oci.patch import (
     patch_config,
 )
 from boxwright.oci.platforms import BASE_CONFIG_KEY, CONFIG_KEY, ResultPlatform, metadata_value
-from boxwright.snapshots.layers import ExportedLayer, ensure_blobs
+from boxwright.snapshots.layers import ExportedLayer, LayerForm, ensure_blobs
 
 _log = logging.getLogger(__name__)
 
@@ -99,22 +99,42 @@ async def _layers(
     ref = source.find(platform)
     if ref is None:
         return []
-    epoch_s: int | None = None
-    keep: Sequence[str] = ()
-    if options.rewrite_timestamp:
-        epoch_s = _epoch(source, platform, options)
-        if epoch_s is None:
-            _log.warning("rewrite-timestamp is specified, but no source-date-epoch was found")
-        base = _base_image(source, platform)
-        keep = base.diff_ids or () if base is not None else ()
+    form = layer_form(source, platform, options)
+    if options.rewrite_timestamp and form.epoch_s is None:
+        _log.warning("rewrite-timestamp is specified, but no source-date-epoch was found")
     return await ensure_blobs(
         ref,
         store=context.store,
         lease=context.lease,
-        compression=options.compression,
-        epoch_s=epoch_s,
-        keep_diff_ids=keep,
+        compression=form.compression,
+        epoch_s=form.epoch_s,
+        keep_diff_ids=form.keep_diff_ids,
     )
+
+
+def layer_forms(source: ExportSource, options: ImageOptions) -> dict[str, LayerForm]:
+    """Return the form of the layers of each ref; the id of a single one is empty.
+
+    Raises:
+        InvalidInputError: result and options contradict each other.
+    """
+    platforms = source.platforms()
+    if not source.is_map:
+        return {"": layer_form(source, platforms[0], options)}
+    return {item.id: layer_form(source, item, options) for item in platforms}
+
+
+def layer_form(source: ExportSource, platform: ResultPlatform, options: ImageOptions) -> LayerForm:
+    """Return the form that the layers of one platform are to have.
+
+    Raises:
+        InvalidInputError: a malformed SOURCE_DATE_EPOCH or base config in the metadata.
+    """
+    if not options.rewrite_timestamp:
+        return LayerForm(options.compression)
+    base = _base_image(source, platform)
+    keep = tuple(base.diff_ids or ()) if base is not None else ()
+    return LayerForm(options.compression, _epoch(source, platform, options), keep)
 
 
 def _epoch(

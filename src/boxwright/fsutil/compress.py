@@ -12,6 +12,7 @@ names what else the bytes depend on.
 from __future__ import annotations
 
 import bz2
+import contextlib
 import lzma
 import os
 import struct
@@ -115,7 +116,11 @@ class Compressor(Protocol):
 
 
 def open_compressor(
-    compression: Compression, sink: Callable[[bytes], object], *, threads: int | None = None
+    compression: Compression,
+    sink: Callable[[bytes], object],
+    *,
+    threads: int | None = None,
+    hurry: threading.Event | None = None,
 ) -> Compressor:
     """Return a compressor into ``sink`` (called in the caller's thread, in order).
 
@@ -124,6 +129,8 @@ def open_compressor(
         sink: takes pieces of output.
         threads: how many blocks are compressed at once; by default one per core. Has no
             influence on the output.
+        hurry: until it is set nobody waits for the result, and gzip blocks are compressed by
+            threads that yield to all others. None is the same as one that is set.
     """
     threads = threads or os.cpu_count() or 1
     match compression.algorithm:
@@ -133,7 +140,7 @@ def open_compressor(
             return _Zstd(_zstd_level(compression), sink, threads)
         case _:
             library, level = compression.gzip_plan()
-            return _Gzip(library, level, sink, threads)
+            return _Gzip(library, level, sink, threads, hurry)
 
 
 def _zstd_level(compression: Compression) -> int:
@@ -178,8 +185,14 @@ class _Gzip:
     """One gzip member made of independently compressed blocks, several at a time."""
 
     def __init__(
-        self, library: str, level: int, sink: Callable[[bytes], object], threads: int
+        self,
+        library: str,
+        level: int,
+        sink: Callable[[bytes], object],
+        threads: int,
+        hurry: threading.Event | None,
     ) -> None:
+        self._hurry = hurry
         self._compress = _isal_block if library == "isal" else _zlib_ng_block
         self._level = level
         self._sink = sink
@@ -212,9 +225,8 @@ class _Gzip:
             return
         if len(self._queue) > self._threads:
             self._sink(self._queue.popleft().result())
-        self._queue.append(
-            _block_pool().submit(self._compress, self._level, block, dictionary, last)
-        )
+        pool = _block_pool(background=self._hurry is not None and not self._hurry.is_set())
+        self._queue.append(pool.submit(self._compress, self._level, block, dictionary, last))
 
 
 def _isal_block(level: int, block: bytes, dictionary: bytes, last: bool) -> bytes:  # noqa: FBT001
@@ -262,23 +274,32 @@ class _Zstd:
             self._sink(data)
 
 
-_pool: ThreadPoolExecutor | None = None
-_pool_lock = threading.Lock()
+_pools: dict[bool, ThreadPoolExecutor] = {}
+_pools_lock = threading.Lock()
+_BACKGROUND_NICE: Final = 15
 
 
-def _block_pool() -> ThreadPoolExecutor:
+def _block_pool(*, background: bool) -> ThreadPoolExecutor:
     """Return the threads that compress blocks.
 
     They are apart from the engine's pool because a function of that pool waits for them;
-    a block never waits for anything.
+    a block never waits for anything. Those in the background are as many, of low priority: what
+    they do outside the interpreter's lock is nearly all they do.
     """
-    global _pool  # noqa: PLW0603  # one pool per process, made at the first use
-    with _pool_lock:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(
-                max_workers=os.cpu_count() or 1, thread_name_prefix="boxwright-compress"
+    with _pools_lock:
+        if background not in _pools:
+            _pools[background] = ThreadPoolExecutor(
+                max_workers=os.cpu_count() or 1,
+                thread_name_prefix="boxwright-background" if background else "boxwright-compress",
+                initializer=_yield_to_others if background else None,
             )
-        return _pool
+        return _pools[background]
+
+
+def _yield_to_others() -> None:
+    """Give the calling thread a low priority (Linux keeps one for each thread)."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND_NICE)
 
 
 # -- decompression -------------------------------------------------------------------------

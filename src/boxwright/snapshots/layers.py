@@ -37,17 +37,30 @@ from boxwright.oci import mediatypes
 from boxwright.snapshots.diff import changes
 from boxwright.snapshots.errors import LayerMissingError
 from boxwright.snapshots.layertar import write_changes
-from boxwright.snapshots.manager import SOURCE_VARIANT, SnapshotManager
+from boxwright.snapshots.manager import (
+    SOURCE_VARIANT,
+    UNCOMPRESSED,
+    WHOLE_PREFIX,
+    SnapshotManager,
+)
 from boxwright.snapshots.refs import ImmutableRef, Layer, LayerTree
 from boxwright.store import BlobNotFoundError, Lease, Store
 
 _log = logging.getLogger(__name__)
 
-UNCOMPRESSED = "containerd.io/uncompressed"
 COMPRESSOR = "boxwright/compressor"
 # upstream leaves this one in manifests, so equal manifests need it
 REWRITTEN = "buildkit/rewritten-timestamp"
 _CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LayerForm:
+    """In which form an output wants the layers of a snapshot; see :func:`ensure_blobs`."""
+
+    compression: Compression
+    epoch_s: int | None = None
+    keep_diff_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,7 @@ async def ensure_blobs(
     keep_diff_ids: Sequence[str] = (),
     on_layer: Callable[[Layer], None] | None = None,
     lazy: bool = False,
+    hurry: threading.Event | None = None,
 ) -> list[ExportedLayer]:
     """Return the layers of ``ref`` from the base up, making and fetching what is missing.
 
@@ -91,6 +105,8 @@ async def ensure_blobs(
         on_layer: called for every layer that is ready.
         lazy: image layers that stay as they are need not be in the store; ``fetch_layer``
             of the manager brings them when they are wanted.
+        hurry: until it is set nobody waits for the layers: they are made one at a time and
+            yield to other work.
 
     Raises:
         LayerMissingError: the blob of an image layer can no longer be fetched.
@@ -102,11 +118,11 @@ async def ensure_blobs(
         if layers[kept].diff_id != keep_diff_ids[kept]:
             break
         kept += 1
-    limit = asyncio.Semaphore(os.cpu_count() or 1)
+    limit = asyncio.Semaphore(1 if hurry is not None else os.cpu_count() or 1)
 
     async def one(index: int, layer: Layer) -> ExportedLayer:
         limit_s = None if index < kept else epoch_s
-        job = _LayerJob(ref.manager, store, layer, compression, limit_s, lazy=lazy)
+        job = _LayerJob(ref.manager, store, layer, compression, limit_s, lazy=lazy, hurry=hurry)
         async with limit:
             exported = await job.run()
         here = not lazy or store.blobs.stat(exported.descriptor.digest) is not None
@@ -140,8 +156,10 @@ class _LayerJob:
         epoch_s: int | None,
         *,
         lazy: bool = False,
+        hurry: threading.Event | None = None,
     ) -> None:
         self._lazy = lazy
+        self._hurry = hurry
         self._manager = manager
         self._store = store
         self._layer = layer
@@ -149,7 +167,8 @@ class _LayerJob:
         self._epoch_s = epoch_s
         self._stop = threading.Event()
         suffix = "" if epoch_s is None else f"@{epoch_s}"
-        self._variant = compressor_version(compression) + suffix
+        prefix = WHOLE_PREFIX if layer.is_whole else ""
+        self._variant = prefix + compressor_version(compression) + suffix
 
     async def run(self) -> ExportedLayer:
         source = self._layer.blobs.get(SOURCE_VARIANT)
@@ -162,7 +181,9 @@ class _LayerJob:
             if source is not None:
                 await self._fetch(source)
                 return await self._note(await self._work(self._convert, source))
-            async with self._manager.layer_tree(self._layer.snapshot_id) as tree:
+            async with self._manager.layer_tree(
+                self._layer.snapshot_id, is_whole=self._layer.is_whole
+            ) as tree:
                 return await self._note(await self._work(self._make, tree))
 
     def _fits(self, source: Descriptor) -> bool:
@@ -195,11 +216,11 @@ class _LayerJob:
         return self._exported(found, Digest(diff_id)) if diff_id else None
 
     async def _note(self, made: ExportedLayer) -> ExportedLayer:
-        if self._epoch_s is None:
+        if self._epoch_s is None and not self._layer.is_whole:
             await self._manager.set_blob(
                 self._layer.snapshot_id, made.descriptor, made.diff_id, self._variant
             )
-        else:  # the layer's own diff id is that of its unchanged times
+        else:  # the layer's own diff id is that of its unchanged times, and of its folder only
             self._manager.table.add_blob(self._layer.snapshot_id, self._variant, made.descriptor)
         return made
 
@@ -258,14 +279,23 @@ class _LayerJob:
 
             return self._write(fill)
 
+    def _pipe(self) -> _BlobPipe:
+        return _BlobPipe(
+            self._store,
+            self._compression,
+            self._epoch_s,
+            self._stop,
+            hurry=self._hurry,
+        )
+
     def _write_bytes(self, read: Callable[[int], bytes]) -> ExportedLayer:
-        with _BlobPipe(self._store, self._compression, self._epoch_s, self._stop) as pipe:
+        with self._pipe() as pipe:
             while data := read(_CHUNK):
                 pipe.write(data)
             return self._exported(*pipe.commit())
 
     def _write(self, fill: Callable[[TarWriter], None]) -> ExportedLayer:
-        with _BlobPipe(self._store, self._compression, self._epoch_s, self._stop) as pipe:
+        with self._pipe() as pipe:
             tar = TarWriter(pipe.write)
             fill(tar)
             tar.close()
@@ -281,6 +311,8 @@ class _BlobPipe:
         compression: Compression,
         epoch_s: int | None,
         stop: threading.Event,
+        *,
+        hurry: threading.Event | None,
     ) -> None:
         self._compression = compression
         self._epoch_s = epoch_s
@@ -288,7 +320,7 @@ class _BlobPipe:
         self._writer = store.blobs.writer()
         # uncompressed, the writer's own digest is the diff id
         self._hash = None if compression.algorithm == "uncompressed" else HashThread()
-        self._compressor = open_compressor(compression, self._writer.write)
+        self._compressor = open_compressor(compression, self._writer.write, hurry=hurry)
 
     def __enter__(self) -> Self:
         if self._hash is not None:

@@ -24,6 +24,7 @@ from boxwright.solver.types import (
     CacheRecord,
     Op,
     Result,
+    Watch,
 )
 from boxwright.solver.work import SharedCall
 
@@ -54,6 +55,10 @@ class Owner:
 
     def admissions(self, seen: set[Owner]) -> Iterator[Admit]:
         """Yield how the jobs behind this owner check definitions."""
+        raise NotImplementedError
+
+    def watches(self, seen: set[Owner]) -> Iterator[Watch]:
+        """Yield what the jobs behind this owner want to have told."""
         raise NotImplementedError
 
 
@@ -157,6 +162,19 @@ class ActiveVertex(Owner):
         seen.add(self)
         for owner in sorted(self.owners, key=lambda o: isinstance(o, ActiveVertex)):
             yield from owner.admissions(seen)
+
+    def watches(self, seen: set[Owner]) -> Iterator[Watch]:
+        """Yield what jobs that want the vertex want to have told."""
+        if self not in seen:
+            seen.add(self)
+            for owner in self.owners:
+                yield from owner.watches(seen)
+
+    def completed(self, index: int, result: Result) -> None:
+        """Tell all who watch that an output is there."""
+        edge = Edge(self.vertex, index)
+        for watch in tuple(self.watches(set())):
+            watch(edge, result)
 
     def add_owner(self, owner: Owner, caches: Iterable[CacheManager] = ()) -> None:
         """Let one more want this vertex, all it stands on, and all that stand in for it."""

@@ -16,7 +16,7 @@ from boxwright.solver.cachemanager import LocalCacheManager, new_key_id
 from boxwright.solver.memorystorage import MemoryCacheStorage, MemoryResultStorage
 from boxwright.solver.progress import JobProgress
 from boxwright.solver.scheduler import Scheduler
-from boxwright.solver.types import Admit, CachedResult, CacheManager, Op
+from boxwright.solver.types import Admit, CachedResult, CacheManager, Op, Watch
 from boxwright.solver.work import TaskSet
 
 ResolveOp = Callable[[Vertex], Op]
@@ -34,6 +34,8 @@ class Job(Owner):
         self.progress = JobProgress(stream, solver.clock)
         self.admit: Admit | None = None
         """Turns definitions that steps of this job want solved into graphs; checks them."""
+        self.watch: Watch | None = None
+        """Told of results; must be quick, and must not raise."""
         self.values: dict[str, Any] = {}
         """What the engine wants to remember with the job."""
         self._solver = solver
@@ -60,6 +62,12 @@ class Job(Owner):
         if self not in seen and self.admit is not None:
             seen.add(self)
             yield self.admit
+
+    def watches(self, seen: set[Owner]) -> Iterator[Watch]:
+        """Yield the job's own watch, if it has one."""
+        if self not in seen and self.watch is not None:
+            seen.add(self)
+            yield self.watch
 
     async def build(self, edge: Edge, *, caches: Sequence[CacheManager] = ()) -> CachedResult:
         """Return the result of an edge; the caller releases it.

@@ -351,6 +351,7 @@ class Scheduler:
             await result.release()
             return
         node.complete(CachedResult(result, keys), from_cache=from_cache)
+        node.active.completed(node.index, result)
         self._announce(node)
 
 

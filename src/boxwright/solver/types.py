@@ -108,6 +108,9 @@ class JobContext(Protocol):
 Admit = Callable[["Definition"], Awaitable[Edge]]
 """How a job turns a definition into a graph: with its policy, privileges and capabilities."""
 
+Watch = Callable[[Edge, Result], None]
+"""Told of every result that a job's edges get, which it borrows during the call only."""
+
 SlowKeyFunc = Callable[[Result, JobContext], Awaitable[str]]
 PreprocessFunc = Callable[[Result, JobContext], Awaitable[None]]
 
