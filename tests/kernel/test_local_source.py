@@ -1,19 +1,23 @@
 """Local sources over real snapshots (overlay mounts), in place and through a transfer."""
 
 import asyncio
+import io
 import os
 import shutil
+import tarfile
 
 import pytest
 
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, Code
+from boxwright.fsutil.compress import Compression
 from boxwright.session.inprocess import InProcessSession
 from boxwright.session.manager import SessionManager
 from boxwright.session.providers.localdirs import LocalDirs
 from boxwright.session.services import SessionServices
 from boxwright.session.treewalk import TreeWalk
 from boxwright.snapshots.contenthash import checksum, content_hashes
+from boxwright.snapshots.layers import ensure_blobs
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.sources import localtree
 from boxwright.sources.base import SourceContext
@@ -140,6 +144,35 @@ def test_changes_of_every_sort(kind, context, tmp_path):
         await assert_same(bench, second)
         async with first.mounted() as root:
             assert listing(root) == before
+
+    run(tmp_path, context, use)
+
+
+def test_an_image_of_a_folder_shows_nothing_of_its_past(kind, context, tmp_path):
+    """The states lie over each other on the disk, yet an image has one layer of the last."""
+    (context / "private").write_bytes(b"key")
+
+    async def use(bench):
+        form = Compression("uncompressed")
+        before = await bench.sync(kind)
+        (context / "private").unlink()
+        (context / "new").write_bytes(b"new")
+        after = await bench.sync(kind)
+        fresh = await bench.sync(kind, **{"local.sharedkeyhint": "another"})
+        made = []
+        for ref in (after, fresh, after):
+            made.append(await ensure_blobs(ref, store=bench.store, compression=form))
+        assert [[layer.diff_id for layer in layers] for layers in made] == [
+            [made[0][0].diff_id]
+        ] * 3
+        data = bench.store.blobs.path(made[0][0].descriptor.digest).read_bytes()
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            names = archive.getnames()
+        assert "new" in names
+        assert not [name for name in names if "private" in name]
+        assert len(await ensure_blobs(before, store=bench.store, compression=form)) == 1
+        for ref in (before, after, fresh):
+            await ref.release()
 
     run(tmp_path, context, use)
 

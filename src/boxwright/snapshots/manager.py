@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 _ID_BYTES = 8
 SOURCE_VARIANT = "source"
 
+WHOLE_PREFIX = "tree:"
+LOCAL_SOURCE = "source.local"
+UNCOMPRESSED = "containerd.io/uncompressed"
 
 class SnapshotManager:
     """Owner of all snapshots of a store; belongs to one event loop, closed before the store."""
@@ -401,28 +404,49 @@ class SnapshotManager:
             await holder.release()
 
     async def layers(self, node: Node) -> list[Layer]:
-        """Return the layers of a tree from the base up."""
-        found = []
-        for layer in self.layer_nodes(node):
-            blobs = {
-                variant: descriptor
-                for variant, descriptor in self.table.blobs(layer.row.id).items()
-                if variant == SOURCE_VARIANT or self.store.blobs.stat(descriptor.digest)
-            }
-            found.append(
-                Layer(
-                    snapshot_id=layer.row.id,
-                    diff_id=layer.row.diff_id,
-                    blob=blobs.get(SOURCE_VARIANT) or next(iter(blobs.values()), None),
-                    blobs=blobs,
-                    description=layer.row.description,
-                    created_ns=layer.row.created_ns,
-                )
-            )
-        return found
+        """Return the layers of a tree from the base up.
+
+        The states of a client's folder lie over each other, which nobody shall see in an image:
+        they are one layer without what was deleted since.
+        """
+        nodes = self.layer_nodes(node)
+        states = 0
+        while states < len(nodes) and nodes[states].row.record_type == LOCAL_SOURCE:
+            if nodes[states].row.parents != tuple(n.row.id for n in nodes[states - 1 : states]):
+                break
+            states += 1
+        if states < 2:
+            return [self._layer(item) for item in nodes]
+        whole = self._layer(nodes[states - 1], is_whole=True)
+        return [whole, *(self._layer(item) for item in nodes[states:])]
+
+    def _layer(self, node: Node, *, is_whole: bool = False) -> Layer:
+        row = node.row
+        blobs = {
+            variant.removeprefix(WHOLE_PREFIX): descriptor
+            for variant, descriptor in self.table.blobs(row.id).items()
+            if variant.startswith(WHOLE_PREFIX) == is_whole
+            and (variant == SOURCE_VARIANT or self.store.blobs.stat(descriptor.digest))
+        }
+        diff_id = row.diff_id
+        if is_whole:
+            # "@" is a form with cut off times, so another archive.
+            noted = (b.annotations.get(UNCOMPRESSED) for v, b in blobs.items() if "@" not in v)
+            diff_id = next((Digest(text) for text in noted if text), None)
+        return Layer(
+            snapshot_id=row.id,
+            diff_id=diff_id,
+            blob=blobs.get(SOURCE_VARIANT) or next(iter(blobs.values()), None),
+            blobs=blobs,
+            description=row.description,
+            created_ns=row.created_ns,
+            is_whole=is_whole,
+        )
 
     @asynccontextmanager
-    async def layer_tree(self, snapshot_id: str) -> AsyncIterator[LayerTree]:
+    async def layer_tree(
+        self, snapshot_id: str, *, is_whole: bool = False
+    ) -> AsyncIterator[LayerTree]:
         """Give a layer's own folder, what is below it, and both together."""
         node = self.node(snapshot_id)
         holder = self.hold(node)
@@ -448,6 +472,10 @@ class SnapshotManager:
         Raises:
             LayerMissingError: it can no longer be fetched.
         """
+            if is_whole:
+                async with self.mount_view(node) as view:
+                    yield LayerTree(view, None, view)
+                return
         await self._preparation.fetch(self.node(snapshot_id))
 
     async def set_blob(

@@ -33,6 +33,7 @@ class Layer:
         blobs: All known blobs by variant; ``source`` is the one it was unpacked from.
         description: What made it.
         created_ns: When it was made, nanoseconds since the epoch.
+        is_whole: It is the whole tree of its record and not only what lies in the folder.
     """
 
     snapshot_id: str
@@ -41,6 +42,7 @@ class Layer:
     blobs: dict[str, Descriptor] = field(default_factory=dict)
     description: str = ""
     created_ns: int = 0
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
