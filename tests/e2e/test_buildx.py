@@ -191,3 +191,20 @@ def test_many_clients_at_once(buildx: Buildx, context: Context, tmp_path: Path) 
 
 def test_version_of_the_peer_is_stock(buildx: Buildx) -> None:
     assert "buildx" in run([buildx.program, "version"]).ok().out
+
+
+def test_a_base_nobody_read_is_fetched_from_the_next_client(
+    buildx: Buildx, context: Context, tmp_path: Path
+) -> None:
+    """An image of one client's layout stays lazy; that client's session ends with its build."""
+    context.dockerfile("FROM base\n")
+    base = tmp_path / "base"
+    buildx.build("-o", f"type=oci,tar=false,dest={base}", context.path).ok()
+    buildx("prune", "--all", "--force").ok()
+    flags = ("--build-context", f"start=oci-layout://{base}")
+    context.dockerfile("FROM start\nLABEL nobody=reads\n", base=False)
+    buildx.build(*flags, "-o", "type=cacheonly", context.path).ok()
+    context.dockerfile("FROM start\nRUN echo read > /file\n", base=False)
+    done = buildx.build(*flags, "-o", f"type=local,dest={tmp_path}/out", context.path).ok()
+    assert (tmp_path / "out/file").read_text() == "read\n"
+    assert "Traceback" not in done.text

@@ -19,6 +19,7 @@ import pytest
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.linux import mount
+from boxwright.session.base import SessionLostError
 from boxwright.snapshots import (
     ImmutableRef,
     LayerBlob,
@@ -762,3 +763,28 @@ def test_a_snapshot_whose_folder_was_removed_by_hand_is_forgotten(tmp_path):
     store = Store.open(tmp_path)
     asyncio.run(second(store, ids))
     store.close()
+
+
+def test_a_layer_is_fetched_from_whoever_offers_it_last_and_can(store):
+    async def scenario():
+        manager = SnapshotManager.open(store)
+        fetched: list[str] = []
+        layer = image_layer(store, {"a": b"1"}, fetched)
+
+        async def gone() -> None:
+            fetched.append("gone")
+            raise SessionLostError("no active session")
+
+        lost = LayerBlob(layer.descriptor, layer.diff_id, gone)
+        manager.offer([lost])  # of an image that nobody has made: nothing to offer it for
+        ref = manager.from_blobs([lost])
+        with pytest.raises(SessionLostError):
+            await contents(ref)
+        assert not manager.exists(ref.id)
+        manager.offer([layer])
+        manager.offer([lost])
+        assert manager.exists(ref.id)
+        assert await contents(ref) == {"a": "1"}
+        assert fetched == ["gone", "gone", str(layer.descriptor.digest)]
+
+    asyncio.run(scenario())

@@ -48,11 +48,12 @@ if TYPE_CHECKING:
     from boxwright.snapshots.contenthash import ContentHashes
 
 _ID_BYTES = 8
+_MAX_FETCHES = 8
 SOURCE_VARIANT = "source"
-
 WHOLE_PREFIX = "tree:"
 LOCAL_SOURCE = "source.local"
 UNCOMPRESSED = "containerd.io/uncompressed"
+
 
 class SnapshotManager:
     """Owner of all snapshots of a store; belongs to one event loop, closed before the store."""
@@ -268,14 +269,34 @@ class SnapshotManager:
             for layer in layers:
                 chain = chains.extend_chain(chain, layer.diff_id)
                 parent = self._chain_row(chain, layer, parent, description, record_type)
-                node = self.node(parent.id)
-                if layer.fetch is not None and not node.row.present:
-                    node.fetches.append(layer.fetch)
+                self._offer(self.node(parent.id), layer)
         if parent is None:
             raise ValueError("an image without layers has no snapshot")
         top = self.node(parent.id)
         self._touch(top.row)
         return self.hold(top)
+
+    def offer(self, layers: Sequence[LayerBlob]) -> None:
+        """Say where the layers of an image can be fetched now, as far as they are known.
+
+        A layer that nobody has read yet may be wanted again after the client whose content or
+        logins it was to come from is gone. The client of a build that names the image offers
+        them anew before its cached result is looked at.
+        """
+        chain: str | None = None
+        for layer in layers:
+            chain = chains.extend_chain(chain, layer.diff_id)
+            row = self.table.by_chain(chain)
+            if row is None:
+                return
+            if not row.present:
+                row = self._chain_row(chain, layer, None, "", row.record_type)
+                self._offer(self.node(row.id), layer)
+
+    def _offer(self, node: Node, layer: LayerBlob) -> None:
+        if layer.fetch is not None and not node.row.present:
+            del node.fetches[: -_MAX_FETCHES + 1]
+            node.fetches.append(layer.fetch)
 
     def _chain_row(
         self,
@@ -451,6 +472,10 @@ class SnapshotManager:
         node = self.node(snapshot_id)
         holder = self.hold(node)
         try:
+            if is_whole:
+                async with self.mount_view(node) as view:
+                    yield LayerTree(view, None, view)
+                return
             await self._preparation.prepare_layer(node)
             upper = self.folder(snapshot_id) / "fs"
             parent = node.row.parents[0] if node.row.parents else ""
@@ -472,10 +497,6 @@ class SnapshotManager:
         Raises:
             LayerMissingError: it can no longer be fetched.
         """
-            if is_whole:
-                async with self.mount_view(node) as view:
-                    yield LayerTree(view, None, view)
-                return
         await self._preparation.fetch(self.node(snapshot_id))
 
     async def set_blob(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boxwright.core.workers import to_worker
+from boxwright.errors import BoxwrightError
 from boxwright.snapshots import materialise
 from boxwright.snapshots.backend import MAX_LAYERS
 from boxwright.snapshots.diff import write_difference
@@ -172,6 +173,7 @@ class Preparation:
 
         Raises:
             LayerMissingError: there is no way to fetch it.
+            BoxwrightError: of the last way that was left.
         """
         async with node.lock:
             row = node.row
@@ -179,9 +181,19 @@ class Preparation:
                 raise LayerMissingError(None)
             if self._manager.store.blobs.stat(row.blob) is not None:
                 return
-            if not node.fetches:
-                raise LayerMissingError(row.blob)
-            await node.fetches[-1]()
+            failure: BoxwrightError = LayerMissingError(row.blob)
+            while node.fetches:
+                fetch = node.fetches[-1]
+                try:
+                    await fetch()
+                except BoxwrightError as error:
+                    # The client that it would come from may be gone: another may be there.
+                    failure = error
+                    if fetch in node.fetches:
+                        node.fetches.remove(fetch)
+                else:
+                    return
+            raise failure
 
     async def _unpack(self, node: Node) -> None:
         async with node.lock:

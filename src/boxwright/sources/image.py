@@ -158,8 +158,10 @@ class ImageSource:
         Raises:
             BoxwrightError: not found, unreachable, malformed, or another digest than asked for.
         """
-        _, resolved = await self._resolve(context)
+        remote, resolved = await self._resolve(context)
         pin = str(resolved.root.digest)
+        if index == 0:
+            self._snapshots.offer(self._layers(remote, resolved, context))
         if index > 0 and resolved.diff_ids:
             return SourceKey(str(chain_id(self._limited(resolved.diff_ids))), pin, done=True)
         key = self._manifest_key(resolved.root.digest)
@@ -191,17 +193,22 @@ class ImageSource:
         Nothing is fetched before somebody reads it.
         """
         remote, resolved = await self._resolve(context)
-        layers = [
-            LayerBlob(descriptor, diff_id, self._fetch_function(remote, descriptor, context))
-            for descriptor, diff_id in zip(
-                self._limited(resolved.layers), self._limited(resolved.diff_ids), strict=True
-            )
-        ]
+        layers = self._layers(remote, resolved, context)
         if not layers:
             return None
         return self._snapshots.from_blobs(
             layers, description=f"pulled from {self._name}", record_type=self._record_type
         )
+
+    def _layers(
+        self, remote: ImageRemote, resolved: ResolvedManifest, context: SourceContext
+    ) -> list[LayerBlob]:
+        return [
+            LayerBlob(descriptor, diff_id, self._fetch_function(remote, descriptor, context))
+            for descriptor, diff_id in zip(
+                self._limited(resolved.layers), self._limited(resolved.diff_ids), strict=True
+            )
+        ]
 
     def _fetch_function(
         self, remote: ImageRemote, descriptor: Descriptor, context: SourceContext
