@@ -280,7 +280,7 @@ class Buildx:
             "BUILDX_BUILDER": "remote",
             "NO_COLOR": "1",
             "HOME": str(self.config),
-            "BUILDX_NO_DEFAULT_ATTESTATIONS": "",
+            "BUILDX_NO_DEFAULT_ATTESTATIONS": "false",
             **options.pop("env", {}),
         }
         return run([self.program, *map(str, argv)], env=env, **options)

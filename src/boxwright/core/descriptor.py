@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +15,7 @@ from boxwright.errors import InvalidInputError
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a blob is, how large it is (bytes) and its digest."""
+    """What a blob is, how large it is (bytes) and its digest; ``data`` is the blob itself."""
 
     media_type: str
     digest: Digest
@@ -22,6 +24,7 @@ class Descriptor:
     platform: Platform | None = None
     urls: tuple[str, ...] = ()
     artifact_type: str = ""
+    data: bytes = b""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object in the field order that Go's encoder writes."""
@@ -34,6 +37,8 @@ class Descriptor:
             out["urls"] = list(self.urls)
         if self.annotations:
             out["annotations"] = dict(sorted(self.annotations.items()))
+        if self.data:
+            out["data"] = base64.b64encode(self.data).decode("ascii")
         if self.platform is not None:
             out["platform"] = self.platform.to_json()
         if self.artifact_type:
@@ -53,6 +58,10 @@ class Descriptor:
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise InvalidInputError("invalid descriptor", detail=f"size is {size!r}")
         platform = data.get("platform")
+        try:
+            embedded = base64.b64decode(str(data.get("data") or ""), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InvalidInputError("invalid descriptor", detail=f"data: {error}") from None
         return cls(
             media_type=str(data.get("mediaType") or ""),
             digest=Digest(str(data.get("digest") or "")),
@@ -61,4 +70,5 @@ class Descriptor:
             platform=Platform.from_json(platform) if isinstance(platform, dict) else None,
             urls=tuple(str(u) for u in data.get("urls") or ()),
             artifact_type=str(data.get("artifactType") or ""),
+            data=embedded,
         )

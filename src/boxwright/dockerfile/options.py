@@ -322,19 +322,29 @@ def _cache_imports(opts: Mapping[str, str]) -> tuple[CacheImport, ...]:
     return tuple(out)
 
 
-def _sbom(opts: Mapping[str, str]) -> Sbom | None:
+def parse_attestations(opts: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the attributes of the attestations that are asked for, by ``sbom``, ``provenance``.
+
+    Raises:
+        InvalidInputError: another kind, or malformed attributes.
+    """
     wanted: dict[str, str] = {}
     for prefix in ("attest:", "build-arg:BUILDKIT_ATTEST_"):
         wanted |= {key.lower(): value for key, value in with_prefix(opts, prefix).items()}
     for kind in wanted:
         if kind not in {"sbom", "provenance"}:
             raise InvalidInputError(f'unknown attestation type "{kind}"')
-    if "sbom" not in wanted:
+    return {
+        kind: {key: value for key, _, value in (i.partition("=") for i in _fields(kind, text))}
+        for kind, text in wanted.items()
+    }
+
+
+def _sbom(opts: Mapping[str, str]) -> Sbom | None:
+    found = parse_attestations(opts).get("sbom")
+    if found is None:
         return None
-    attrs = {"generator": DEFAULT_SBOM_GENERATOR}
-    for item in _fields("sbom", wanted["sbom"]):
-        key, _, value = item.partition("=")
-        attrs[key] = value
+    attrs = {"generator": DEFAULT_SBOM_GENERATOR, **found}
     generator = attrs.pop("generator")
     try:
         ref = Reference.parse(generator).with_default_tag()

@@ -25,6 +25,7 @@ from boxwright.engine.containers import ContainerHost
 from boxwright.engine.located import locate
 from boxwright.engine.policy import SourceRules
 from boxwright.engine.policycheck import MetaResolver, SourcePolicy
+from boxwright.engine.provenance import ImageMaterial, Provenance, RequestScope
 from boxwright.engine.results import FrontendResult, LazyRef
 from boxwright.engine.sourcemeta import (
     HttpAnswerMetadata,
@@ -104,7 +105,10 @@ class BuildBridge:
         containers: ContainerHost,
         worker: worker_pb2.WorkerRecord,
         imports: CacheImports | None = None,
+        scope: RequestScope | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
+        self.provenance = provenance
         self.containers = containers
         self.worker = worker
         self.job = job
@@ -118,10 +122,12 @@ class BuildBridge:
         self._granted = granted
         self.session_id = session_id
         self.worker_platforms = worker_platforms
+        self.scope = scope or RequestScope()
 
     def begin_again(self, job: Job) -> None:
         """Go on with a fresh job, the old one discarded; imported caches are read again."""
         self.job = job
+        self.scope.clear()
         job.admit = self._admit
         if self._imports is not None:
             self._imports.forget()
@@ -129,24 +135,38 @@ class BuildBridge:
     async def close(self) -> None:
         """Give up all claims of the build, then what it imported."""
         await self.job.discard()
+        if self.provenance is not None:
+            self.provenance.close()
         if self._imports is not None:
             self._imports.close()
 
-    async def solve(self, spec: SolveSpec) -> FrontendResult:
+    async def solve(self, spec: SolveSpec, scope: RequestScope | None = None) -> FrontendResult:
         """Return what a definition or a frontend makes; refs are solved when needed.
+
+        Args:
+            spec: What to solve.
+            scope: Who asks; the client if it is not a frontend.
 
         Raises:
             InvalidInputError: both, or neither usable.
             BoxwrightError: of the frontend, or of a step if ``evaluate`` is set.
         """
+        scope = scope or self.scope
         if spec.definition is not None and spec.definition.ByteSize() > 0:
             if spec.frontend:
                 raise InvalidInputError("cannot solve with both Definition and Frontend specified")
+            made_in = scope
             result = FrontendResult(ref=await self._lazy(spec.definition, spec))
+            scope.results.append(result)
         elif spec.frontend:
-            result = await self._run_frontend(spec)
+            made_in = scope.child(spec)
+            result = await self._run_frontend(spec, made_in)
+            made_in.results.append(result)
+            scope.children.append(made_in)
         else:
             return FrontendResult()
+        if self.provenance is not None:
+            self.provenance.register(made_in, result)
         if spec.evaluate:
             try:
                 for ref in result.all_refs():
@@ -202,7 +222,7 @@ class BuildBridge:
         entitlements.check_graph(edge, self._granted)
         return edge
 
-    async def _run_frontend(self, spec: SolveSpec) -> FrontendResult:
+    async def _run_frontend(self, spec: SolveSpec, scope: RequestScope) -> FrontendResult:
         # Not at start: see boxwright.engine.preload.
         from boxwright.dockerfile import frontend as dockerfile_frontend
 
@@ -214,12 +234,12 @@ class BuildBridge:
         if name == GATEWAY_FRONTEND:
             source = options.get("source", "")
             if not dockerfile_frontend.is_own_syntax(source):
-                return await self._run_image(source, spec, options)
+                return await self._run_image(source, spec, options, scope)
             name = DOCKERFILE_FRONTEND
             options.pop("source")
         if name != DOCKERFILE_FRONTEND:
             raise InvalidInputError(f"invalid frontend: {name}", hint="use dockerfile.v0")
-        run = _FrontendRun(self, options, dict(spec.inputs or {}), spec.rules)
+        run = _FrontendRun(self, options, dict(spec.inputs or {}), spec.rules, scope)
         try:
             made = await dockerfile_frontend.build(run)
             return run.finish(made)
@@ -227,7 +247,7 @@ class BuildBridge:
             await run.close()
 
     async def _run_image(
-        self, source: str, spec: SolveSpec, options: Mapping[str, str]
+        self, source: str, spec: SolveSpec, options: Mapping[str, str], scope: RequestScope
     ) -> FrontendResult:
         """Run the frontend in an image, as a container with a gateway of its own."""
         # Not at start, and not while this module is being imported: it needs the gateway.
@@ -239,11 +259,12 @@ class BuildBridge:
         inputs = dict(spec.inputs or {})
 
         async def solve(definition: ops_pb2.Definition) -> LazyRef | None:
-            return (await self.solve(SolveSpec(definition=definition, rules=spec.rules))).ref
+            asked = SolveSpec(definition=definition, rules=spec.rules)
+            return (await self.solve(asked, scope)).ref
 
-        asking = _FrontendRun(self, dict(options), inputs, spec.rules)
+        asking = _FrontendRun(self, dict(options), inputs, spec.rules, scope)
         frontend = await frontendimage.load_frontend(asking, source, solve)
-        gateway = GatewayBridge(self, inputs, rules=spec.rules)
+        gateway = GatewayBridge(self, inputs, rules=spec.rules, scope=scope)
         try:
             frontendimage.check_capabilities(frontend, options, has_inputs=bool(inputs))
             container = frontendimage.FrontendContainer(
@@ -270,6 +291,7 @@ class BuildBridge:
         log_name: str,
         store: frontend_api.OciStore | None = None,
         rules: SourceRules | None = None,
+        scope: RequestScope | None = None,
     ) -> tuple[str, Digest | None, bytes]:
         """Resolve an image, or what the policy has in its place.
 
@@ -285,7 +307,7 @@ class BuildBridge:
         )
         if platform is not None:
             request.Platform.CopyFrom(platform_to_pb(platform))
-        answer = await self.resolve_source_meta(request, rules)
+        answer = await self.resolve_source_meta(request, rules, scope)
         name = answer.Source.identifier.partition("://")[2]
         if answer.Source.identifier.startswith(_IMAGE_SCHEME):
             name = str(Reference.parse(name).with_default_tag())
@@ -301,6 +323,7 @@ class BuildBridge:
         self,
         request: gateway_pb2.ResolveSourceMetaRequest,
         rules: SourceRules | None = None,
+        scope: RequestScope | None = None,
     ) -> gateway_pb2.ResolveSourceMetaResponse:
         """Resolve a source, or what the policy has in its place (``ResolveSourceMeta``).
 
@@ -308,7 +331,14 @@ class BuildBridge:
             SourceDeniedError: the build may not use it.
             UnimplementedError: nothing can be told about sources of its kind.
         """
-        return await self._resolve_meta(request, rules, self._meta_for_policy)
+        answer = await self._resolve_meta(request, rules, self._meta_for_policy)
+        if answer.HasField("Image"):
+            scheme, _, ref = answer.Source.identifier.partition("://")
+            platform = platform_from_pb(request.Platform) if request.HasField("Platform") else None
+            (scope or self.scope).images.append(
+                ImageMaterial(ref, platform, answer.Image.Digest, scheme != "docker-image")
+            )
+        return answer
 
     async def _meta_for_policy(
         self, request: gateway_pb2.ResolveSourceMetaRequest
@@ -410,9 +440,11 @@ class _FrontendRun:
         options: dict[str, str],
         inputs: dict[str, ops_pb2.Definition],
         rules: SourceRules,
+        scope: RequestScope,
     ) -> None:
         self._bridge = bridge
         self._rules = rules
+        self._scope = scope
         self._open: list[LazyRef] = []
         self._inputs = inputs
         self.opts: Mapping[str, str] = options
@@ -434,7 +466,8 @@ class _FrontendRun:
                 evaluate=evaluate,
                 cache_imports=entries,
                 rules=self._rules,
-            )
+            ),
+            self._scope,
         )
         if result.ref is None:
             return None
@@ -457,6 +490,7 @@ class _FrontendRun:
             log_name=log_name,
             store=store,
             rules=self._rules,
+            scope=self._scope,
         )
         return frontend_api.ResolvedImage(name, digest, config)
 
@@ -467,7 +501,7 @@ class _FrontendRun:
             inputs=self._inputs,
             rules=self._rules,
         )
-        made = await self._bridge.solve(spec)
+        made = await self._bridge.solve(spec, self._scope)
         single = EngineRef(made.ref) if made.ref else None
         refs = {key: EngineRef(ref) if ref else None for key, ref in (made.refs or {}).items()}
         return frontend_api.FrontendResult(single, dict(refs), dict(made.metadata))

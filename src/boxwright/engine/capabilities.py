@@ -78,6 +78,7 @@ LLB_CAPS: tuple[str, ...] = (
     "mergeop",
     "diffop",
     "exporter.image.annotations",
+    "exporter.image.attestations",
     "exporter.sourcedateepoch",
     "exporter.multiple",
 )
@@ -95,6 +96,7 @@ GATEWAY_CAPS: tuple[str, ...] = (
     "importcaches",
     "proto.refarray",
     "reference.output",
+    "reference.attestations",
     "frontend.inputs",
     "gateway.solve.metadata",
     "frontend.caps",

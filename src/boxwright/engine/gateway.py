@@ -21,6 +21,7 @@ from boxwright.engine.containerexec import ExecSession, ExecStream
 from boxwright.engine.containers import Container, ContainerGoneError
 from boxwright.engine.policy import SourceRules
 from boxwright.engine.policycheck import rules_of
+from boxwright.engine.provenance import RequestScope
 from boxwright.engine.results import FrontendResult, LazyRef
 from boxwright.errors import (
     BoxwrightError,
@@ -53,8 +54,10 @@ class GatewayBridge:
         inputs: dict[str, ops_pb2.Definition],
         *,
         rules: SourceRules | None = None,
+        scope: RequestScope | None = None,
     ) -> None:
         self._bridge = bridge
+        self._scope = scope or bridge.scope
         self._rules = rules or SourceRules()
         self._containers: dict[str, Container] = {}
         self._inputs = inputs
@@ -109,7 +112,7 @@ class GatewayBridge:
             BoxwrightError: of the frontend, or of a step if ``Evaluate`` is set.
         """
         with self._failures():
-            result = await self._bridge.solve(self._spec(request))
+            result = await self._bridge.solve(self._spec(request), self._scope)
         if result.refs is not None and not request.allowResultReturn:
             raise InvalidInputError("solve did not return default result")
         message = gateway_pb2.Result(metadata=result.metadata)
@@ -238,6 +241,7 @@ class GatewayBridge:
             log_name=request.LogName,
             store=_oci_store(request.SessionID, request.StoreID),
             rules=self._rules.plus(rules_of(request.SourcePolicies)),
+            scope=self._scope,
         )
         return gateway_pb2.ResolveImageConfigResponse(Digest=digest or "", Config=config, Ref=ref)
 
@@ -251,7 +255,7 @@ class GatewayBridge:
             SourceDeniedError: the build may not use it.
         """
         rules = self._rules.plus(rules_of(request.SourcePolicies))
-        return await self._bridge.resolve_source_meta(request, rules)
+        return await self._bridge.resolve_source_meta(request, rules, self._scope)
 
     async def warn(self, request: gateway_pb2.WarnRequest) -> gateway_pb2.WarnResponse:
         """Show a warning on a vertex."""

@@ -13,6 +13,7 @@ from boxwright.core.clock import Clock
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.engine.images import ImageProvider, Images
+from boxwright.engine.provenance import RequestRecords
 from boxwright.engine.resultstorage import SnapshotResults
 from boxwright.engine.settings import EngineSettings, gc_policies
 from boxwright.engine.sourcemeta import SourceMetadataResolver
@@ -73,6 +74,8 @@ class Parts:
     """How many layers are made at once before an export asks for them."""
     damaged_caches: set[Digest] = field(default_factory=set)
     """Roots of remote caches that can't deliver what they promise."""
+    requests: RequestRecords = field(default_factory=RequestRecords)
+    """What running builds were asked for, for those that use their results."""
 
     async def close(self) -> None:
         """Close everything, last opened first."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from boxwright.exporters.attestation import Attestation
 from boxwright.llb.graph import Edge
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.solver.types import CachedResult
@@ -30,6 +31,8 @@ class LazyRef:
         self._task: asyncio.Task[CachedResult] | None = None
         self._waiters = 0
         self._owners = 1
+        self.is_evaluated = False
+        """Whether there was a result at some time, be it released by now."""
 
     def retain(self) -> LazyRef:
         """Add an owner; each releases once."""
@@ -46,7 +49,9 @@ class LazyRef:
         task = self._task
         self._waiters += 1
         try:
-            return await asyncio.shield(task)
+            made = await asyncio.shield(task)
+            self.is_evaluated = True
+            return made
         except asyncio.CancelledError:
             if self._waiters == 1 and not task.done():
                 task.cancel()
@@ -74,18 +79,33 @@ class LazyRef:
             await task.result().release()
 
 
+@dataclass(frozen=True, slots=True)
+class ResultAttestation:
+    """An attestation of a result; ``ref`` has its content unless the form makes it."""
+
+    form: Attestation
+    ref: LazyRef | None = None
+
+
 @dataclass
 class FrontendResult:
-    """What a frontend returns: one ref, or one for each platform, and metadata for exporters."""
+    """What a frontend returns: one ref, or one for each platform, and metadata for exporters.
+
+    ``attestations`` are by platform id, also where there is only one ref.
+    """
 
     ref: LazyRef | None = None
     refs: dict[str, LazyRef | None] | None = None
     metadata: dict[str, bytes] = field(default_factory=dict)
+    attestations: dict[str, list[ResultAttestation]] = field(default_factory=dict)
 
     def all_refs(self) -> list[LazyRef]:
-        """Return every ref that is not empty."""
+        """Return every ref that is not empty, those of attestations last."""
         found = [self.ref] if self.ref else []
-        return found + [ref for ref in (self.refs or {}).values() if ref]
+        found += [ref for ref in (self.refs or {}).values() if ref]
+        return found + [
+            item.ref for items in self.attestations.values() for item in items if item.ref
+        ]
 
     async def release(self) -> None:
         """Give up all refs."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from boxwright.core.workers import to_worker
-from boxwright.engine.bridge import BuildBridge
+from boxwright.engine.attestations import BuildDocuments, Wanted, exported
+from boxwright.engine.bridge import BuildBridge, SolveSpec
 from boxwright.engine.build import Build, evaluate, snapshots_of
 from boxwright.engine.cacheio import CacheExports, CacheImports
 from boxwright.engine.containers import ContainerHost
@@ -21,6 +22,7 @@ from boxwright.engine.entitlements import granted
 from boxwright.engine.gateway import GatewayBridge
 from boxwright.engine.parallel import gather_or_cancel
 from boxwright.engine.policycheck import SourcePolicy, rules_of
+from boxwright.engine.provenance import Provenance, RequestScope
 from boxwright.engine.push import Pusher
 from boxwright.engine.recorder import MEDIA_TYPE, StatusRecorder
 from boxwright.engine.results import FrontendResult
@@ -59,6 +61,8 @@ class SolveRun:
         self._engine = engine
         self._build = build
         self._request = build.request
+        self._wanted = Wanted()
+        self._started_ns = engine.clock.now_ns()
 
     async def run(self) -> control_pb2.SolveResponse:
         """Return the response of the exporters.
@@ -77,6 +81,14 @@ class SolveRun:
         )
         rules = rules_of([request.SourcePolicy] if request.HasField("SourcePolicy") else [])
         entitled = granted(request.Entitlements, engine.settings.config.insecure_entitlements)
+        self._wanted = Wanted.of(request.FrontendAttrs)
+        scope = RequestScope(
+            root=SolveSpec(
+                frontend=request.Frontend,
+                options=dict(request.FrontendAttrs),
+                inputs=dict(request.FrontendInputs),
+            )
+        )
         bridge = BuildBridge(
             self._new_job(),
             self._build.stream,
@@ -95,6 +107,8 @@ class SolveRun:
             worker=engine.worker_record(),
             policy=SourcePolicy(rules, engine.sessions, request.SourcePolicySession),
             imports=CacheImports(engine.parts, self._build.stream, engine.clock, request.Session),
+            scope=scope,
+            provenance=Provenance(scope, engine.parts.requests),
         )
         if self._build.client_runs_frontend:
             self._build.set_gateway(GatewayBridge(bridge, dict(request.FrontendInputs)))
@@ -159,6 +173,7 @@ class SolveRun:
             bridge.job.watch = early.completed
             await evaluate(result)
             await early.finish()
+            await self._attest(bridge, result)
             response = await self._export(result, exporters, cache_exports)
         finally:
             bridge.job.watch = None
@@ -174,6 +189,15 @@ class SolveRun:
                 response[key] = result.metadata[key].decode("utf-8", "replace")
         return response
 
+    async def _attest(self, bridge: BuildBridge, result: FrontendResult) -> None:
+        """Add the attestations that the request asks for."""
+        if self._wanted.provenance is None or bridge.provenance is None:
+            return
+        documents = BuildDocuments(
+            bridge.provenance, bridge.job, self._started_ns, self._engine.clock
+        )
+        documents.add(result, self._wanted.provenance)
+
     async def _export(
         self,
         result: FrontendResult,
@@ -183,7 +207,7 @@ class SolveRun:
         if not exporters and not cache_exports:
             return {}
         single, many = await snapshots_of(result)
-        source = ExportSource(ref=single, refs=many, metadata=result.metadata)
+        source = ExportSource(single, many, result.metadata, await exported(result))
         lease = await to_worker(self._engine.parts.store.leases.create)
         engine = self._engine
         caches = CacheExports(
@@ -349,10 +373,3 @@ def _refuse_unsupported(request: control_pb2.SolveRequest) -> None:
         raise UnimplementedError("session exporters are not supported yet")
     if request.HasField("Definition") and request.Frontend:
         raise InvalidInputError("cannot solve with both Definition and Frontend specified")
-    for key in request.FrontendAttrs:
-        if key.startswith("attest:"):
-            raise UnimplementedError(
-                "attestations are not supported yet",
-                detail=key,
-                hint="build with --provenance=false and without --sbom",
-            )

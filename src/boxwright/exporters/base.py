@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from boxwright.core.clock import Clock, SystemClock
 from boxwright.core.descriptor import Descriptor
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
+from boxwright.exporters.attestation import Attestation
 from boxwright.oci.platforms import EPOCH_KEY, ResultPlatform, metadata_value, parse_platforms
 from boxwright.progress.step import StepProgress
 from boxwright.session.base import Session
@@ -75,11 +76,15 @@ class PushTarget(Protocol):
 
 @dataclass(slots=True)
 class ExportSource:
-    """What a build made: one ref, or one for each platform id, and the frontend's metadata."""
+    """What a build made: one ref, or one for each platform id, and the frontend's metadata.
+
+    ``attestations`` are by platform id, also where there is only one ref.
+    """
 
     ref: ImmutableRef | None = None
     refs: Mapping[str, ImmutableRef | None] = field(default_factory=dict)
     metadata: Mapping[str, bytes] = field(default_factory=dict)
+    attestations: Mapping[str, Sequence[Attestation]] = field(default_factory=dict)
 
     @property
     def is_map(self) -> bool:

@@ -160,7 +160,7 @@ def with_attributes(
     }
     found, _ = AnnotationSet.take(texts)
     return (
-        ExportSource(source.ref, source.refs, metadata),
+        replace(source, metadata=metadata),
         replace(options, annotations=options.annotations.merged(found)),
     )
 

@@ -46,6 +46,11 @@ class ImageOptions:
         """Whether media types are OCI's."""
         return self.oci_types is not False
 
+    @property
+    def uses_oci_artifact(self) -> bool:
+        """Whether attestation manifests are OCI artifacts."""
+        return self.uses_oci_types and self.oci_artifact is not False
+
     @classmethod
     def take(cls, attributes: Mapping[str, str]) -> tuple[Self, dict[str, str]]:
         """Read the shared attributes and return what is left.

@@ -17,6 +17,7 @@ from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
 from boxwright.errors import InvalidInputError
 from boxwright.exporters.annotations import Annotations
+from boxwright.exporters.attached import attach
 from boxwright.exporters.base import ExportContext, ExportSource, source_epoch
 from boxwright.exporters.options import ImageOptions
 from boxwright.oci import mediatypes
@@ -76,18 +77,40 @@ async def commit_image(
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
     writer = _Writer(source, options, context)
-    if not source.is_map:
+    attests = any(
+        options.inline_attestations or not item.inline_only
+        for platform in platforms
+        for item in source.attestations.get(platform.id, ())
+    )
+    if not source.is_map and not attests:
         return await writer.single(platforms[0], tasks[0].result(), caches.get(""))
+    if source.attestations and not options.uses_oci_types:
+        raise InvalidInputError(
+            'cannot export attestations with "oci-mediatypes=false"',
+            hint="build without attestations, or leave oci-mediatypes out",
+        )
     images = [
         await writer.manifest(
             platform,
             task.result(),
             options.annotations.for_platform(platform.platform),
-            caches.get(platform.id),
+            caches.get(platform.id if source.is_map else ""),
         )
         for platform, task in zip(platforms, tasks, strict=True)
     ]
-    return await writer.index(platforms, images)
+    attached = [
+        await attach(
+            image,
+            attestations,
+            names=options.name,
+            artifact=options.uses_oci_artifact,
+            put=writer.put,
+            step=context.step,
+        )
+        for platform, (image, _) in zip(platforms, images, strict=True)
+        if (attestations := source.attestations.get(platform.id))
+    ]
+    return await writer.index(platforms, images, attached)
 
 
 async def _layers(
@@ -187,9 +210,9 @@ class _Writer:
         digest = Digest.of(data)
         children = [item.digest for item in manifest.children()]
         with self._context.step.part(f"exporting manifest {digest}"):
-            await self._put(data, children)
+            await self.put(data, children)
         with self._context.step.part(f"exporting config {manifest.config.digest}"):
-            await self._put(config, ())
+            await self.put(config, ())
         descriptor = Descriptor(
             manifest.media_type,
             digest,
@@ -203,17 +226,18 @@ class _Writer:
         self,
         platforms: Sequence[ResultPlatform],
         images: Sequence[tuple[Descriptor, Manifest]],
+        attached: Sequence[Descriptor],
     ) -> CommittedImage:
         annotations = self._options.annotations.for_platform(None)
         index = Index(
-            manifests=tuple(descriptor for descriptor, _ in images),
+            manifests=(*(descriptor for descriptor, _ in images), *attached),
             media_type=mediatypes.OCI_INDEX if self._oci else mediatypes.DOCKER_LIST,
             annotations=annotations.index,
         )
         data = index.encode()
         digest = Digest.of(data)
         with self._context.step.part(f"exporting manifest list {digest}"):
-            await self._put(data, [item.digest for item in index.manifests])
+            await self.put(data, [item.digest for item in index.manifests])
         descriptor = Descriptor(
             index.media_type, digest, len(data), annotations=annotations.index_descriptor
         )
@@ -256,7 +280,8 @@ class _Writer:
         }
         return replace(descriptor, media_type=media_type, annotations=kept)
 
-    async def _put(self, data: bytes, children: Sequence[Digest]) -> None:
+    async def put(self, data: bytes, children: Sequence[Digest]) -> None:
+        """Store a document that refers to ``children``."""
         await to_worker(_put, self._context, data, children)
 
 

@@ -83,6 +83,13 @@ class Job(Owner):
             raise InvalidInputError("the build has ended", detail=self.id)
         return await self._solver.build(edge, self, caches)
 
+    def operations(self, edge: Edge) -> Iterator[tuple[Vertex, Op | None]]:
+        """Yield the vertices of a graph that the job has built, each once, as they were run.
+
+        The op is None where nothing was ever asked of it.
+        """
+        yield from self._solver.operations(edge.vertex)
+
     def on_cleanup(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Call back when the job is discarded."""
         self._cleanups.append(callback)
@@ -168,6 +175,19 @@ class Solver:
         active = self._load(edge.vertex)
         active.add_owner(owner, tuple(caches))
         return await self._scheduler.wait_for(active.node(edge.index))
+
+    def operations(self, root: Vertex) -> Iterator[tuple[Vertex, Op | None]]:
+        """Yield the active vertices from ``root`` down, each once, with their ops."""
+        found, _ = self._find(root)
+        pending = [found] if found is not None else []
+        seen: set[ActiveVertex] = set()
+        while pending:
+            active = pending.pop()
+            if active in seen:
+                continue
+            seen.add(active)
+            yield active.vertex, active.op.resolved
+            pending.extend(dep for dep, _ in reversed(active.inputs))
 
     async def end_job(self, job: Job) -> None:
         """Drop a job's claims and wait until what only it wanted has ended."""

@@ -1,0 +1,203 @@
+"""Attestations that a solve request asks for, added to what its frontend has made."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from boxwright.core import gojson
+from boxwright.core.clock import Clock
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.workers import to_worker
+from boxwright.engine.predicate import Invocation, Predicate, ProvenanceOptions
+from boxwright.engine.provenance import Provenance
+from boxwright.engine.results import FrontendResult, LazyRef, ResultAttestation
+from boxwright.errors import InvalidInputError
+from boxwright.exporters.attestation import INLINE_ONLY_KEY, REASON_KEY, Attestation
+from boxwright.oci.platforms import parse_platforms
+from boxwright.session.services import new_id
+from boxwright.solver.exporter import (
+    ExportLink,
+    ExportMode,
+    ExportOptions,
+    ExportResult,
+    ExportWalk,
+)
+from boxwright.solver.jobs import Job
+from boxwright.solver.types import CachedResult, Remote, Result
+
+_INTERNAL = ("containerd.io/uncompressed", "buildkit/createdat", "boxwright/compressor")
+_PREFIXES = ("attest:", "build-arg:BUILDKIT_ATTEST_")
+_SOURCE_PREFIX = "containerd.io/distribution.source."
+
+Layers = dict[tuple[str, int], list[list[Descriptor]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request asks for; None where it does not.
+
+    Attributes:
+        provenance: Its options.
+        sbom: Attributes of the scanner.
+    """
+
+    provenance: ProvenanceOptions | None = None
+    sbom: Mapping[str, str] | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, str]) -> Wanted:
+        """Read the frontend's options ``attest:…`` and ``build-arg:BUILDKIT_ATTEST_…``.
+
+        Raises:
+            InvalidInputError: a kind or an attribute is unknown or malformed.
+        """
+        if not any(key.startswith(_PREFIXES) for key in options):
+            return cls()
+        # Not at start: see boxwright.engine.preload.
+        from boxwright.dockerfile.options import parse_attestations
+
+        found = parse_attestations(options)
+        provenance = found.get("provenance")
+        return cls(
+            ProvenanceOptions.parse(provenance) if provenance is not None else None,
+            found.get("sbom"),
+        )
+
+
+class BuildDocuments:
+    """Makes the provenance of one build's results.
+
+    Args:
+        provenance: Knows what they were made from.
+        job: Claims the vertices as long as this is used.
+        started_ns: When the build began, since the epoch.
+        clock: Tells when the first document was asked for: the build's end.
+    """
+
+    def __init__(self, provenance: Provenance, job: Job, started_ns: int, clock: Clock) -> None:
+        self._provenance = provenance
+        self._job = job
+        self._started_ns = started_ns
+        self._clock = clock
+        self._finished_ns = 0
+        self._id = new_id()
+
+    def add(self, result: FrontendResult, options: ProvenanceOptions) -> None:
+        """Add provenance for every platform of a result that has been evaluated.
+
+        Raises:
+            IncompleteMaterialsError: it must be complete, and is not.
+            InvalidInputError: the result's platforms are malformed.
+        """
+        for platform in parse_platforms(result.metadata):
+            ref = _ref(result, platform.id)
+            if ref is None:
+                continue
+            key = platform.id if result.refs is not None else ""
+            make = self.maker(result, key, ref, options)
+            if make is None:
+                continue
+            form = Attestation(
+                path=options.filename,
+                predicate_type=options.predicate_type,
+                metadata={
+                    REASON_KEY: b"provenance",
+                    INLINE_ONLY_KEY: b"true" if options.inline_only else b"false",
+                },
+                content=make,
+            )
+            result.attestations.setdefault(platform.id, []).append(ResultAttestation(form))
+
+    def maker(
+        self, result: FrontendResult, key: str, ref: LazyRef, options: ProvenanceOptions
+    ) -> Callable[[], Awaitable[bytes]] | None:
+        """Return what writes one document; None if nothing is known about the ref.
+
+        Raises:
+            IncompleteMaterialsError: it must be complete, and is not.
+        """
+        found = self._provenance.capture(result, key, ref, self._job)
+        if found is None:
+            return None
+        predicate = Predicate.make(found, options, ref.definition)
+        return partial(self._write, predicate, ref, options)
+
+    async def _write(
+        self, predicate: Predicate, ref: LazyRef, options: ProvenanceOptions
+    ) -> bytes:
+        self._finished_ns = self._finished_ns or self._clock.now_ns()
+        run = Invocation(self._id, self._started_ns, self._finished_ns)
+        if options.with_steps:
+            predicate.add_layers(await known_layers(await ref.result()))
+        document = predicate.to_json(options.version, run)
+        return await to_worker(partial(gojson.encode, document, indent=2))
+
+
+def _ref(result: FrontendResult, platform_id: str) -> LazyRef | None:
+    if result.refs is None:
+        return result.ref
+    if platform_id not in result.refs:
+        raise InvalidInputError(f"could not find ref {platform_id}")
+    return result.refs[platform_id]
+
+
+async def known_layers(result: CachedResult) -> Layers:
+    """Return the blobs that the steps behind a result have already, by vertex and output."""
+    target = _LayerTarget()
+    if result.cache_keys:
+
+        async def make_none(_result: Result) -> list[Remote]:
+            return []
+
+        options = ExportOptions(
+            make_none, ExportMode.REMOTE_ONLY, export_roots=True, ignore_backlinks=True
+        )
+        await ExportWalk(target).export(result.cache_keys[0].exporter, options)
+    return target.layers
+
+
+class _LayerTarget:
+    """Takes the layers from a walk over cache records."""
+
+    def __init__(self) -> None:
+        self.layers: Layers = {}
+
+    def add(
+        self,
+        digest: str,
+        deps: Sequence[Sequence[ExportLink]],
+        results: Sequence[ExportResult],
+    ) -> object | None:
+        """Note the layers of a record's results."""
+        del digest, deps
+        for item in results:
+            if not item.vertex:
+                continue
+            chain = [_shown(descriptor) for descriptor in item.remote.descriptors]
+            chains = self.layers.setdefault((item.vertex, item.index), [])
+            if chain and chain not in chains:
+                chains.append(chain)
+        return self
+
+
+def _shown(descriptor: Descriptor) -> Descriptor:
+    notes = {
+        key: value
+        for key, value in descriptor.annotations.items()
+        if key not in _INTERNAL and not key.startswith(_SOURCE_PREFIX)
+    }
+    return replace(descriptor, annotations=notes)
+
+
+async def exported(result: FrontendResult) -> dict[str, list[Attestation]]:
+    """Return the attestations of a result that has been evaluated, as exporters take them."""
+    return {
+        key: [
+            replace(item.form, ref=await item.ref.snapshot()) if item.ref else item.form
+            for item in items
+        ]
+        for key, items in result.attestations.items()
+        if items
+    }

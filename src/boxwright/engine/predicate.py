@@ -1,0 +1,373 @@
+"""Provenance documents: SLSA v1 and v0.2 predicates as BuildKit writes them.
+
+Fields and their order are those of BuildKit's Go types (solver/llbsolver/provenance/types), so that
+documents of both compare equal but for times and ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.platform import Platform
+from boxwright.core.reference import Reference
+from boxwright.engine.llbjson import build_steps, to_json
+from boxwright.engine.provenance import Capture, commit_digest, redact, request_record
+from boxwright.errors import InvalidInputError
+from boxwright.exporters.attestation import PREDICATE_SLSA_02, PREDICATE_SLSA_1
+from boxwright.oci.purl import image_url
+from boxwright.wire.pb import ops_pb2 as pb
+
+_BUILD_TYPE_1 = (
+    "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md"
+)
+_BUILD_TYPE_02 = "https://mobyproject.org/buildkit@v1"
+_COMPATIBILITY_VERSION = 30
+_VERSIONS = {"v1": PREDICATE_SLSA_1, "v0.2": PREDICATE_SLSA_02}
+_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
+_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
+
+
+class IncompleteMaterialsError(InvalidInputError):
+    """Complete materials were asked for, and something can't be named."""
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        named = "; ".join(f"local source {name or '<unnamed>'}" for name in folders)
+        super().__init__(
+            "provenance materials are incomplete",
+            detail=named or "a step runs a build of its own",
+            hint="build from git, http or images, or leave complete-materials out",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenanceOptions:
+    """What ``attest:provenance`` asks for.
+
+    Attributes:
+        version: ``v1`` or ``v0.2``.
+        with_steps: Steps, sources and layers, too (``mode=max``).
+        builder_id: Who builds.
+        filename: Of the file in local outputs.
+        reproducible: What the document claims.
+        inline_only: Only for outputs that always carry attestations.
+        complete: Fail if something that was used can't be named.
+    """
+
+    version: str = "v1"
+    with_steps: bool = True
+    builder_id: str = ""
+    filename: str = "provenance.json"
+    reproducible: bool = False
+    inline_only: bool = False
+    complete: bool = False
+
+    @classmethod
+    def parse(cls, attributes: Mapping[str, str]) -> ProvenanceOptions:
+        """Read the attributes; unknown ones are ignored, as BuildKit does.
+
+        Raises:
+            InvalidInputError: a value is malformed.
+        """
+        version = attributes.get("version", "v1")
+        if version not in _VERSIONS:
+            raise InvalidInputError(
+                f"invalid provenance SLSA version: {version}", hint="use v1 or v0.2"
+            )
+        mode = attributes.get("mode", "max")
+        if mode not in {"min", "max", "full"}:
+            raise InvalidInputError(f'invalid mode "{mode}"', hint="use min or max")
+        return cls(
+            version,
+            mode != "min",
+            attributes.get("builder-id", ""),
+            attributes.get("filename", "provenance.json"),
+            _flag(attributes, "reproducible"),
+            attributes.get("inline-only", "") in _TRUE,
+            _flag(attributes, "complete-materials"),
+        )
+
+    @property
+    def predicate_type(self) -> str:
+        """URI of the predicate."""
+        return _VERSIONS[self.version]
+
+
+def _flag(attributes: Mapping[str, str], key: str) -> bool:
+    value = attributes.get(key, "false")
+    if value not in _TRUE | _FALSE:
+        raise InvalidInputError(f"failed to parse {key} flag {value!r}")
+    return value in _TRUE
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One build: its id, and when it began and ended (ns since the epoch)."""
+
+    id: str
+    started_ns: int
+    finished_ns: int
+
+
+@dataclass(slots=True)
+class Predicate:
+    """Everything that both versions of the document say."""
+
+    materials: list[dict[str, Any]]
+    config_source: dict[str, Any]
+    request: dict[str, Any]
+    builder_id: str
+    reproducible: bool
+    request_complete: bool
+    materials_complete: bool
+    hermetic: bool
+    build_config: dict[str, Any] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def make(
+        cls, found: Capture, options: ProvenanceOptions, definition: pb.Definition
+    ) -> Predicate:
+        """Return the document of one result, but for times and layers.
+
+        Raises:
+            IncompleteMaterialsError: it must be complete, and is not.
+        """
+        record = request_record(
+            str(found.request.get("frontend", "")), found.request.get("args", {}), found
+        )
+        notes: dict[str, Any] = {}
+        args = record["request"].get("args", {})
+        vcs = _take_vcs(args)
+        if vcs:
+            notes["vcs"] = vcs
+        complete = not found.incomplete and not found.local
+        if options.complete and not complete:
+            raise IncompleteMaterialsError(list(found.local))
+        predicate = cls(
+            materials=_materials(found),
+            config_source=record["configSource"],
+            request=_request(record["request"], found),
+            builder_id=options.builder_id,
+            reproducible=options.reproducible,
+            request_complete=bool(found.request.get("frontend")),
+            materials_complete=complete,
+            hermetic=complete and not found.network,
+            notes=notes,
+        )
+        if options.with_steps:
+            predicate._add_steps(definition)
+        else:
+            request, scrubbed = _scrub(predicate.request)
+            predicate.request = request
+            predicate.request_complete &= not scrubbed
+        predicate.request["compatibilityVersion"] = _COMPATIBILITY_VERSION
+        return predicate
+
+    def _add_steps(self, definition: pb.Definition) -> None:
+        made = build_steps(definition)
+        self.numbers = made.numbers
+        self.build_config = {"llbDefinition": made.steps, "digestMapping": made.mapping()}
+        source = definition.Source
+        if not source.infos:
+            return
+        infos = []
+        for info in source.infos:
+            own = build_steps(info.definition if info.HasField("definition") else None)
+            shown: dict[str, Any] = {"filename": info.filename, "language": info.language}
+            shown |= {key: to_json(info)[key] for key in ("data",) if info.data}
+            shown["llbDefinition"], shown["digestMapping"] = own.steps, own.mapping()
+            infos.append({key: value for key, value in shown.items() if value})
+        locations = {
+            f"step{made.numbers[digest]}": to_json(source.locations[digest])
+            for digest in source.locations
+            if digest in made.numbers
+        }
+        self.notes["source"] = {
+            **({"locations": dict(sorted(locations.items()))} if locations else {}),
+            "infos": infos,
+        }
+
+    def add_layers(self, layers: Mapping[tuple[str, int], Sequence[Sequence[Descriptor]]]) -> None:
+        """Add the blobs of steps' results, by vertex digest and output."""
+        found = {
+            f"step{self.numbers[digest]}:{output}": [
+                [item.to_json() for item in chain] for chain in chains
+            ]
+            for (digest, output), chains in layers.items()
+            if digest in self.numbers
+        }
+        if found:
+            self.notes["layers"] = dict(sorted(found.items()))
+
+    def to_json(self, version: str, run: Invocation) -> dict[str, Any]:
+        """Return the document in the version that was asked for."""
+        return self._slsa_02(run) if version == "v0.2" else self._slsa_1(run)
+
+    def _slsa_1(self, run: Invocation) -> dict[str, Any]:
+        definition: dict[str, Any] = {"buildType": _BUILD_TYPE_1}
+        if self.materials:
+            definition["resolvedDependencies"] = self.materials
+        internal: dict[str, Any] = {"builderPlatform": _platform()}
+        if self.build_config is not None:
+            internal["buildConfig"] = _without_empty(self.build_config)
+        definition["externalParameters"] = {
+            "configSource": self.config_source,
+            "request": self.request,
+        }
+        definition["internalParameters"] = _sorted(internal)
+        metadata: dict[str, Any] = {
+            "invocationId": run.id,
+            "startedOn": _time(run.started_ns),
+            "finishedOn": _time(run.finished_ns),
+            "buildkit_metadata": self.notes,
+        }
+        if self.hermetic:
+            metadata["buildkit_hermetic"] = True
+        metadata["buildkit_completeness"] = {
+            "request": self.request_complete,
+            "resolvedDependencies": self.materials_complete,
+        }
+        if self.reproducible:
+            metadata["buildkit_reproducible"] = True
+        details = {"builder": {"id": self.builder_id}, "metadata": metadata}
+        return {"buildDefinition": definition, "runDetails": details}
+
+    def _slsa_02(self, run: Invocation) -> dict[str, Any]:
+        config = dict(self.config_source)
+        if "path" in config:
+            config["entryPoint"] = config.pop("path")
+        out: dict[str, Any] = {"builder": {"id": self.builder_id}, "buildType": _BUILD_TYPE_02}
+        if self.materials:
+            out["materials"] = self.materials
+        out["invocation"] = {
+            "configSource": config,
+            "parameters": self.request,
+            "environment": {"platform": _platform()},
+        }
+        if self.build_config is not None:
+            out["buildConfig"] = _without_empty(self.build_config)
+        metadata: dict[str, Any] = {
+            "buildInvocationID": run.id,
+            "buildStartedOn": _time(run.started_ns),
+            "buildFinishedOn": _time(run.finished_ns),
+            "completeness": {
+                "parameters": self.request_complete,
+                "environment": True,
+                "materials": self.materials_complete,
+            },
+            "reproducible": self.reproducible,
+            f"{_BUILD_TYPE_02}#metadata": self.notes,
+        }
+        if self.hermetic:
+            metadata[f"{_BUILD_TYPE_02}#hermetic"] = True
+        out["metadata"] = metadata
+        return out
+
+
+def _platform() -> str:
+    host = Platform.host()
+    return "/".join(part for part in (host.os, host.architecture, host.variant) if part)
+
+
+def _time(moment_ns: int) -> str:
+    """Return a time as Go's encoder writes it (RFC 3339, as many digits as it needs)."""
+    seconds, rest = divmod(moment_ns, 1_000_000_000)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    fraction = f".{rest:09d}".rstrip("0") if rest else ""
+    return f"{text}{fraction}Z"
+
+
+def _without_empty(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if item}
+
+
+def _sorted(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a value with sorted keys: upstream passes this part through a Go map."""
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_sorted(item) for item in value]
+    return value
+
+
+def _materials(found: Capture) -> list[dict[str, Any]]:
+    out: list[dict[str, Any]] = []
+    for image in found.images:
+        kind = "oci" if image.local else "docker"
+        item: dict[str, Any] = {
+            "uri": image_url(Reference.parse(image.ref), image.platform, kind=kind)
+        }
+        if image.digest:
+            item["digest"] = _digest(image.digest)
+        out.append(item)
+    out += [{"uri": url, "digest": commit_digest(commit)} for url, commit in found.git.items()]
+    out += [{"uri": url, "digest": _digest(digest)} for url, digest in found.http.items()]
+    return out
+
+
+def _digest(text: str) -> dict[str, str]:
+    algorithm, _, encoded = text.partition(":")
+    return {algorithm: encoded}
+
+
+def _take_vcs(args: dict[str, str]) -> dict[str, str]:
+    """Take what clients tell about the context's repository out of the options."""
+    found = {}
+    for key in [key for key in args if key.startswith("vcs:")]:
+        value = args.pop(key)
+        name = key.removeprefix("vcs:")
+        if value:
+            found[name] = redact(value) if name == "source" else value
+    return found
+
+
+def _request(request: Mapping[str, Any], found: Capture) -> dict[str, Any]:
+    """Return the request in the order of Go's fields."""
+    secrets = [_named(name, optional=optional) for name, optional in found.secrets.items()]
+    agents = [_named(name, optional=optional) for name, optional in found.ssh.items()]
+    out = {
+        "frontend": request.get("frontend"),
+        "args": request.get("args"),
+        "secrets": secrets,
+        "ssh": agents,
+        "locals": [{"name": name} for name in found.local],
+        "inputs": found.request.get("inputs"),
+        "root": found.request.get("root"),
+    }
+    return {key: value for key, value in out.items() if value}
+
+
+def _named(name: str, *, optional: bool) -> dict[str, Any]:
+    return {"id": name, "optional": True} if optional else {"id": name}
+
+
+def _scrub(request: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Leave out what may be private: build arguments, labels, names of secrets.
+
+    Returns:
+        The rest, and whether arguments or labels were left out.
+    """
+    out = {key: value for key, value in request.items() if key not in {"secrets", "ssh"}}
+    args = dict(out.get("args") or {})
+    kept = {k: v for k, v in args.items() if not k.startswith(("build-arg:", "label:"))}
+    scrubbed = len(kept) < len(args)
+    out["args"] = kept
+    records = dict(out.get("inputs") or {})
+    for name, record in records.items():
+        records[name], inner = _scrub_record(record)
+        scrubbed |= inner
+    out["inputs"] = records
+    if "root" in out:
+        out["root"], inner = _scrub_record(out["root"])
+        scrubbed |= inner
+    return {key: value for key, value in out.items() if value}, scrubbed
+
+
+def _scrub_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    request, scrubbed = _scrub(record["request"])
+    return {"configSource": record["configSource"], "request": request}, scrubbed
