@@ -13,6 +13,7 @@ from boxwright.errors import BoxwrightError, Code
 from boxwright.fsutil.compress import Compression
 from boxwright.session.inprocess import InProcessSession
 from boxwright.session.manager import SessionManager
+from boxwright.session.packets import decode_stat
 from boxwright.session.providers.localdirs import LocalDirs
 from boxwright.session.services import SessionServices
 from boxwright.session.treewalk import TreeWalk
@@ -173,6 +174,31 @@ def test_an_image_of_a_folder_shows_nothing_of_its_past(kind, context, tmp_path)
         assert len(await ensure_blobs(before, store=bench.store, compression=form)) == 1
         for ref in (before, after, fresh):
             await ref.release()
+
+    run(tmp_path, context, use)
+
+
+def test_only_names_and_attributes_and_what_is_excepted(kind, context, tmp_path):
+    async def use(bench):
+        attrs = {
+            "local.metadatatransfer": "true",
+            "local.metadatatransferexclude": '["src/deep/*"]',
+        }
+        for _ in range(2):
+            ref = await bench.sync(kind, **attrs)
+            async with ref.mounted() as root:
+                found = await to_worker(listing, root)
+            assert sorted(found) == [b".fsutil-metadata", b"src", b"src/deep", b"src/deep/b"]
+            data = found[b".fsutil-metadata"][3]
+            paths = []
+            while data:
+                size = int.from_bytes(data[:4], "little")
+                paths.append(decode_stat(data[4 : 4 + size]).path)
+                data = data[4 + size :]
+            wanted = [walked.stat.path for walked in TreeWalk(os.fsencode(bench.context))]
+            assert paths == wanted
+            await ref.release()
+            (bench.context / "new").write_bytes(b"")
 
     run(tmp_path, context, use)
 

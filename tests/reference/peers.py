@@ -58,8 +58,13 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     """Start both daemons once."""
     folder = tmp_path_factory.mktemp("daemons")
     ours, upstream = f"unix://{folder}/ours.sock", f"unix://{folder}/upstream.sock"
+    allowed = [
+        item
+        for name in ("network.host", "security.insecure", "device")
+        for item in ("--allow-insecure-entitlement", name)
+    ]
     commands = [
-        [PROGRAM, "daemon", "--root", f"{folder}/ours", "--addr", ours],
+        [PROGRAM, "daemon", "--root", f"{folder}/ours", "--addr", ours, *allowed],
         [
             os.environ["BUILDKITD"],
             "--root",
@@ -70,6 +75,7 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
             "host",
             "--oci-worker-binary",
             "runc",
+            *allowed,
         ],
     ]
     processes = []

@@ -74,7 +74,7 @@ class Images:
         """
         if resolve_mode not in _MODES:
             raise InvalidInputError(
-                "invalid image resolve mode", detail=resolve_mode, hint="default, pull or local"
+                f"invalid resolvemode: {resolve_mode}", hint="default, pull or local"
             )
         tag = self._tag(name)
         if tag is not None and (resolve_mode == "local" or name.digest):
@@ -128,8 +128,8 @@ class ImageProvider:
         """
         name = Reference.parse(rest).with_default_tag()
         limit = attrs.get("image.layerlimit", "")
-        if limit and not limit.isdigit():
-            raise InvalidInputError("invalid image.layerlimit", detail=limit)
+        if limit and not (limit.isdigit() and int(limit)):
+            raise InvalidInputError(f"invalid layer limit {limit}")
         checksum = attrs.get("image.checksum", "")
         mode = attrs.get("image.resolvemode", "")
 

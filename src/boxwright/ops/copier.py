@@ -408,6 +408,9 @@ def make_dirs(
 ) -> list[str]:
     """Make a resolved folder with all its parents; return those that were made, outermost first.
 
+    Each gets its time before the next is made in it, so only the last keeps it: BuildKit's
+    images show that. A copy sets the times of all once more (``_restore_times``).
+
     Raises:
         FileOpError: something on the way is not a folder.
     """
@@ -425,10 +428,9 @@ def make_dirs(
         os.chmod(place, mode, dir_fd=root_fd)
         if owner is not None:
             os.chown(place, *owner, dir_fd=root_fd, follow_symlinks=False)
-        made.append(place)
-    if mtime_ns is not None:
-        for place in reversed(made):
+        if mtime_ns is not None:
             os.utime(place, ns=(mtime_ns, mtime_ns), dir_fd=root_fd, follow_symlinks=False)
+        made.append(place)
     return made
 
 

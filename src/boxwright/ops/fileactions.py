@@ -6,6 +6,7 @@ from images: all are resolved inside the root, and no link in an image leads out
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import shutil
@@ -206,6 +207,8 @@ def rm(root: Path, action: pb.FileActionRm) -> None:
             _rm_one(root_fd, root, path, allow_missing=action.allowNotFound)
     except OSError as exc:
         path = inside(os.fspath(root), exc.filename) or action.path
+        if exc.errno == errno.ENOENT:
+            raise from_os_error("stat", posixpath.join("/", path), exc) from exc
         raise from_os_error("rm", path, exc) from exc
     finally:
         os.close(root_fd)

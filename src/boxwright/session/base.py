@@ -49,7 +49,7 @@ class SshAgentNotFoundError(NotFoundError):
 
     def __init__(self, agent_id: str) -> None:
         super().__init__(
-            f'no ssh agent "{agent_id}" is offered by the client',
+            f'no SSH key "{agent_id}" forwarded from the client',
             hint=f"offer it with --ssh {agent_id}",
         )
         self.agent_id = agent_id

@@ -26,6 +26,7 @@ from boxwright.solver.work import TaskSet, Work
 
 logger = logging.getLogger(__name__)
 _CACHE_KEY_FAILED = "failed to compute cache key: "
+_CACHE_MAP_FAILED = "failed to load cache key: "
 
 
 class SolverStalledError(BoxwrightError):
@@ -275,7 +276,12 @@ class Scheduler:
 
     async def _get_cache_map(self, node: EdgeNode) -> None:
         index = len(node.cache_maps_seen)
-        cache_map, done = await node.active.op.cache_map(index)
+        try:
+            cache_map, done = await node.active.op.cache_map(index)
+        except BoxwrightError as error:
+            if not error.brief.startswith(_CACHE_MAP_FAILED):  # it may be shared by several edges
+                error.brief = f"{_CACHE_MAP_FAILED}{error.brief}"
+            raise
         if not node.finished:
             node.add_cache_map(cache_map, done=done)
             self._learned(node)

@@ -18,13 +18,14 @@ from pathlib import Path
 
 from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
-from boxwright.errors import InvalidInputError, UnimplementedError
-from boxwright.session.base import Session, SyncRequest
+from boxwright.errors import InvalidInputError
+from boxwright.session.base import Session, SyncRequest, TreeReceiver
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.sources.base import SourceContext, SourceKey, SourceProgress
 from boxwright.sources.localindex import ContextIndex, IndexFiles
 from boxwright.sources.localinplace import InPlaceSync
+from boxwright.sources.localmetadata import MetadataReceiver
 from boxwright.sources.localtree import LocalTree
 
 SCHEME = "local"
@@ -41,6 +42,8 @@ class LocalAttributes:
     request: SyncRequest = field(default_factory=SyncRequest)
     shared_key_hint: str = ""
     trust_stats: bool = True
+    metadata_only: bool = False
+    metadata_exceptions: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, rest: str, attrs: Mapping[str, str]) -> LocalAttributes:
@@ -48,14 +51,11 @@ class LocalAttributes:
 
         Raises:
             InvalidInputError: an attribute is malformed.
-            UnimplementedError: metadata-only transfer.
         """
         name, session_id = rest, attrs.get("local.session", "")
         prefix, colon, session_rest = session_id.partition(":")
         if colon:
             name, session_id = f"{prefix}-{name}", session_rest
-        if attrs.get("local.metadatatransfer", "").lower() in {"1", "t", "true"}:
-            raise UnimplementedError("metadata-only transfer of local sources")
         return cls(
             name,
             session_id,
@@ -66,7 +66,18 @@ class LocalAttributes:
             ),
             attrs.get("local.sharedkeyhint", ""),
             attrs.get("local.differ", "metadata") != "none",
+            _flag(attrs, "local.metadatatransfer"),
+            _string_list(attrs, "local.metadatatransferexclude"),
         )
+
+
+def _flag(attrs: Mapping[str, str], name: str) -> bool:
+    text = attrs.get(name, "false")
+    if text in {"1", "t", "T", "true", "True", "TRUE"}:
+        return True
+    if text in {"0", "f", "F", "false", "False", "FALSE"}:
+        return False
+    raise InvalidInputError(f'invalid value for {name} "{text[:200]}"')
 
 
 def _string_list(attrs: Mapping[str, str], name: str) -> tuple[str, ...]:
@@ -110,11 +121,12 @@ class LocalSources:
         self, session: Session, wanted: LocalAttributes, progress: SourceProgress | None
     ) -> ImmutableRef:
         """Return the snapshot of a client's folder as it is now."""
-        folder = session.local_dir(wanted.name)
+        folder = None if wanted.metadata_only else session.local_dir(wanted.name)
         if folder is not None:
             key = f"{wanted.name}:{wanted.shared_key_hint}:in-place:{folder}"
         else:
-            key = f"{wanted.name}:{wanted.shared_key_hint}:{session.shared_key}"
+            suffix = ":metadata" if wanted.metadata_only else ""
+            key = f"{wanted.name}:{wanted.shared_key_hint}:{session.shared_key}{suffix}"
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
             return await self._sync_locked(session, wanted, key, folder, progress)
@@ -147,16 +159,28 @@ class LocalSources:
                 await in_place.run(report.add)
                 refreshed = in_place.refreshed
             else:
-                await session.sync_dir(wanted.name, wanted.request, tree, on_received=report.add)
+                receiver: TreeReceiver = tree
+                if wanted.metadata_only:
+                    now_ns = self._manager.clock.now_ns()
+                    receiver = MetadataReceiver(tree, wanted.metadata_exceptions, now_ns)
+                await session.sync_dir(
+                    wanted.name, wanted.request, receiver, on_received=report.add
+                )
             ref, index = await tree.commit()
         finally:
             await tree.discard()
             if base_ref is not None:
                 await base_ref.release()
         report.done()
+        self._keep(key, index)
         if tree.changed or refreshed:
-            await self._store(key, index)
+            await to_worker(self._files.save, key, index)
         return ref
+
+    def index_of(self, snapshot_id: str) -> ContextIndex | None:
+        """Return the index of a folder's state, if it is one of those that were used last."""
+        kept = self._indexes.values()
+        return next((each for each in kept if each.snapshot_id == snapshot_id), None)
 
     async def _load(self, key: str) -> ContextIndex:
         index = self._indexes.get(key)
@@ -164,12 +188,11 @@ class LocalSources:
             index = await to_worker(self._files.load, key)
         return index
 
-    async def _store(self, key: str, index: ContextIndex) -> None:
+    def _keep(self, key: str, index: ContextIndex) -> None:
         self._indexes[key] = index
         self._indexes.move_to_end(key)
         while len(self._indexes) > _INDEXES_IN_MEMORY:
             self._indexes.popitem(last=False)
-        await to_worker(self._files.save, key, index)
 
 
 class LocalSource:
@@ -187,12 +210,16 @@ class LocalSource:
         if not session_id:
             raise InvalidInputError("could not access local files without session")
         request = wanted.request
-        fields = {
+        fields: dict[str, object] = {
             "SessionID": session_id,
             "IncludePatterns": list(request.include) or None,
             "ExcludePatterns": list(request.exclude) or None,
             "FollowPaths": list(request.follow) or None,
         }
+        if wanted.metadata_only:
+            fields["MetadataTransfer"] = True
+        if wanted.metadata_exceptions:
+            fields["MetadataExceptions"] = list(wanted.metadata_exceptions)
         encoded = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
         digest = "sha256:" + hashlib.sha256(encoded.encode("utf-8", "surrogateescape")).hexdigest()
         return SourceKey(f"session:{wanted.name}:{digest}", digest)

@@ -173,6 +173,6 @@ def layout_digest(ref: str) -> Digest:
     digest = Reference.parse(ref).digest
     if digest is None:
         raise InvalidInputError(
-            f'reference "{ref}" must have a digest', hint="write oci-layout://NAME@sha256:…"
+            f'reference "{ref}" must have digest', hint="write oci-layout://NAME@sha256:…"
         )
     return digest
