@@ -19,6 +19,7 @@ from boxwright.engine import capabilities, reffiles
 from boxwright.engine.bridge import BuildBridge, SolveSpec, source_range, with_tree
 from boxwright.engine.containerexec import ExecSession, ExecStream
 from boxwright.engine.containers import Container, ContainerGoneError
+from boxwright.engine.gatewayattests import fill_attestations, read_attestations
 from boxwright.engine.policy import SourceRules
 from boxwright.engine.policycheck import rules_of
 from boxwright.engine.provenance import RequestScope
@@ -118,6 +119,7 @@ class GatewayBridge:
         message = gateway_pb2.Result(metadata=result.metadata)
         response = gateway_pb2.SolveResponse()
         self._fill_refs(message, result, as_array=request.allowResultArrayRef)
+        fill_attestations(message, result, self._register)
         if not request.allowResultReturn and result.ref is not None:
             response.ref = message.ref.id or message.refDeprecated
         response.result.CopyFrom(message)
@@ -388,6 +390,7 @@ class GatewayBridge:
                 made.ref = self._take(result.ref.id)
             case "refs":
                 made.refs = {k: self._take(v.id) for k, v in result.refs.refs.items()}
+        made.attestations = read_attestations(result, self._take)
         self._outcome.set_result(made)
         return gateway_pb2.ReturnResponse()
 

@@ -8,9 +8,9 @@ import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.workers import to_worker
 from boxwright.errors import InvalidInputError
 from boxwright.exporters.archive import send_pieces
@@ -22,6 +22,7 @@ from boxwright.exporters.base import (
     parse_epoch,
     source_epoch,
 )
+from boxwright.exporters.statementfiles import MODE, statement_files
 from boxwright.fsutil.layerlinks import LayerFinder
 from boxwright.fsutil.tar import Entry, EntryType, TarWriter
 from boxwright.linux import mount
@@ -151,14 +152,22 @@ class LocalExporter:
                 for platform in platforms
             }
             layer_of: Callable[[bytes], int] | None = None
+            folders = await self._statements(source, roots, stack, context)
             if split:
+                for name, folder in folders.items():
+                    pair = {"": folder, name: roots[name]}
+                    roots[name] = await stack.enter_async_context(_merged(pair, context))
                 root = await stack.enter_async_context(_side_by_side(roots, context))
                 layer_of = _SplitFinder(finders)
             elif len(roots) > 1:
                 await to_worker(_check_apart, roots)
+                roots |= {f"{name}/": folder for name, folder in folders.items()}
                 root = await stack.enter_async_context(_merged(roots, context))
             else:
                 root = next(iter(roots.values()))
+                if folders:
+                    pair = {"": next(iter(folders.values())), "root": root}
+                    root = await stack.enter_async_context(_merged(pair, context))
                 layer_of = next(iter(finders.values()))
             label = f"copying files {', '.join(roots)}" if split else "copying files"
             with context.step.part(label):
@@ -170,6 +179,30 @@ class LocalExporter:
                     is_split=split,
                 )
         return ExportResult()
+
+    async def _statements(
+        self,
+        source: ExportSource,
+        roots: Mapping[str, Path],
+        stack: AsyncExitStack,
+        context: ExportContext,
+    ) -> dict[str, Path]:
+        """Write the attestations; return a folder for each platform that has some."""
+        shared = source.is_map and not self.options.splits(source)
+        folders = {}
+        for platform in source.platforms():
+            name = _folder_name(platform)
+            files = await statement_files(
+                source.attestations.get(platform.id, ()),
+                roots[name],
+                prefix=self.options.attestation_prefix,
+                suffix=name if shared else "",
+            )
+            if files:
+                folder = await stack.enter_async_context(_staging(context))
+                await to_worker(_write_files, folder, files)
+                folders[name] = folder
+        return folders
 
     def _mtime_ns(self, source: ExportSource) -> int | None:
         epochs = (self.options.epoch(source, platform) for platform in source.platforms())
@@ -216,6 +249,13 @@ async def _merged(roots: Mapping[str, Path], context: ExportContext) -> AsyncIte
         yield target
 
 
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        path = folder / name
+        path.write_bytes(data)
+        path.chmod(MODE)
+
+
 def _check_apart(roots: Mapping[str, Path]) -> None:
     """Refuse two platforms that would write the same file."""
     seen: dict[str, str] = {}
@@ -257,7 +297,14 @@ class TarExporter:
                 root = await stack.enter_async_context(_root(source.find(platform)))
                 folder = _folder_name(platform) if source.is_map else ""
                 epoch_s = self.options.epoch(source, platform)
-                parts.append(_Part(folder, root, epoch_s, await _finder(source.find(platform))))
+                files = await statement_files(
+                    source.attestations.get(platform.id, ()),
+                    root,
+                    prefix=self.options.attestation_prefix,
+                )
+                finder = await _finder(source.find(platform))
+                now_s = context.clock.now_ns() // 1_000_000_000
+                parts.append(_Part(folder, root, epoch_s, finder, files, now_s))
             with context.step.part("sending tarball"):
                 sink = await session.send_file({}, exporter_id=context.exporter_id)
                 await send_pieces(sink, _archive(sorted(parts, key=lambda part: part.folder)))
@@ -266,12 +313,23 @@ class TarExporter:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The files of one platform; ``folder`` is empty if they are all there is."""
+    """The files of one platform; ``folder`` is empty if they are all there is.
+
+    ``files`` are more files for the top folder, which were made at ``now_s``.
+    """
 
     folder: str
     root: Path
     epoch_s: int | None
     layer_of: LayerFinder
+    files: Mapping[str, bytes]
+    now_s: int
+
+    def statements(self, prefix: bytes) -> Iterator[tuple[Entry, bytes]]:
+        """Yield the additional files in order of their names."""
+        mtime = self.now_s if self.epoch_s is None else self.epoch_s
+        for name, data in sorted(self.files.items()):
+            yield Entry(prefix + os.fsencode(name), mode=MODE, size=len(data), mtime=mtime), data
 
 
 def _archive(parts: list[_Part]) -> Iterator[bytes]:
@@ -283,11 +341,15 @@ def _archive(parts: list[_Part]) -> Iterator[bytes]:
         if part.folder:
             prefix = os.fsencode(part.folder) + b"/"
             tar.add(Entry(prefix, EntryType.DIRECTORY, 0o755, mtime=epoch_s or 0))
+        for entry, data in part.statements(prefix):
+            tar.add(entry, data)
+        hidden = {os.fsencode(name) for name in part.files}
         links: dict[tuple[int, int], bytes] = {}
         for path, info in _walk(os.fsencode(part.root)):
-            entry = _entry(path, prefix, info, epoch_s)
-            if entry is None:
+            member = _entry(path, prefix, info, epoch_s)
+            if member is None or member.name.removeprefix(prefix) in hidden:
                 continue
+            entry = member
             if part.folder and entry.linkname.startswith(b"/"):
                 entry.linkname = below_root(os.fsencode(part.folder), entry.linkname)
             if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
