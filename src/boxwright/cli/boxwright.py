@@ -20,6 +20,7 @@ _COMMANDS = {
     "gc": "boxwright.cli.gc:gc",
     "store": "boxwright.cli.store:store",
     "history": "boxwright.cli.history:history",
+    "why": "boxwright.cli.why:why",
     "builder": "boxwright.cli.builder:builder",
     "debug": "boxwright.cli.debug:debug",
     "doctor": "boxwright.cli.doctor:doctor",

@@ -24,6 +24,7 @@ class Step:
 
     Attributes:
         number: As shown (``#1``), in the order of first sight.
+        origin: Where it came from if it was cached, and all of it from one place.
         fresh_lines: Log lines that were not drawn yet, each with its time.
         last_lines: The newest log lines, for the error report.
     """
@@ -35,6 +36,7 @@ class Step:
     completed_ns: int | None = None
     cached: bool = False
     error: str = ""
+    origin: str = ""
     statuses: dict[str, StatusEvent] = field(default_factory=dict)
     fresh_statuses: dict[str, StatusEvent] = field(default_factory=dict)
     fresh_lines: list[str] = field(default_factory=list)
@@ -121,6 +123,8 @@ class BuildTrace:
         step.completed_ns = max(ends) if ends and not open_members else None
         step.cached = all(m.cached for m in members)
         step.error = next((m.error for m in members if m.error), "")
+        origins = {m.origin for m in members}
+        step.origin = origins.pop() if len(origins) == 1 else ""
         if not step.is_done:
             step.is_reported = False
 

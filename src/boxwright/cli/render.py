@@ -14,6 +14,8 @@ from boxwright.cli import units
 from boxwright.cli.buildtrace import BuildTrace, Step
 from boxwright.cli.errors import UsageError
 from boxwright.progress.events import (
+    IMPORTED,
+    SKIPPED,
     Event,
     LogEvent,
     StatusEvent,
@@ -87,6 +89,15 @@ def describe_status(status: StatusEvent) -> str:
     if status.started_ns is not None and end_ns - status.started_ns > 10_000_000:
         text += f" {units.seconds(end_ns - status.started_ns)}"
     return text + (" done" if status.completed_ns is not None else "")
+
+
+def describe_origin(origin: str) -> str:
+    """Return what a cached step has to say: nothing for a hit in the builder's own cache."""
+    if origin == SKIPPED:
+        return "not needed"
+    if origin.startswith(IMPORTED):
+        return f"imported from {origin.removeprefix(IMPORTED)}"
+    return ""
 
 
 class PlainRenderer:
@@ -169,7 +180,9 @@ class PlainRenderer:
         elif step.error:
             write(f"#{number} ERROR: {step.error}\n")
         elif step.cached:
-            write(f"#{number} CACHED\n")
+            if said := describe_origin(step.origin):
+                write(f"#{number} {said}\n")
+            write(f"#{number} CACHED\n")  # the very line: scripts look for it
         else:
             write(f"#{number} DONE {units.seconds(step.duration_ns)}\n")
 
@@ -255,6 +268,7 @@ def _vertex_json(event: VertexEvent) -> dict[str, Any]:
             "completed": _maybe(event.completed_ns),
             "cached": event.cached,
             "error": event.error,
+            "origin": event.origin,
             "progressGroup": None
             if group is None
             else _pruned({"id": group.id, "name": group.name, "weak": group.weak}),

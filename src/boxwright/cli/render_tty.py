@@ -12,7 +12,7 @@ from rich.text import Text
 from boxwright.cli import units
 from boxwright.cli.buildtrace import BuildTrace, Step
 from boxwright.cli.render import describe_status, write_error_logs
-from boxwright.progress.events import Event
+from boxwright.progress.events import IMPORTED, SKIPPED, Event
 
 _REFRESH_PER_S = 8
 _LOG_LINES = 6
@@ -85,7 +85,7 @@ class TtyRenderer:
         width = self._console.size.width
         mark, style = " => ", "blue" if step.is_done else "default"
         if step.cached:
-            mark = " => CACHED "
+            mark = f" => {_cached_mark(step.origin)} "
         elif step.is_cancelled:
             mark, style = " => CANCELED ", "yellow"
         elif step.error:
@@ -99,3 +99,9 @@ class TtyRenderer:
     def _indented(self, text: str, style: str) -> Text:
         width = max(10, self._console.size.width - 5)
         return Text(f"    {text[:width]}", style=style, no_wrap=True)
+
+
+def _cached_mark(origin: str) -> str:
+    if origin == SKIPPED:
+        return "SKIPPED"
+    return "IMPORTED" if origin.startswith(IMPORTED) else "CACHED"

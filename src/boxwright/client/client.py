@@ -27,7 +27,7 @@ from boxwright.client.transport import Transport
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError
 from boxwright.progress.events import Event
-from boxwright.wire.pb import control_pb2, gateway_pb2, status_pb2, worker_pb2
+from boxwright.wire.pb import control_pb2, explain_pb2, gateway_pb2, status_pb2, worker_pb2
 
 _STATUS_QUIET_S = 5.0
 _GATEWAY_GRACE_S = 5.0
@@ -160,6 +160,24 @@ class Client:
     async def update_history(self, request: control_pb2.UpdateBuildHistoryRequest) -> None:
         """Pin, unpin or delete a remembered build."""
         await self._transport.update_history(request)
+
+    async def why(
+        self, ref: str = "", *, step: str = "", against: str = ""
+    ) -> explain_pb2.WhyResponse:
+        """Return which steps of a finished build ran, and why.
+
+        Args:
+            ref: The build; the newest if empty.
+            step: Part of a step's name, or the start of its digest; empty for all that ran.
+            against: The build to compare with; the nearest earlier ones if empty.
+
+        Raises:
+            NotFoundError: no such build or step is remembered.
+            UnimplementedError: the daemon is not one of ours.
+        """
+        return await self._transport.why(
+            explain_pb2.WhyRequest(ref=ref, step=step, against=against)
+        )
 
     async def follow(self, ref: str, on_progress: ProgressCallback) -> None:
         """Report the progress of a build that runs, or was, to its end.

@@ -65,6 +65,7 @@ def _vertex(message: control_pb2.Vertex) -> VertexEvent:
         message.cached,
         message.error,
         group,
+        message.origin,
     )
 
 

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from boxwright.client.foreign import typed_error
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
+from boxwright.errors import BoxwrightError, Code, UnimplementedError
 from boxwright.session.base import SessionLostError
 from boxwright.session.inprocess import InProcessSession
 from boxwright.session.serve import serve_session
@@ -19,7 +20,7 @@ from boxwright.session.services import SessionServices
 from boxwright.wire import methods
 from boxwright.wire.client import Connection
 from boxwright.wire.methods import Method
-from boxwright.wire.pb import content_pb2, control_pb2, gateway_pb2
+from boxwright.wire.pb import content_pb2, control_pb2, explain_pb2, gateway_pb2
 from boxwright.wire.status import RpcError
 from boxwright.wire.tls import TlsOptions
 
@@ -80,6 +81,9 @@ class Transport(Protocol):
 
     def read_blob(self, digest: str) -> AsyncIterator[bytes]:
         """Yield a blob of the content store."""
+
+    async def why(self, request: explain_pb2.WhyRequest) -> explain_pb2.WhyResponse:
+        """Return why steps of a past build ran."""
 
     async def close(self) -> None:
         """Give the connection up."""
@@ -196,6 +200,23 @@ class GrpcTransport:
         """Pin, unpin or delete a past build."""
         await self._unary(methods.CONTROL_UPDATE_BUILD_HISTORY, request)
 
+    async def why(self, request: explain_pb2.WhyRequest) -> explain_pb2.WhyResponse:
+        """Return why steps of a past build ran.
+
+        Raises:
+            UnimplementedError: the daemon is not one of ours.
+        """
+        try:
+            return await self._unary(methods.EXPLAIN_WHY, request)
+        except BoxwrightError as exc:
+            if exc.code is not Code.UNIMPLEMENTED:
+                raise
+            raise UnimplementedError(
+                "this daemon does not tell why steps ran",
+                detail="it is not Boxwright's, or too old",
+                hint="build with the embedded engine, or with boxwright daemon",
+            ) from exc
+
     async def read_blob(self, digest: str) -> AsyncIterator[bytes]:
         """Yield a blob of the daemon's content store."""
         request = content_pb2.ReadContentRequest(digest=digest)
@@ -271,6 +292,10 @@ class EmbeddedTransport:
     async def update_history(self, request: control_pb2.UpdateBuildHistoryRequest) -> None:
         """Pin, unpin or delete a past build."""
         await self._engine.update_history(request)
+
+    async def why(self, request: explain_pb2.WhyRequest) -> explain_pb2.WhyResponse:
+        """Return why steps of a past build ran."""
+        return await self._engine.why(request)
 
     async def read_blob(self, digest: str) -> AsyncIterator[bytes]:
         """Yield a blob of the engine's store."""

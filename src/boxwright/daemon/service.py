@@ -25,6 +25,7 @@ from boxwright.core.workers import install_pool
 from boxwright.daemon.bridge import BridgeService
 from boxwright.daemon.content import ContentService
 from boxwright.daemon.control import ControlService
+from boxwright.daemon.explain import ExplainService
 from boxwright.daemon.health import HealthService
 from boxwright.engine.engine import Engine
 from boxwright.engine.preload import preload
@@ -126,6 +127,7 @@ class Front:
         ControlService(engine).register(self.server)
         BridgeService(engine).register(self.server)
         ContentService(engine.parts.store.blobs).register(self.server)
+        ExplainService(engine).register(self.server)
 
     async def listen(self, wanted: Sequence[Listener]) -> list[str]:
         """Listen on all addresses and return them as bound.

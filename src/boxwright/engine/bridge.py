@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from boxwright._version import __version__
 from boxwright.core.clock import Clock
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
@@ -22,6 +23,7 @@ from boxwright.dockerfile import bridge as frontend_api
 from boxwright.engine import capabilities, entitlements, reffiles
 from boxwright.engine.cacheio import CacheImports
 from boxwright.engine.containers import ContainerHost
+from boxwright.engine.keyfacts import FrontendRuns
 from boxwright.engine.located import locate
 from boxwright.engine.policy import SourceRules
 from boxwright.engine.policycheck import MetaResolver, SourcePolicy
@@ -114,12 +116,13 @@ class BuildBridge:
         self.job = job
         self._policy = policy
         job.admit = self._admit
-        self._imports = imports
+        self.cache_imports = self._imports = imports
         self._stream = stream
         self._clock = clock
         self._images = images
         self._source_metadata = source_metadata
         self._granted = granted
+        self.frontends = FrontendRuns()
         self.session_id = session_id
         self.worker_platforms = worker_platforms
         self.scope = scope or RequestScope()
@@ -239,6 +242,7 @@ class BuildBridge:
             options.pop("source")
         if name != DOCKERFILE_FRONTEND:
             raise InvalidInputError(f"invalid frontend: {name}", hint="use dockerfile.v0")
+        self.frontends.add(f"built in, {__version__}", options)
         run = _FrontendRun(self, options, dict(spec.inputs or {}), spec.rules, scope)
         try:
             made = await dockerfile_frontend.build(run)
@@ -264,6 +268,7 @@ class BuildBridge:
 
         asking = _FrontendRun(self, dict(options), inputs, spec.rules, scope)
         frontend = await frontendimage.load_frontend(asking, source, solve)
+        self.frontends.add(frontend.name, options)
         gateway = GatewayBridge(self, inputs, rules=spec.rules, scope=scope)
         try:
             frontendimage.check_capabilities(frontend, options, has_inputs=bool(inputs))

@@ -55,6 +55,7 @@ class _Import:
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     managers: list[LocalCacheManager] | None = None
+    error: str = ""
 
 
 class CacheImports:
@@ -79,6 +80,10 @@ class CacheImports:
             ]
         return [manager for task in tasks for manager in task.result()]
 
+    def states(self) -> list[tuple[str, str]]:
+        """Return the names of all imports that were asked for, with what made them useless."""
+        return [(name, known.error) for name, known in self._known.items()]
+
     def forget(self) -> None:
         """Read all imports again when they are needed next."""
         self._known.clear()
@@ -96,6 +101,7 @@ class CacheImports:
                 try:
                     known.managers = await self._read(name, entry)
                 except BoxwrightError as error:
+                    known.error = str(error)
                     _log.warning("cache import from %s is skipped: %s", name, error)
             return known.managers
 

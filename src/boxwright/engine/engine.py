@@ -20,6 +20,7 @@ from boxwright.core.workers import to_worker
 from boxwright.engine import worker
 from boxwright.engine.build import Build
 from boxwright.engine.errors import DuplicateBuildError, EngineClosingError, UnknownBuildError
+from boxwright.engine.explain import Explainer
 from boxwright.engine.gateway import GatewayBridge
 from boxwright.engine.history import History
 from boxwright.engine.parts import Parts, open_parts
@@ -30,7 +31,7 @@ from boxwright.engine.status import to_responses
 from boxwright.engine.usage import PrunePolicy, Usage, to_message
 from boxwright.errors import BoxwrightError, InvalidInputError
 from boxwright.session.manager import SessionManager
-from boxwright.wire.pb import control_pb2, worker_pb2
+from boxwright.wire.pb import control_pb2, explain_pb2, worker_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -243,6 +244,15 @@ class Engine:
         """Pin, unpin or delete a finished build."""
         await self.history.update(request)
         return control_pb2.UpdateBuildHistoryResponse()
+
+    async def why(self, request: explain_pb2.WhyRequest) -> explain_pb2.WhyResponse:
+        """Return why steps of a finished build ran.
+
+        Raises:
+            UnknownBuildError: no such build is remembered.
+            NotFoundError: it has no such step.
+        """
+        return await to_worker(Explainer(self.parts.keys.records).why, request)
 
     # --- garbage collection ------------------------------------------------------------------
 

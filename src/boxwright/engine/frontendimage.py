@@ -71,12 +71,14 @@ class LoadedFrontend:
     """An image that is a frontend.
 
     Attributes:
+        name: Its image with the digest, or the named context that it is.
         definition: What its tree is built from; the frontend may read it.
         tree: Its root file system, to be released by the owner.
         image: Its config.
     """
 
     source: str
+    name: str
     definition: ops_pb2.Definition
     tree: LazyRef
     image: Image
@@ -97,6 +99,7 @@ async def load_frontend(run: FrontendBridge, source: str, solve: SolveTree) -> L
     named = contexts.named(source)
     if named is not None:
         state, config = await named.load()
+        identity = source
     else:
         name = str(Reference.parse(source).with_default_tag())
         resolved = await run.resolve_image_config(
@@ -109,12 +112,13 @@ async def load_frontend(run: FrontendBridge, source: str, solve: SolveTree) -> L
         pinned = Reference.parse(resolved.ref)
         if resolved.digest is not None:
             pinned = pinned.with_digest(resolved.digest)
+        identity = str(pinned)
         state = image(str(pinned), internal=True, name=f"frontend {source}")
     definition = state.marshal()
     tree = await solve(definition)
     if tree is None:
         raise InvalidInputError("the frontend's image is empty", detail=source)
-    return LoadedFrontend(source, definition, tree, config or Image())
+    return LoadedFrontend(source, identity, definition, tree, config or Image())
 
 
 class FrontendContainer:

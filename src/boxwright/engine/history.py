@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from sqlite3 import Cursor
 
 from boxwright.core.clock import Clock
 from boxwright.core.workers import to_worker
 from boxwright.engine.errors import UnknownBuildError
 from boxwright.engine.filters import compile_filters
+from boxwright.engine.keyrecords import KeyRecords
 from boxwright.store.store import Store
 from boxwright.wire.pb import control_pb2
 
@@ -37,10 +39,17 @@ class History:
         self._active[record.Ref] = record
         self._publish(Event(type=control_pb2.STARTED, record=record))
 
-    async def completed(self, record: Record) -> None:
-        """Store a build that has ended, announce it, and drop what is too old."""
+    async def completed(
+        self, record: Record, also: Callable[[Cursor], None] = lambda _cursor: None
+    ) -> None:
+        """Store a build that has ended, announce it, and drop what is too old.
+
+        Args:
+            record: of the build.
+            also: what else is to be stored with it, in the same transaction.
+        """
         self._active.pop(record.Ref, None)
-        await to_worker(self._save, record)
+        await to_worker(self._save, record, also)
         self._publish(Event(type=control_pb2.COMPLETE, record=record))
         for ref in await to_worker(self._expire):
             self._publish(Event(type=control_pb2.DELETED, record=Record(Ref=ref)))
@@ -54,7 +63,7 @@ class History:
         rows = self._store.db.execute("SELECT record FROM build_history WHERE ref = ?", (ref,))
         return Record.FromString(rows[0][0]) if rows else None
 
-    def _save(self, record: Record) -> None:
+    def _save(self, record: Record, also: Callable[[Cursor], None] = lambda _cursor: None) -> None:
         row = (
             record.Ref,
             record.CreatedAt.ToNanoseconds(),
@@ -70,6 +79,7 @@ class History:
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 row,
             )
+            also(cursor)
 
     def _expire(self) -> list[str]:
         oldest = self._clock.now_ns() - self._max_age_ns
@@ -81,8 +91,14 @@ class History:
                 (oldest, self._max_entries),
             )
             gone = [str(row[0]) for row in cursor.fetchall()]
-            cursor.executemany("DELETE FROM build_history WHERE ref = ?", [(r,) for r in gone])
+            if gone:
+                self._drop(cursor, gone)
         return gone
+
+    @staticmethod
+    def _drop(cursor: Cursor, refs: list[str]) -> None:
+        cursor.executemany("DELETE FROM build_history WHERE ref = ?", [(r,) for r in refs])
+        KeyRecords.drop(cursor, refs)
 
     async def update(self, request: control_pb2.UpdateBuildHistoryRequest) -> None:
         """Pin, unpin, delete or finalize a record.
@@ -95,7 +111,7 @@ class History:
             raise UnknownBuildError(request.Ref)
         if request.Delete:
             with self._store.db.transaction(durable=True) as cursor:
-                cursor.execute("DELETE FROM build_history WHERE ref = ?", (request.Ref,))
+                self._drop(cursor, [request.Ref])
             self._publish(Event(type=control_pb2.DELETED, record=Record(Ref=request.Ref)))
             return
         if request.Finalize:

@@ -14,6 +14,8 @@ from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.engine.images import ImageProvider, Images
 from boxwright.engine.provenance import RequestRecords
+from boxwright.engine.keyfacts import KeyCollector
+from boxwright.engine.keyrecords import KeyRecords
 from boxwright.engine.resultstorage import SnapshotResults
 from boxwright.engine.settings import EngineSettings, gc_policies
 from boxwright.engine.sourcemeta import SourceMetadataResolver
@@ -67,6 +69,7 @@ class Parts:
     cache: LocalCacheManager
     solver: Solver
     mount_world: MountWorld
+    keys: KeyCollector
     worker_id: str
     snapshotter_name: str
     disk_bytes: int
@@ -128,6 +131,7 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
     keep_owner = not settings.rootless
     downloads = HttpDownloads(snapshots, keep_owner=keep_owner)
     cache_mounts = snapshots.cache_mounts or CacheMounts(snapshots)
+    local = LocalSources(snapshots, keep_owner=keep_owner)
     providers: dict[str, SourceProvider] = {
         "git": GitSources(
             snapshots,
@@ -138,7 +142,7 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
         "https": HttpSources("https", downloads),
         "docker-image": ImageProvider(images, snapshots, fetcher),
         "oci-layout": OciLayoutProvider(sessions, snapshots, fetcher),
-        "local": LocalSources(snapshots, keep_owner=keep_owner),
+        "local": local,
     }
     sources = SourceResolver(providers)
     factory = OpFactory(
@@ -161,6 +165,7 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
         cache=cache,
         solver=solver,
         mount_world=MountWorld(snapshots, cache_mounts, executor.run_dir),
+        keys=KeyCollector(KeyRecords(store.db), local),
         worker_id=_worker_id(settings.root),
         snapshotter_name="overlayfs" if backend == "overlay" else backend,
         disk_bytes=usage.f_blocks * usage.f_frsize,

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
+from sqlite3 import Cursor
 from typing import TYPE_CHECKING
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -20,6 +21,7 @@ from boxwright.engine.containers import ContainerHost
 from boxwright.engine.earlylayers import EarlyLayers
 from boxwright.engine.entitlements import granted
 from boxwright.engine.gateway import GatewayBridge
+from boxwright.engine.keyrecords import KeyRecord, KeyRecords
 from boxwright.engine.parallel import gather_or_cancel
 from boxwright.engine.policycheck import SourcePolicy, rules_of
 from boxwright.engine.provenance import Provenance, RequestScope
@@ -309,6 +311,7 @@ class SolveRun:
     ) -> None:
         if self._build.gateway is not None:
             await self._build.gateway.close()
+        keys = await self._keys(bridge) if record is not None else None
         await bridge.close()
         bridge.job.finish_progress()
         await self._build.finish_recording()
@@ -330,11 +333,34 @@ class SolveRun:
             record.logs.media_type = MEDIA_TYPE
             record.logs.digest = digest
             record.logs.size = size
-            await self._engine.history.completed(record)
+            await self._engine.history.completed(record, partial(_save_keys, record, keys))
         except BoxwrightError as exc:
             # A full disk must not hide why the build failed, nor fail one that succeeded.
             _log.error("the record of build %s is lost: %s", record.Ref, exc)
             self._engine.history.forget_active(record.Ref)
+
+    async def _keys(self, bridge: BuildBridge) -> KeyRecord | None:
+        """Return what the keys of the build's steps were made of; a lost one fails no build."""
+        imports = bridge.cache_imports
+        sessions = self._engine.sessions.sessions
+        shared = (each.shared_key for each in sessions if each.id == self._request.Session)
+        try:
+            return await self._engine.parts.keys.collect(
+                bridge.job,
+                bridge.frontends,
+                imports.states() if imports is not None else [],
+                next(shared, ""),
+            )
+        except Exception:  # noqa: BLE001 - an explanation must not cost a build its end
+            _log.exception("what build %s was made of is lost", self._request.Ref)
+            return None
+
+
+def _save_keys(
+    record: control_pb2.BuildHistoryRecord, keys: KeyRecord | None, cursor: Cursor
+) -> None:
+    if keys is not None:
+        KeyRecords.save(cursor, record.Ref, record.CreatedAt.ToNanoseconds(), keys)
 
 
 def _set_error(record: control_pb2.BuildHistoryRecord, failure: BaseException) -> None:

@@ -53,6 +53,7 @@ def _vertex(message: control_pb2.Vertex, event: VertexEvent) -> None:
     message.name = event.name
     message.cached = event.cached
     message.error = event.error
+    message.origin = event.origin
     if event.started_ns is not None:
         message.started.CopyFrom(timestamp(event.started_ns))
     if event.completed_ns is not None:

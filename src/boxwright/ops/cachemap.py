@@ -135,6 +135,11 @@ def exec_cache_map(op: pb.ExecOp, input_count: int, platform: Platform) -> Cache
         CacheMapError: a mount refers to an input that is not there, or wants a content key
             that would be wrong.
     """
+    return CacheMapSpec(_digest(exec_document(op, platform)), _exec_deps(op, input_count))
+
+
+def exec_document(op: pb.ExecOp, platform: Platform) -> dict[str, object]:
+    """Return what the digest of a command is made of."""
     keyed = pb.ExecOp()
     keyed.CopyFrom(op)
     for host in keyed.meta.extraHosts:
@@ -160,7 +165,7 @@ def exec_cache_map(op: pb.ExecOp, input_count: int, platform: Platform) -> Cache
         document["OSVersion"] = platform.os_version
     if platform.os_features:
         document["OSFeatures"] = list(platform.os_features)
-    return CacheMapSpec(_digest(document), _exec_deps(op, input_count))
+    return document
 
 
 def _is_default_cache(mount: pb.Mount) -> bool:
@@ -252,7 +257,7 @@ def file_cache_map(op: pb.FileOp, input_count: int) -> CacheMapSpec:
     actions: list[bytes] = []
     indexes: list[list[int]] = []
     for action in op.actions:
-        actions.append(_encode(to_json(_keyed_action(action, input_count, selectors))))
+        actions.append(_encode(to_json(keyed_action(action, input_count, selectors))))
         changed.add(action.input)
         indexes.append([action.input, action.secondaryInput, action.output])
     document: dict[str, object] = {
@@ -275,7 +280,7 @@ def file_cache_map(op: pb.FileOp, input_count: int) -> CacheMapSpec:
     return CacheMapSpec(_digest(document), tuple(deps))
 
 
-def _keyed_action(
+def keyed_action(
     action: pb.FileAction, input_count: int, selectors: dict[int, list[Selector]]
 ) -> Message:
     """Return the part of an action that is in the key, and note what it selects of inputs."""

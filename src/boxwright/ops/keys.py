@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from boxwright.ops.cachemap import CacheMapSpec, DepSpec, Selector, content_key
 from boxwright.ops.result import ref_of
-from boxwright.snapshots.contenthash import checksum
+from boxwright.snapshots.contenthash import Selection, checksum, content_hashes
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.solver.types import CacheMap, CacheMapDep, JobContext, Result
 
@@ -17,7 +17,7 @@ def to_cache_map(spec: CacheMapSpec) -> CacheMap:
 def _dep(dep: DepSpec) -> CacheMapDep:
     return CacheMapDep(
         selector=dep.selector,
-        compute=_ContentKey(dep.content) if dep.content is not None else None,
+        compute=ContentKey(dep.content) if dep.content is not None else None,
         preprocess=_extract if dep.preprocess else None,
     )
 
@@ -29,26 +29,32 @@ async def _extract(result: Result, _context: JobContext) -> None:
         await ref.extract()
 
 
-class _ContentKey:
-    """Computes the content key of one input."""
+class ContentKey:
+    """Computes the content key of one input, from what its selectors take of it."""
 
-    __slots__ = ("_selectors",)
+    __slots__ = ("selectors",)
 
     def __init__(self, selectors: tuple[Selector, ...]) -> None:
-        self._selectors = selectors
+        self.selectors = selectors
 
     async def __call__(self, result: Result, _context: JobContext) -> str:
+        """Return the content key of ``result``."""
         ref = ref_of(result)
-        return content_key([await _digest(ref, each) for each in self._selectors])
+        return content_key([await _digest(ref, each) for each in self.selectors])
 
 
 async def _digest(ref: ImmutableRef | None, selector: Selector) -> str:
-    return await checksum(
-        ref,
-        selector.path,
-        wildcard=selector.wildcard,
-        follow_links=selector.follow_links,
-        include=selector.include,
-        exclude=selector.exclude,
-        required=selector.required,
+    if ref is None:
+        return await checksum(None, selector.path)
+    return await content_hashes(ref.manager).checksum(ref, selector.path, selection_of(selector))
+
+
+def selection_of(selector: Selector) -> Selection:
+    """Return a selector in the words of the content digests."""
+    return Selection(
+        selector.follow_links,
+        selector.wildcard,
+        selector.include,
+        selector.exclude,
+        selector.required,
     )

@@ -7,8 +7,17 @@ vertex or status replace earlier ones, log events add up.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from boxwright.core.digest import Digest
+
+
+LOCAL: Final = "local"
+"""Taken from the engine's own cache."""
+SKIPPED: Final = "skipped"
+"""Not even looked at: what stands on it was cached."""
+IMPORTED: Final = "import:"
+"""Taken from the cache import whose name follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +31,12 @@ class ProgressGroup:
 
 @dataclass(frozen=True, slots=True)
 class VertexEvent:
-    """The state of one vertex; ``completed_ns`` set means that it has ended."""
+    """The state of one vertex; ``completed_ns`` set means that it has ended.
+
+    Attributes:
+        origin: Where a cached vertex came from: ``LOCAL``, ``SKIPPED``, or ``IMPORTED`` and the
+            name of a cache import. Empty if not cached, or if the daemon does not tell.
+    """
 
     digest: Digest
     name: str
@@ -32,10 +46,13 @@ class VertexEvent:
     cached: bool = False
     error: str = ""
     group: ProgressGroup | None = None
+    origin: str = ""
 
-    def ended(self, completed_ns: int, *, cached: bool = False, error: str = "") -> VertexEvent:
+    def ended(
+        self, completed_ns: int, *, cached: bool = False, error: str = "", origin: str = ""
+    ) -> VertexEvent:
         """Return this vertex as completed."""
-        return replace(self, completed_ns=completed_ns, cached=cached, error=error)
+        return replace(self, completed_ns=completed_ns, cached=cached, error=error, origin=origin)
 
 
 @dataclass(frozen=True, slots=True)

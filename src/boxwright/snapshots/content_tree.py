@@ -11,6 +11,7 @@ shared node may still gain digests that follow from what it holds.
 from __future__ import annotations
 
 import hashlib
+import struct
 import zlib
 from collections.abc import Iterator
 
@@ -20,6 +21,20 @@ SYMLINK = 2
 
 _EMPTY = hashlib.sha256().digest()
 MAX_LINKS = 255
+
+
+_STAT = struct.Struct(">IIIQ")
+
+
+def pack_stat(mode: int, uid: int, gid: int, size: int) -> bytes:
+    """Return mode bits, owner and size in bytes in the form of ``TreeNode.stat``."""
+    return _STAT.pack(mode, uid, gid, size)
+
+
+def unpack_stat(packed: bytes) -> tuple[int, int, int, int]:
+    """Return what :func:`pack_stat` was given."""
+    mode, uid, gid, size = _STAT.unpack(packed)
+    return mode, uid, gid, size
 
 
 class TooManyLinksError(Exception):
@@ -35,10 +50,12 @@ class TreeNode:
         content: 32 bytes; of a folder with everything in it.
         link: The target of a symbolic link.
         children: Of a folder, by name.
+        stat: What ``pack_stat`` made where the entry was read from a file; part of the digest
+            already, kept so that it can be told.
         owner: The tree that may change it.
     """
 
-    __slots__ = ("children", "content", "digest", "kind", "link", "owner")
+    __slots__ = ("children", "content", "digest", "kind", "link", "owner", "stat")
 
     def __init__(self, kind: int, owner: object, digest: bytes | None = None) -> None:
         self.kind = kind
@@ -46,12 +63,14 @@ class TreeNode:
         self.digest = digest
         self.content: bytes | None = None
         self.link = b""
+        self.stat = b""
         self.children: dict[bytes, TreeNode] | None = None
 
     def copy_for(self, owner: object) -> TreeNode:
         """Return a copy that ``owner`` may change."""
         new = TreeNode(self.kind, owner, self.digest)
         new.link = self.link
+        new.stat = self.stat
         new.children = None if self.children is None else dict(self.children)
         return new
 
@@ -205,9 +224,12 @@ class ContentTree:
                 flags |= 8
             if node.children is not None:
                 flags |= 16
+            if node.stat:
+                flags |= 32
             out.append(b"%c%c%b" % (flags, len(name), name))
             out.append(node.digest or b"")
             out.append(node.content or b"")
+            out.append(node.stat)
             if node.kind == SYMLINK:
                 out.append(len(node.link).to_bytes(4, "big") + node.link)
             if node.children is not None:
@@ -268,6 +290,8 @@ class _Decoder:
             node.digest = self._take(32)
         if flags & 8:
             node.content = self._take(32)
+        if flags & 32:
+            node.stat = self._take(_STAT.size)
         if node.kind == SYMLINK:
             node.link = self._take(int.from_bytes(self._take(4), "big"))
         count = 0

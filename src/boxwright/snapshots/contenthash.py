@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
-from boxwright.snapshots.content_tree import FILE, FOLDER, SYMLINK, ContentTree
+from boxwright.snapshots.content_tree import FILE, FOLDER, SYMLINK, ContentTree, TreeNode
 from boxwright.snapshots.hasher import ChecksumError, Hasher, UnreadError, hash_file
-from boxwright.snapshots.selection import Selection, selection_digest
+from boxwright.snapshots.selection import Selection, selected_entries, selection_digest
 from boxwright.snapshots.tarsum import file_hash, unix_mode
 
 if TYPE_CHECKING:
@@ -182,6 +182,19 @@ class ContentHashes:
     async def tree(self, ref_id: str) -> ContentTree:
         """Return a fork of what is known about a snapshot."""
         return (await self._hold(ref_id)).tree.fork()
+
+    async def entries(
+        self, ref_id: str, path: str, selection: Selection
+    ) -> list[tuple[bytes, TreeNode]] | None:
+        """Return what a digest that was asked for is made of; None if that is not known now."""
+        held = await self._hold(ref_id)
+        async with held.lock:
+            try:
+                return await to_worker(
+                    selected_entries, Hasher(ref_id, held.tree, None), os.fsencode(path), selection
+                )
+            except (UnreadError, ChecksumError):
+                return None
 
     def forget(self, ref_id: str) -> None:
         """Drop what is kept in memory about a snapshot that is deleted."""

@@ -18,6 +18,7 @@ from boxwright.snapshots.content_tree import (
     TooManyLinksError,
     TreeNode,
     clean,
+    pack_stat,
 )
 from boxwright.snapshots.tarsum import header, is_hashed_xattr
 
@@ -98,7 +99,7 @@ class Hasher:
         if node.digest is None:
             if self._root is None:
                 raise UnreadError
-            node.digest = hash_file((self._root + path) or b"/")
+            node.digest, node.stat = _hash_entry((self._root + path) or b"/")
             self._tree.is_dirty = True
         return node.digest
 
@@ -178,6 +179,11 @@ def hash_file(path: bytes) -> bytes:
     Raises:
         OSError: it can't be read.
     """
+    return _hash_entry(path)[0]
+
+
+def _hash_entry(path: bytes) -> tuple[bytes, bytes]:
+    """Return the digest of an entry, and the part of its metadata that users know."""
     info = os.lstat(path)
     mode = info.st_mode
     kind = stat.S_IFMT(mode)
@@ -196,7 +202,7 @@ def hash_file(path: bytes) -> bytes:
     )
     if kind == stat.S_IFREG and info.st_size:
         _feed(digest, path, info.st_size)
-    return digest.digest()
+    return digest.digest(), pack_stat(mode, info.st_uid, info.st_gid, info.st_size)
 
 
 def _feed(digest: hashlib._Hash, path: bytes, size: int) -> None:

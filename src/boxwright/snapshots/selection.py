@@ -13,9 +13,9 @@ import posixpath
 from dataclasses import dataclass
 
 from boxwright.fsutil.patterns import ParentMatches, PatternMatcher
-from boxwright.snapshots.content_tree import FOLDER, SYMLINK, TreeNode, clean
+from boxwright.snapshots.content_tree import FOLDER, SYMLINK, TreeNode, clean, walk
 from boxwright.snapshots.glob import Glob
-from boxwright.snapshots.hasher import Hasher, digest_text
+from boxwright.snapshots.hasher import Hasher, UnreadError, digest_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,28 @@ def selection_digest(hasher: Hasher, path: bytes, selection: Selection) -> bytes
         key = item.path.removeprefix(prefix).replace(b"/", b"\0") or b"\0"
         result.update(key + digest_text(_digest_of(hasher, item)))
     return result.digest()
+
+
+def selected_entries(
+    hasher: Hasher, path: bytes, selection: Selection
+) -> list[tuple[bytes, TreeNode]]:
+    """Return the entries that :func:`selection_digest` is made of, with their paths in the tree.
+
+    Raises:
+        ChecksumError: a plain or required path is missing.
+        UnreadError: some of it was not read yet.
+    """
+    if not selection.is_plain:
+        return [
+            (each.path_in_tree, each.node) for each in _Selector(hasher, path, selection).run()
+        ]
+    where, node = hasher.resolve(clean(path), follow_last=selection.follow_links)
+    if node is None:
+        raise hasher.fail(os.fsdecode(path))
+    try:
+        return list(walk(where, node))
+    except LookupError as error:
+        raise UnreadError from error
 
 
 @dataclass(slots=True)

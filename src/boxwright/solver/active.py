@@ -11,6 +11,7 @@ from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError
 from boxwright.llb.definition import load
 from boxwright.llb.graph import Edge, Vertex
+from boxwright.progress.events import IMPORTED, LOCAL
 from boxwright.solver.cachekey import ExportableKey
 from boxwright.solver.cachemanager import CombinedCacheManager
 from boxwright.solver.edge import EdgeNode, InputState
@@ -84,6 +85,10 @@ class ActiveVertex(Owner):
             digest, vertex, tuple(a.digest for a, _ in inputs), solver.clock
         )
         self.op = ActiveOp(self)
+        self.origin = ""
+        """Where a cached result came from (see :class:`boxwright.progress.events.VertexEvent`)."""
+        self.load_failures: list[str] = []
+        """Why records that keys led to could not be loaded."""
         self.sub_keys: list[ExportableKey] = []
         """Keys of the graphs that the op has solved; exported with its own."""
         self._imported: dict[str, CacheManager] = {}
@@ -343,14 +348,17 @@ class ActiveOp:
 
     async def load(self, record: CacheRecord) -> Result:
         """Load a cached result. Any error is the caller's reason to do without it."""
-        progress = self._active.progress
-        progress.started(cached=True)
-        loaded = False
+        active = self._active
+        origin = ""
+        active.progress.started(cached=True)
         try:
-            result = await self._active.cache.load(record)
-            loaded = True
+            result = await active.cache.load(record)
+            origin = active.origin = _origin(record, active.solver.cache)
+        except Exception as error:
+            active.load_failures.append(str(error))
+            raise
         finally:
-            progress.ended(cached=loaded)
+            active.progress.ended(cached=bool(origin), origin=origin)
         return result
 
     async def exec(self, inputs: list[Result]) -> list[Result]:
@@ -370,10 +378,28 @@ class ActiveOp:
             for result in inputs:
                 await result.release()
 
+    @property
+    def has_run(self) -> bool:
+        """Whether the op has run, and succeeded."""
+        return self._exec.value is not None
+
+    def content_digest(self, index: int) -> str:
+        """Return the digest of an input's content; empty if it was never computed."""
+        call = self._slow.get(index)
+        return (call.value or "") if call is not None else ""
+
     async def close(self) -> None:
         """Release the outputs."""
         for result in self._exec.value or ():
             await result.release()
+
+
+def _origin(record: CacheRecord, main: CacheManager) -> str:
+    """Return where a record is; managers of imports are named ``NAME`` or ``NAME#NUMBER``."""
+    if record.manager is main:
+        return LOCAL
+    name, _, number = record.manager.id.rpartition("#")
+    return IMPORTED + (name if name and number.isdecimal() else record.manager.id)
 
 
 class _Reported:

@@ -10,6 +10,7 @@ from boxwright.core.clock import Clock
 from boxwright.core.digest import Digest
 from boxwright.llb.graph import Vertex
 from boxwright.progress.events import (
+    SKIPPED,
     Event,
     LogEvent,
     SourceRange,
@@ -56,7 +57,7 @@ class JobProgress:
                 if seen is None or seen.cached or seen.completed_ns is not None:
                     continue
                 at = event.started_ns
-                ended = replace(seen, cached=True, started_ns=at, completed_ns=at)
+                ended = replace(seen, cached=True, started_ns=at, completed_ns=at, origin=SKIPPED)
                 self._cached.add(digest)
                 self._open[digest] = ended
                 self.stream.write(ended)
@@ -69,7 +70,8 @@ class JobProgress:
             if event.started_ns is not None and event.completed_ns is None:
                 lost = event.digest not in self._cached and not event.error
                 error = _CANCELLED if lost else event.error
-                self.stream.write(event.ended(now, cached=event.cached, error=error))
+                ended = event.ended(now, cached=event.cached, error=error, origin=event.origin)
+                self.stream.write(ended)
         self._open.clear()
 
 
@@ -154,13 +156,15 @@ class VertexProgress:
             completed_ns=None,
             cached=cached,
             error="",
+            origin="",
         )
         self.write(self._event)
 
-    def ended(self, *, cached: bool = False, error: str = "") -> None:
-        """Say that work on the vertex has ended."""
+    def ended(self, *, cached: bool = False, error: str = "", origin: str = "") -> None:
+        """Say that work on the vertex has ended, and where it came from if it was cached."""
         self._running -= 1
-        self._event = self._event.ended(self._clock.now_ns(), cached=cached, error=error)
+        now_ns = self._clock.now_ns()
+        self._event = self._event.ended(now_ns, cached=cached, error=error, origin=origin)
         self.write(self._event)
 
     def status(

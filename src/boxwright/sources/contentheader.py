@@ -20,13 +20,18 @@ _KERNEL_TYPES = (
 )
 
 
-def content_header(stat: Stat) -> bytes:
-    """Return the bytes that the content digest of an entry begins with."""
+def kernel_mode(stat: Stat) -> int:
+    """Return type and permissions in the kernel's bits."""
     kind = stat_module.S_IFREG
     if stat.mode & packets.MODE_TYPE:
         kind = next(kernel for bit, kernel in _KERNEL_TYPES if stat.mode & bit)
+    return kind | permissions(stat.mode)
+
+
+def content_header(stat: Stat) -> bytes:
+    """Return the bytes that the content digest of an entry begins with."""
     return tarsum.header(
-        kind | permissions(stat.mode),
+        kernel_mode(stat),
         stat.uid,
         stat.gid,
         stat.size,

@@ -157,6 +157,24 @@ register(
 )
 
 register(
+    "explain",
+    [
+        """CREATE TABLE IF NOT EXISTS build_keys (
+            ref TEXT PRIMARY KEY, project BLOB NOT NULL, created_ns INTEGER NOT NULL,
+            creator TEXT NOT NULL DEFAULT '', trust TEXT NOT NULL DEFAULT '',
+            steps BLOB NOT NULL) WITHOUT ROWID""",
+        "CREATE INDEX IF NOT EXISTS build_keys_by_age ON build_keys (created_ns)",
+        """CREATE TABLE IF NOT EXISTS build_tables (
+            ref TEXT NOT NULL, name BLOB NOT NULL, PRIMARY KEY (ref, name)) WITHOUT ROWID""",
+        """CREATE TABLE IF NOT EXISTS content_tables (
+            name BLOB NOT NULL, position INTEGER NOT NULL, chunk BLOB NOT NULL,
+            PRIMARY KEY (name, position)) WITHOUT ROWID""",
+        """CREATE TABLE IF NOT EXISTS content_chunks (
+            id BLOB PRIMARY KEY, entries BLOB NOT NULL) WITHOUT ROWID""",
+    ],
+)
+
+register(
     "history",
     [
         (

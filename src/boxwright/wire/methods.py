@@ -17,6 +17,7 @@ from boxwright.wire.pb import (
     auth_pb2,
     content_pb2,
     control_pb2,
+    explain_pb2,
     filesync_pb2,
     fsutil_pb2,
     gateway_pb2,
@@ -215,6 +216,10 @@ CONTENT_WRITE = _both(
     _S + "Write", content_pb2.WriteContentRequest, content_pb2.WriteContentResponse
 )
 CONTENT_ABORT = _unary(_S + "Abort", content_pb2.AbortRequest, Empty)
+
+EXPLAIN_WHY = _unary(
+    "/boxwright.explain.v1.Explain/Why", explain_pb2.WhyRequest, explain_pb2.WhyResponse
+)
 
 # Spans are swallowed: the messages are read as unknown fields of an empty message.
 TRACE_EXPORT = _unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export", Empty, Empty)

@@ -209,7 +209,7 @@ class StatusResponse(_message.Message):
     def __init__(self, vertexes: _Optional[_Iterable[_Union[Vertex, _Mapping]]] = ..., statuses: _Optional[_Iterable[_Union[VertexStatus, _Mapping]]] = ..., logs: _Optional[_Iterable[_Union[VertexLog, _Mapping]]] = ..., warnings: _Optional[_Iterable[_Union[VertexWarning, _Mapping]]] = ...) -> None: ...
 
 class Vertex(_message.Message):
-    __slots__ = ("digest", "inputs", "name", "cached", "started", "completed", "error", "progressGroup")
+    __slots__ = ("digest", "inputs", "name", "cached", "started", "completed", "error", "progressGroup", "origin")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -218,6 +218,7 @@ class Vertex(_message.Message):
     COMPLETED_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PROGRESSGROUP_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
     digest: str
     inputs: _containers.RepeatedScalarFieldContainer[str]
     name: str
@@ -226,7 +227,8 @@ class Vertex(_message.Message):
     completed: _timestamp_pb2.Timestamp
     error: str
     progressGroup: _ops_pb2.ProgressGroup
-    def __init__(self, digest: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., cached: _Optional[bool] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., progressGroup: _Optional[_Union[_ops_pb2.ProgressGroup, _Mapping]] = ...) -> None: ...
+    origin: str
+    def __init__(self, digest: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., cached: _Optional[bool] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., completed: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., progressGroup: _Optional[_Union[_ops_pb2.ProgressGroup, _Mapping]] = ..., origin: _Optional[str] = ...) -> None: ...
 
 class VertexStatus(_message.Message):
     __slots__ = ("ID", "vertex", "name", "current", "total", "timestamp", "started", "completed")
