@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import click
+
+from boxwright.core.dataclass import dataclass
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _RUNTIMES = ("crun", "runc")

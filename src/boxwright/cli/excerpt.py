@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import io
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boxwright.cli.errors import UsageError
+from boxwright.core.dataclass import dataclass
 
 if TYPE_CHECKING:
     import ssl

@@ -9,13 +9,13 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from boxwright.cli import parse
 from boxwright.cli.errors import UsageError
 from boxwright.cli.parse import Output
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.errors import BoxwrightError, Code
 
 if TYPE_CHECKING:

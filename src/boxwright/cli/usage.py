@@ -6,13 +6,13 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from boxwright.cli.boxwright import GlobalOptions
 from boxwright.cli.errors import UsageError
+from boxwright.core.dataclass import dataclass
 
 if TYPE_CHECKING:
     from boxwright.client.client import Client

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.errors import BoxwrightError, InvalidInputError
 from boxwright.session.providers.contents import OciLayouts, publish_tag, resolve_tag
 

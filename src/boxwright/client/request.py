@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from boxwright.client import localcache
 from boxwright.client.localcache import CacheSpec
+from boxwright.core.dataclass import dataclass, field
 from boxwright.errors import InvalidInputError
 from boxwright.session.base import FileSink
 from boxwright.session.providers.auth import AuthProvider

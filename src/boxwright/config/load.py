@@ -14,11 +14,11 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from boxwright.config.schema import Config
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError, Code
 
 # Keys that BuildKit knows and this daemon has no use for: silently accepted.

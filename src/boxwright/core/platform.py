@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
 from typing import Any
 
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.errors import InvalidInputError
 
 _PART = re.compile(r"[A-Za-z0-9_.-]+\Z")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.digest import Digest
 from boxwright.errors import InvalidInputError
 

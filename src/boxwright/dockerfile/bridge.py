@@ -6,9 +6,9 @@ The engine implements these Protocols; the tests do so in memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.wire.pb import ops_pb2 as pb

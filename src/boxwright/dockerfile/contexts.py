@@ -14,8 +14,8 @@ import re
 import tarfile
 from base64 import b64decode
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
 from boxwright.dockerfile.bridge import FrontendBridge, FrontendRef, OciStore

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
 from boxwright.dockerfile import lint_rules as rules

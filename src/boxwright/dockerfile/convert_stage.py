@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.platform import Platform
 from boxwright.dockerfile.errors import DockerfileError
 from boxwright.dockerfile.syntax import ArgDefinition, Command, Range, Stage

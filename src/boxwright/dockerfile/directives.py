@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.dockerfile.errors import DockerfileError
 from boxwright.dockerfile.golang import SPACE
 from boxwright.dockerfile.syntax import Directive, line_ranges

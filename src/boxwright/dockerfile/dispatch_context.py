@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.platform import Platform
 from boxwright.dockerfile.convert_stage import Stages, StageState
 from boxwright.dockerfile.errors import DockerfileError

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NoReturn
 
+from boxwright.core.dataclass import dataclass
 from boxwright.dockerfile.errors import DockerfileError
 from boxwright.dockerfile.expand_pattern import Pattern, PatternError
 from boxwright.dockerfile.golang import SPACE, SPACES, quote, split_words

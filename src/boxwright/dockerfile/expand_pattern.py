@@ -8,8 +8,9 @@ hostile Dockerfile could make explode.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from boxwright.core.dataclass import dataclass
 
 _ANY: Final = object()
 _STAR: Final = object()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
 
 from boxwright.core import gojson
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
 from boxwright.dockerfile.bridge import (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.dockerfile.errors import DockerfileError
 from boxwright.dockerfile.golang import parse_bool, parse_ram_size, parse_uint, quote
 from boxwright.dockerfile.suggest import did_you_mean, nearest

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.dockerfile import lint_rules as rules
 from boxwright.dockerfile.directives import DirectiveReader
 from boxwright.dockerfile.expand import Expansion

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from boxwright.core.dataclass import dataclass
 from boxwright.dockerfile.convert_stage import RequiredInput, StageState
 from boxwright.dockerfile.dispatch_context import DispatchContext
 from boxwright.dockerfile.errors import DockerfileError

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
 from boxwright.dockerfile.bridge import CacheImport

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from boxwright.core.dataclass import dataclass
 from boxwright.dockerfile.convert_stage import OutlineCapture, RequiredInput, StageState
 from boxwright.dockerfile.syntax import Range
 

@@ -10,8 +10,8 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.dockerfile.errors import DockerfileError, find_word
 from boxwright.dockerfile.golang import SPACE, SPACES, quote, split_words
 from boxwright.dockerfile.syntax import Heredoc, Position, Range, line_ranges

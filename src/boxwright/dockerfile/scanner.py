@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.dockerfile.directives import BOM, DirectiveReader
 from boxwright.dockerfile.errors import DockerfileError
 from boxwright.dockerfile.golang import SPACE

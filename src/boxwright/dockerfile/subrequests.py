@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf import json_format
@@ -16,6 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from boxwright.core import gojson
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.digest import Digest
 from boxwright.dockerfile import outline
 from boxwright.dockerfile.bridge import FrontendResult

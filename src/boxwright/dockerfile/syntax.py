@@ -9,8 +9,9 @@ instruction spans, because that is what ``pb.Location.ranges`` carries on the wi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import ClassVar, Literal
+
+from boxwright.core.dataclass import dataclass, field
 
 MountType = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
 SharingMode = Literal["shared", "private", "locked"]

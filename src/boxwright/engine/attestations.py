@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 
 from boxwright.core import gojson
 from boxwright.core.clock import Clock
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.workers import to_worker
 from boxwright.engine.predicate import Invocation, Predicate, ProvenanceOptions

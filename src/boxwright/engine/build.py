@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
 from typing import Any
 
 from boxwright.core.clock import Clock
+from boxwright.core.dataclass import dataclass, field
 from boxwright.engine.bridge import BuildBridge, SolveSpec
 from boxwright.engine.errors import UnknownBuildError
 from boxwright.engine.gateway import GatewayBridge

@@ -13,9 +13,9 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.workers import to_worker
 from boxwright.engine.entitlements import NETWORK_HOST, SECURITY_INSECURE
 from boxwright.engine.errors import EntitlementError

@@ -14,9 +14,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.engine.results import FrontendResult
 from boxwright.errors import BoxwrightError

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from boxwright.core.dataclass import dataclass
 from boxwright.engine.usage import Candidates, PrunePolicy, allowed_by
 from boxwright.snapshots.usage import SnapshotRecord
 from boxwright.wire.pb import control_pb2, worker_pb2

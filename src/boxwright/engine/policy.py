@@ -10,8 +10,8 @@ DENY the last match of a policy wins; a CONVERT that changes something starts ov
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.engine.policyregex import Budget, Regex, expand
 from boxwright.errors import InvalidInputError, LimitExceededError, PermissionDeniedError
 from boxwright.wire.pb import ops_pb2, sourcepolicy_pb2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from boxwright.core.dataclass import dataclass
 
 Range = tuple[int, int]
 

@@ -10,8 +10,8 @@ a budget of such steps. Matching is leftmost-first, as in Go.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.engine.policyprogram import (
     AtEnd,
     AtLineEnd,

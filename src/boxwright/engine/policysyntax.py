@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.engine.policyprogram import (
     AtEnd,
     AtLineEnd,

@@ -7,10 +7,10 @@ documents of both compare equal but for times and ids.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference

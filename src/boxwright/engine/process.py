@@ -9,8 +9,8 @@ merely imports this package: only programs call :func:`enter`.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError, Code
 from boxwright.linux import namespaces
 

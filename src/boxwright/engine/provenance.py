@@ -10,10 +10,10 @@ for all of its results; images count when they were resolved.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
 from boxwright.engine.results import FrontendResult, LazyRef

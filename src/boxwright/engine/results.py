@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.exporters.attestation import Attestation
 from boxwright.llb.graph import Edge
 from boxwright.snapshots.refs import ImmutableRef

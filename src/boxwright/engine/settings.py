@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from boxwright.config.load import parse_duration_ns, parse_size
 from boxwright.config.schema import Config, OciWorkerConfig
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.engine.usage import PrunePolicy
 from boxwright.errors import BoxwrightError, Code
 

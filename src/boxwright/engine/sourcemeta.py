@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import InvalidInputError, UnimplementedError
 from boxwright.session.manager import SessionManager
 from boxwright.sources.base import SourceContext, SourceProgress, SourceResolver

@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError, Code
 from boxwright.ops.result import SCRATCH_ID

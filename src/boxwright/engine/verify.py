@@ -7,9 +7,9 @@ rights of a puller, at the host that pullers use and never at a mirror.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference

@@ -6,8 +6,9 @@ Paths of the machine are :class:`pathlib.Path`; paths inside the root file syste
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from boxwright.core.dataclass import dataclass, field
 
 
 class NetworkMode(enum.Enum):

@@ -15,8 +15,8 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from boxwright.core.dataclass import dataclass
 from boxwright.executor import rootpath
 from boxwright.executor.errors import RuntimeFailedError
 from boxwright.executor.process import BindMount, ProcessSpec, TmpfsMount

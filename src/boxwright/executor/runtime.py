@@ -12,9 +12,9 @@ import logging
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass
 from boxwright.executor.errors import RuntimeFailedError
 from boxwright.executor.link import Outcome
 from boxwright.sandbox import protocol

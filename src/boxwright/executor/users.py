@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 
+from boxwright.core.dataclass import dataclass
 from boxwright.executor.errors import UserLookupError
 from boxwright.linux.files import openat2_in_root
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.platform import Platform
 from boxwright.errors import InvalidInputError
 

@@ -14,11 +14,11 @@ import os
 import re
 import stat
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from boxwright.core import gojson
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.workers import to_worker
 from boxwright.errors import InvalidInputError, LimitExceededError
 from boxwright.linux.files import openat2_in_root

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from boxwright.core.clock import Clock, SystemClock
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.descriptor import Descriptor
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
 from boxwright.exporters.attestation import Attestation

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 from boxwright.core import gojson
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker

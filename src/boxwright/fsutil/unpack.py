@@ -14,10 +14,10 @@ import os
 import shutil
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError, Code
 from boxwright.fsutil import whiteouts as wh

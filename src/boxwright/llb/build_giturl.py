@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.errors import InvalidInputError
 from boxwright.llb import build_paths as paths
 

@@ -8,10 +8,10 @@ solver and the ops rely on is checked here, before anything runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.errors import InvalidInputError, LimitExceededError, UnimplementedError

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal, Unpack
 
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.errors import InvalidInputError
 from boxwright.llb import build_caps as caps
 from boxwright.llb.marshal import EMPTY, Constraints, Marshalled, Marshaller, OpOptions, Output

@@ -7,9 +7,9 @@ the whole chain is one vertex, so its intermediate trees are never stored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.errors import InvalidInputError
 from boxwright.llb import build_caps as caps
 from boxwright.llb import build_paths as paths

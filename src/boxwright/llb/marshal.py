@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, TypedDict
 
 from google.protobuf.message import Message
 
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.llb import build_caps as caps_

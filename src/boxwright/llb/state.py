@@ -8,9 +8,9 @@ state; nothing runs until the definition that :meth:`State.marshal` returns is s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.platform import Platform
 from boxwright.llb import build_paths as paths
 from boxwright.llb.build_env import EnvList

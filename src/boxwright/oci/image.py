@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
 from boxwright.core import gojson
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.platform import Platform
 from boxwright.errors import InvalidInputError
 

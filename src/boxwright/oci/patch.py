@@ -11,10 +11,10 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from boxwright.core import gojson
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.platform import Platform
 from boxwright.errors import InvalidInputError
 from boxwright.oci.image import ContainerConfig, History, Image

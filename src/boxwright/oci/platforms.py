@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.platform import Platform
 from boxwright.errors import InvalidInputError
 

@@ -16,8 +16,8 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.executor import rootpath
 from boxwright.fsutil.patterns import ParentMatches, PatternMatcher
 from boxwright.ops.errors import FileOpError, from_os_error, inside

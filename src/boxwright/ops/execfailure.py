@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError
 from boxwright.executor.errors import ExecFailedError
 from boxwright.llb.graph import Vertex

@@ -12,9 +12,9 @@ import os
 import posixpath
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.workers import to_worker
 from boxwright.executor.process import BindMount, DataMount, MountSpec, TmpfsMount
 from boxwright.linux import mount as kernel_mount

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import InvalidInputError
 
 _ALL = 0o777

@@ -14,9 +14,9 @@ import stat
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.workers import to_worker
 from boxwright.executor import rootpath
 from boxwright.ops import fileactions

@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
+
+from boxwright.core.dataclass import dataclass, field
 
 _MINIMUM_LIFE_S = 60.0
 _WORD = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"

@@ -11,11 +11,11 @@ import ipaddress
 import logging
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from boxwright.config.load import ConfigError
 from boxwright.config.schema import RegistryConfig
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.reference import DEFAULT_HOST
 
 _log = logging.getLogger(__name__)

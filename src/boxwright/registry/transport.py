@@ -16,13 +16,13 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urljoin
 
 import aiohttp
 from yarl import URL
 
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.registry.auth import AuthSource, Credentials, TokenCache, parse_challenges
 from boxwright.registry.connections import Connections, read_limited
 from boxwright.registry.errors import (

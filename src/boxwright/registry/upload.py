@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.registry.auth import scope_for

@@ -13,11 +13,11 @@ import os
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import web
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.workers import install_pool, to_worker
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
 from boxwright.registryserver.app import ServerOptions, make_app

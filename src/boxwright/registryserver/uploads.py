@@ -10,8 +10,8 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, NotFoundError

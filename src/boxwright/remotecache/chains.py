@@ -8,10 +8,10 @@ the op that takes it as its ``index``-th input. A record that another one stands
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from boxwright.core.cacheinfo import RANDOM_PREFIX
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.oci import mediatypes

@@ -13,11 +13,11 @@ import functools
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from boxwright.core import gojson
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError, Code
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 
 from boxwright.core.cacheinfo import CacheInfoLink, CacheResult, root_key
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
 from boxwright.remotecache.chains import CacheChains, Item, Link
 from boxwright.solver.types import Remote

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError

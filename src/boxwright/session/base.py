@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError, Code, NotFoundError
 from boxwright.registry.auth import Credentials, Token
 from boxwright.wire.pb import policysession_pb2

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.session.providers.auth import AuthProvider
 from boxwright.session.providers.contents import OciLayouts
 from boxwright.session.providers.localdirs import LocalDirs

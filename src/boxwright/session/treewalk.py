@@ -13,9 +13,9 @@ import os
 import posixpath
 import stat as stat_module
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.fsutil.patterns import ParentMatches, PatternMatcher
 from boxwright.session import packets
 from boxwright.session.base import ContextReadError, SyncRequest

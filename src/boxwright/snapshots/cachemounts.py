@@ -17,10 +17,10 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.workers import to_worker
 from boxwright.snapshots import materialise
 from boxwright.snapshots.errors import SnapshotInUseError, SnapshotNotFoundError

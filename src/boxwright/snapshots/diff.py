@@ -15,10 +15,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from boxwright.core.dataclass import dataclass
 from boxwright.snapshots.backend import OPAQUE_XATTRS, is_opaque, is_whiteout
 from boxwright.snapshots.linkcopy import LinkCopier
 from boxwright.snapshots.refs import LayerTree

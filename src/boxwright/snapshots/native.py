@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass
 from boxwright.snapshots.diff import write_difference
 from boxwright.snapshots.materialise import copy_stack
 from boxwright.store.trash import remove_tree

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from boxwright.core.dataclass import dataclass
 
 if TYPE_CHECKING:
     from boxwright.snapshots.records import Row

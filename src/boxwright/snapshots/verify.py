@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass
 from boxwright.snapshots.records import Records, Row
 from boxwright.snapshots.recovery import recover
 from boxwright.snapshots.usage import tree_size

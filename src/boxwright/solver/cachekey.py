@@ -7,10 +7,10 @@ from its inputs' keys. That is how a hit on a content key reaches the definition
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from boxwright.core.cacheinfo import root_key
+from boxwright.core.dataclass import dataclass
 
 if TYPE_CHECKING:
     from boxwright.solver.exporter import CacheExporter

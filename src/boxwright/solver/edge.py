@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import enum
 import logging
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.solver.cachekey import CacheKey, ExportableKey, SelectedKey, select
 from boxwright.solver.exporter import KeyExporter
 from boxwright.solver.types import (

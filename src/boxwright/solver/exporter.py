@@ -10,10 +10,10 @@ from __future__ import annotations
 import enum
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from boxwright.core.cacheinfo import RANDOM_PREFIX, root_key
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError, InvalidInputError
 

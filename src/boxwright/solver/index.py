@@ -7,10 +7,10 @@ linked in the way in which storages link them, and answers with the edge that is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from boxwright.core.cacheinfo import CacheInfoLink, root_key
+from boxwright.core.dataclass import dataclass, field
 from boxwright.solver.cachekey import CacheKey, SelectedKey
 
 if TYPE_CHECKING:

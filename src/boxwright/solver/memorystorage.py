@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 
 from boxwright.core.cacheinfo import CacheInfoLink, CacheResult, root_key
+from boxwright.core.dataclass import dataclass, field
 from boxwright.errors import NotFoundError
 from boxwright.solver.types import Remote, Result
 

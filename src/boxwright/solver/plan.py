@@ -13,8 +13,7 @@ Each decision looks at the present state alone, so it may be taken again at any 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from boxwright.core.dataclass import dataclass, field
 from boxwright.solver.edge import EdgeNode, InputState, Level
 
 CACHE_MAP = "cache-map"

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from boxwright.core.cacheinfo import CacheInfoLink, CacheResult
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.descriptor import Descriptor
 from boxwright.llb.graph import Edge, Vertex
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError, Code
 
 T = TypeVar("T")

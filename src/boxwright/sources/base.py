@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.platform import Platform
 from boxwright.errors import InvalidInputError
 from boxwright.session.manager import SessionGroup

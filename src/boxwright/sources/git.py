@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.platform import Platform
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.refs import ImmutableRef

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.workers import to_worker
 from boxwright.linux.files import openat2_beneath
 from boxwright.sources.git_errors import GitSubdirError

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.errors import InvalidInputError, UnimplementedError
 from boxwright.llb.build_giturl import is_git_transport, parse_git_url
 from boxwright.sources.git_errors import GitChecksumError, GitRefNotFoundError

@@ -14,10 +14,10 @@ import re
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.sources.git_errors import GitNotFoundError, git_error
 
 _OUTPUT_LIMIT_BYTES = 16 << 20

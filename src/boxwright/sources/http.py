@@ -12,11 +12,11 @@ import asyncio
 import hashlib
 import importlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker

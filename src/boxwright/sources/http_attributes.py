@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import email.utils
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from urllib.parse import unquote, urlsplit
 
 from boxwright.core import gojson
+from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.errors import InvalidInputError, UnimplementedError
 

@@ -6,8 +6,7 @@ kept by a hash of everything that shapes the snapshot (URL, file name, mode, own
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.store import schema
 from boxwright.store.database import Database

@@ -7,9 +7,9 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.errors import InvalidInputError

@@ -13,9 +13,9 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
 from boxwright.errors import InvalidInputError

@@ -12,9 +12,10 @@ import marshal
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from boxwright.core.dataclass import dataclass, field
 
 KIND_FILE, KIND_DIR, KIND_SYMLINK, KIND_OTHER, KIND_HARDLINK = range(5)
 

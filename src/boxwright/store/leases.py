@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from boxwright.core.clock import Clock
+from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.store.database import Database
 

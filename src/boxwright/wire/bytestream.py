@@ -11,8 +11,9 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Protocol, cast
+
+from boxwright.core.dataclass import dataclass
 
 Buffer = bytes | bytearray | memoryview
 

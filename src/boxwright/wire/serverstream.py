@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any, Final
 
+from boxwright.core.dataclass import dataclass
 from boxwright.wire import metadata as md
 from boxwright.wire.bytestream import Peer
 from boxwright.wire.frames import ErrorCode

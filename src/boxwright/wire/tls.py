@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError, Code
 
 _log = logging.getLogger(__name__)

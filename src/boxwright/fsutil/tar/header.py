@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import struct
-from dataclasses import dataclass, field
 from typing import Final
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.errors import BoxwrightError, Code
 
 BLOCK: Final = 512

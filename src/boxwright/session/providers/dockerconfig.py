@@ -8,10 +8,10 @@ import binascii
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError, Code
 from boxwright.registry.auth import Credentials
 

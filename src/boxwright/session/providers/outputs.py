@@ -6,10 +6,10 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, Code, NotFoundError
 from boxwright.session.base import FileSink

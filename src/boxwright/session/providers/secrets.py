@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import InvalidInputError, LimitExceededError
 from boxwright.session.base import ContextReadError, SecretNotFoundError
 

@@ -10,8 +10,8 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
 from boxwright.linux import unixpath
 from boxwright.session.base import SshAgentNotFoundError
