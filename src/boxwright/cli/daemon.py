@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,7 +13,7 @@ from boxwright._version import __version__
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from boxwright.config.schema import Config
@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 _BUILDKIT_VERSION_LINE = f"buildkitd boxwright v0.32.2 {__version__}"
 _BUILDKITD_ROOT = "/var/lib/buildkit"
 _HELP = {"help_option_names": ["-h", "--help"]}
+_CONTAINERD_SWITCHES = ("worker-selinux", "worker-rootless", "worker-gc")
+_CONTAINERD_VALUES = (
+    "worker-addr",
+    "worker-labels",
+    "worker-net",
+    "worker-snapshotter",
+    "worker-apparmor-profile",
+    "worker-gc-keepstorage",
+    "cni-config-path",
+    "cni-binary-dir",
+    "cni-pool-size",
+    "max-parallelism",
+)
+_MB = 1000 * 1000
+F = TypeVar("F", bound="Callable[..., Any]")
 
 
 def _tls_options(function: Any) -> Any:  # noqa: ANN401 - click decorators keep the type
@@ -74,37 +89,95 @@ def daemon(**options: Any) -> None:  # noqa: ANN401
     run_daemon("boxwright", **options)
 
 
+def _switch(name: str, key: str, text: str, *, hidden: bool = False) -> Callable[[F], F]:
+    """Declare a flag in the forms of Go: ``--name``, ``--name=true`` and ``--name=false``."""
+    return click.option(
+        name, key, type=click.BOOL, is_flag=False, flag_value="true", help=text, hidden=hidden
+    )
+
+
+def _containerd_options(function: F) -> F:
+    """Declare the flags of the worker that is not here: they change nothing for ours."""
+    for name in _CONTAINERD_SWITCHES:
+        function = _switch(
+            f"--containerd-{name}", f"containerd_{name.replace('-', '_')}", "", hidden=True
+        )(function)
+    for name in _CONTAINERD_VALUES:
+        function = click.option(f"--containerd-{name}", multiple=True, hidden=True)(function)
+    return click.option("--containerd-worker", default="auto", help="auto or false.")(function)
+
+
 @click.command(context_settings=_HELP)
 @click.version_option(message=_BUILDKIT_VERSION_LINE, version=__version__)
 @click.option("--config", metavar="FILE", help="Path to the configuration file.")
 @click.option("--root", metavar="DIR", help="Path to the state directory.")
 @click.option("--addr", "addresses", multiple=True, metavar="ADDRESS", help="Listening address.")
 @click.option("--group", metavar="GROUP", help="Group that owns the unix socket.")
-@click.option("--debug", "is_debug", is_flag=True, help="Debug output in the log.")
-@click.option("--trace", is_flag=True, hidden=True)
-@click.option("--debugaddr", hidden=True)
+@_switch("--debug", "is_debug", "Debug output in the log.")
+@_switch("--trace", "trace", "", hidden=True)
+@click.option(
+    "--debugaddr", envvar="BUILDKITD_DEBUGADDR", help="Accepted; there is no such server."
+)
 @click.option("--log-format", default="", help="json or text.")
-@click.option("--allow-insecure-entitlement", "entitlements", multiple=True)
-@click.option("--oci-worker", default="auto", hidden=True)
-@click.option("--oci-worker-labels", multiple=True, hidden=True)
-@click.option("--oci-worker-platform", "platforms", multiple=True)
+@click.option("--log-level", default="", envvar="BUILDKITD_LOG_LEVEL", help="info, debug, …")
+@click.option(
+    "--allow-insecure-entitlement",
+    "entitlements",
+    multiple=True,
+    help="Allow network.host, security.insecure or device.",
+)
+@_switch("--rootless", "rootless", "Accepted: found out.")
+@_switch("--proxy-network", "proxy_network", "Not supported.")
+@_switch("--cdi-disabled", "cdi_disabled", "No devices of the Container Device Interface.")
+@click.option("--cdi-spec-dir", "cdi_folders", multiple=True, help="Folder of CDI specifications.")
+@click.option("--otel-socket-path", help="Accepted; clients send their traces over Control.")
+@_switch("--save-cache-debug", "save_cache_debug", "Accepted: `boxwright why` needs no switch.")
+@click.option("--oci-worker", default="auto", help="auto or true: there is no other.")
+@click.option("--oci-worker-labels", "labels", multiple=True, help="KEY=VALUE for the worker.")
+@click.option("--oci-worker-platform", "platforms", multiple=True, help="Platform that runs here.")
 @click.option("--oci-worker-binary", "runtime", help="Name of the OCI runtime.")
-@click.option("--oci-worker-snapshotter", "snapshotter", default="")
-@click.option("--oci-worker-net", "network", default="")
-@click.option("--oci-worker-gc/--no-oci-worker-gc", "gc", default=None)
-@click.option("--oci-worker-gc-keepstorage", "keep_storage", default="")
-@click.option("--oci-worker-no-process-sandbox", "no_process_sandbox", is_flag=True)
-@click.option("--oci-worker-rootless", "rootless", is_flag=True, hidden=True)
-@click.option("--rootless", is_flag=True, hidden=True)
-@click.option("--oci-max-parallelism", "max_parallelism", default="")
-@click.option("--containerd-worker", hidden=True)
-@click.option("--otel-socket-path", hidden=True)
-@click.option("--save-cache-debug", is_flag=True, hidden=True)
-@click.option("--cdi-disabled", is_flag=True, hidden=True)
+@click.option("--oci-worker-snapshotter", "snapshotter", default="", help="auto, overlayfs, …")
+@click.option("--oci-worker-proxy-snapshotter-path", "proxy_snapshotter", help="Not supported.")
+@click.option("--oci-worker-net", "network", default="", help="auto, host, cni, bridge or none.")
+@click.option("--oci-cni-config-path", "cni_config", default="", help="CNI configuration.")
+@click.option("--oci-cni-binary-dir", "cni_binaries", default="", help="Folder of CNI plugins.")
+@click.option(
+    "--oci-cni-pool-size", type=int, default=None, help="Accepted: namespaces are cheap."
+)
+@click.option("--oci-worker-apparmor-profile", "apparmor", default="", help="AppArmor profile.")
+@_switch("--oci-worker-selinux", "selinux", "Not supported.")
+@_switch("--oci-worker-gc", "gc", "Collect garbage by itself.")
+@click.option("--oci-worker-gc-keepstorage", "keep_storage", default="", help="MB[,free[,most]].")
+@_switch("--oci-worker-no-process-sandbox", "no_process_sandbox", "Use the daemon's /proc.")
+@_switch("--oci-worker-rootless", "worker_rootless", "Accepted: found out.")
+@click.option("--oci-max-parallelism", "max_parallelism", default="", help="Steps at a time.")
+@_containerd_options
 @_tls_options
 def buildkitd(**options: Any) -> None:  # noqa: ANN401
     """Serve BuildKit's API, with buildkitd's flags, paths and configuration."""
+    _refuse_unsupported(options)
     run_daemon("buildkitd", **options)
+
+
+def _refuse_unsupported(options: dict[str, Any]) -> None:
+    """Refuse flags that ask for what is not here, rather than to build without it.
+
+    Raises:
+        UsageError: there is one.
+    """
+    from boxwright.cli.errors import UsageError
+
+    if options["containerd_worker"] not in {"auto", "false"}:
+        raise UsageError("there is no containerd worker", hint="leave out --containerd-worker")
+    if options["oci_worker"] not in {"auto", "true"}:
+        raise UsageError("no worker found", hint="leave out --oci-worker: there is no other")
+    for key, flag in (
+        ("proxy_network", "--proxy-network"),
+        ("selinux", "--oci-worker-selinux"),
+        ("proxy_snapshotter", "--oci-worker-proxy-snapshotter-path"),
+    ):
+        if options[key]:
+            raise UsageError(f"{flag} is not supported", hint="leave it out")
 
 
 def run_daemon(name: str, **options: Any) -> None:  # noqa: ANN401
@@ -124,7 +197,9 @@ def run_daemon(name: str, **options: Any) -> None:  # noqa: ANN401
     path = Path(options["config"]) if options.get("config") else None
     loaded = load(path, default=default_path(os.environ, is_root=is_root))
     config = with_flags(loaded.config, options)
-    level = "debug" if options.get("is_debug") or config.debug else config.log.level
+    level = options.get("log_level") or config.log.level
+    if options.get("is_debug") or config.debug:
+        level = "debug"
     log = configure(level, options.get("log_format") or config.log.format)
     for warning in (*loaded.warnings, *entered.warnings):
         log.warning("%s", warning)
@@ -207,6 +282,11 @@ def with_flags(config: Config, options: dict[str, Any]) -> Config:
         max_parallelism=int(options.get("max_parallelism") or worker.max_parallelism),
         gc=worker.gc if options.get("gc") is None else options["gc"],
         no_process_sandbox=options.get("no_process_sandbox") or worker.no_process_sandbox,
+        labels=worker.labels | _labels(options.get("labels") or ()),
+        apparmor_profile=options.get("apparmor") or worker.apparmor_profile,
+        cni_config_path=options.get("cni_config") or worker.cni_config_path,
+        cni_binary_path=options.get("cni_binaries") or worker.cni_binary_path,
+        **_kept_space(options.get("keep_storage") or ""),
     )
     return dataclasses.replace(
         config,
@@ -217,6 +297,29 @@ def with_flags(config: Config, options: dict[str, Any]) -> Config:
             tuple(options.get("entitlements") or ()) or config.insecure_entitlements
         ),
     )
+
+
+def _labels(items: Iterable[str]) -> dict[str, str]:
+    from boxwright.cli.errors import UsageError
+
+    found = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise UsageError(f"invalid label {item!r}", hint="write KEY=VALUE")
+        found[name] = value
+    return found
+
+
+def _kept_space(text: str) -> dict[str, Any]:
+    """Parse ``--oci-worker-gc-keepstorage``: reserved, free, most; plain numbers are MB."""
+    names = ("reserved_space", "min_free_space", "max_used_space")
+    values = text.split(",") if text else []
+    return {
+        name: int(value) * _MB if value.isdigit() else value
+        for name, value in zip(names, values, strict=False)
+        if value
+    }
 
 
 def _group_id(name: str) -> int:
