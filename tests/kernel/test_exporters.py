@@ -436,7 +436,7 @@ def test_hard_links_in_a_tar_output(tmp_path):
 
 
 @pytest.mark.peer("skopeo")
-@pytest.mark.parametrize("compression", ["gzip", "zstd", "uncompressed"])
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "uncompressed", "estargz"])
 @pytest.mark.parametrize("kind", ["oci", "docker"])
 def test_skopeo_accepts_archives(tmp_path, kind, compression):
     async def body(parts):

@@ -14,6 +14,7 @@ import pytest
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.fsutil.compress import Compression, open_decompressor
+from boxwright.fsutil.estargz import TOC_DIGEST, UNCOMPRESSED_SIZE
 from boxwright.fsutil.tar import EntryType, TarReader, TarWriter
 from boxwright.oci import mediatypes
 from boxwright.snapshots.diff import changes
@@ -307,6 +308,57 @@ def test_sockets_are_left_out_and_capabilities_kept(tmp_path):
             (entry,) = list(TarReader(io.BytesIO(data)))
             assert entry.xattrs == {"security.capability": capability}
             assert layer.diff_id == layer.descriptor.digest
+            await ref.release()
+
+    asyncio.run(main())
+
+
+def test_estargz_layers_have_a_diff_id_of_their_own(tmp_path):
+    async def main():
+        async with opened(tmp_path / "state") as (store, manager):
+            ref = await commit(manager, None, lambda root: (root / "file").write_text("text"))
+            (plain,) = await ensure_blobs(ref, store=store, compression=Compression())
+            (found,) = await ensure_blobs(ref, store=store, compression=Compression("estargz"))
+            (again,) = await ensure_blobs(ref, store=store, compression=Compression("estargz"))
+            assert found == again
+            assert found.diff_id != plain.diff_id
+            assert found.descriptor.media_type == mediatypes.OCI_LAYER_GZIP
+            assert {TOC_DIGEST, UNCOMPRESSED_SIZE} <= found.descriptor.annotations.keys()
+            with store.blobs.open(found.descriptor.digest) as file:
+                whole = gzip.decompress(file.read())
+            assert Digest.of(whole) == found.diff_id
+            assert str(len(whole)) == found.descriptor.annotations[UNCOMPRESSED_SIZE]
+            assert set(names(store, found.descriptor)) == {"file"}
+            (layer,) = await ref.layers()
+            assert layer.diff_id == plain.diff_id
+            await ref.release()
+
+    asyncio.run(main())
+
+
+def test_layers_of_a_base_image_become_estargz_only_by_force(tmp_path):
+    async def main():
+        async with opened(tmp_path / "state") as (store, manager):
+            blobs = golden_layers(store)
+            ref = manager.from_blobs(blobs)
+            kept = await ensure_blobs(ref, store=store, compression=Compression("estargz"))
+            assert [k.descriptor.digest for k in kept] == [b.descriptor.digest for b in blobs]
+            form = Compression("estargz", force=True)
+            made = await ensure_blobs(ref, store=store, compression=form)
+            for old, new in zip(kept, made, strict=True):
+                assert TOC_DIGEST in new.descriptor.annotations
+                before, after = names(store, old.descriptor), names(store, new.descriptor)
+                assert {n: (e.mode, e.mtime, e.linkname, d) for n, (e, d) in before.items()} == {
+                    n: (e.mode, e.mtime, e.linkname, d) for n, (e, d) in after.items()
+                }
+            again = manager.from_blobs([LayerBlob(m.descriptor, m.diff_id) for m in made])
+            assert [
+                e.descriptor.digest
+                for e in await ensure_blobs(again, store=store, compression=form)
+            ] == [m.descriptor.digest for m in made]
+            async with again.mounted() as root:
+                assert not (root / "stargz.index.json").exists()
+            await again.release()
             await ref.release()
 
     asyncio.run(main())

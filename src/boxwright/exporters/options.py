@@ -76,6 +76,10 @@ class ImageOptions:
         ):
             if key in rest:
                 setattr(options, attribute, parse_bool(key, rest.pop(key)))
+        if options.compression.algorithm == "estargz" and not options.uses_oci_types:
+            raise InvalidInputError(
+                'exporter option "compression=estargz" conflicts with "oci-mediatypes=false"'
+            )
         if options.oci_artifact and not options.uses_oci_types:
             raise InvalidInputError(
                 'exporter option "oci-artifact=true" conflicts with "oci-mediatypes=false"'

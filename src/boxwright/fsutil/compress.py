@@ -21,7 +21,6 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 import isal
@@ -30,6 +29,7 @@ import zstandard
 from isal import isal_zlib
 from zlib_ng import zlib_ng as zng
 
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
 
 GZIP_BLOCK: Final = 1 << 20
@@ -38,7 +38,7 @@ WINDOW: Final = 32 << 10
 # no name, no time, "unknown" system: nothing of the machine gets into the digest
 GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 
-ALGORITHMS: Final = ("uncompressed", "gzip", "zstd")
+ALGORITHMS: Final = ("uncompressed", "gzip", "zstd", "estargz")
 
 _MAGIC_GZIP = b"\x1f\x8b\x08"
 _MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
@@ -62,7 +62,8 @@ class Compression:
     """How a layer's blob is compressed.
 
     Attributes:
-        algorithm: ``uncompressed``, ``gzip`` or ``zstd``.
+        algorithm: ``uncompressed``, ``gzip``, ``zstd`` or ``estargz`` (gzip in pieces, with a
+            table of contents: :mod:`boxwright.fsutil.estargz`).
         level: upstream's ``compression-level``; None is the fast default. For gzip 0 to 3
             are ISA-L's levels (None is 3), 4 to 9 zlib-ng's, whose 6 gives the size of
             Go's gzip. For zstd 0 to 22 (None is 3).
@@ -92,10 +93,11 @@ class Compression:
 def compressor_version(compression: Compression) -> str:
     """Name the compressor, its version and level, as recorded with a blob it made."""
     match compression.algorithm:
-        case "gzip":
+        case "gzip" | "estargz":
             library, level = compression.gzip_plan()
             version = isal.__version__ if library == "isal" else zlib_ng.__version__
-            return f"gzip/{library}-{version}/{level}/{GZIP_BLOCK}"
+            made = f"{compression.algorithm}/{library}-{version}/{level}"
+            return f"{made}/{GZIP_BLOCK}" if compression.algorithm == "gzip" else made
         case "zstd":
             version = ".".join(map(str, zstandard.ZSTD_VERSION))
             return f"zstd/{version}/{_zstd_level(compression)}"
@@ -225,8 +227,21 @@ class _Gzip:
             return
         if len(self._queue) > self._threads:
             self._sink(self._queue.popleft().result())
-        pool = _block_pool(background=self._hurry is not None and not self._hurry.is_set())
+        pool = block_pool(self._hurry)
         self._queue.append(pool.submit(self._compress, self._level, block, dictionary, last))
+
+
+def gzip_member(plan: tuple[str, int], data: bytes) -> bytes:
+    """Return ``data`` as a gzip member of its own.
+
+    Args:
+        plan: library and level (:meth:`Compression.gzip_plan`).
+        data: all that it holds.
+    """
+    library, level = plan
+    compress = _isal_block if library == "isal" else _zlib_ng_block
+    end = struct.pack("<II", isal_zlib.crc32(data), len(data) & 0xFFFFFFFF)
+    return GZIP_HEADER + compress(level, data, b"", True) + end  # noqa: FBT003
 
 
 def _isal_block(level: int, block: bytes, dictionary: bytes, last: bool) -> bytes:  # noqa: FBT001
@@ -279,13 +294,14 @@ _pools_lock = threading.Lock()
 _BACKGROUND_NICE: Final = 15
 
 
-def _block_pool(*, background: bool) -> ThreadPoolExecutor:
-    """Return the threads that compress blocks.
+def block_pool(hurry: threading.Event | None) -> ThreadPoolExecutor:
+    """Return the threads that compress blocks: until ``hurry`` is set those in the background.
 
     They are apart from the engine's pool because a function of that pool waits for them;
     a block never waits for anything. Those in the background are as many, of low priority: what
     they do outside the interpreter's lock is nearly all they do.
     """
+    background = hurry is not None and not hurry.is_set()
     with _pools_lock:
         if background not in _pools:
             _pools[background] = ThreadPoolExecutor(

@@ -81,8 +81,9 @@ def layer_compression(media_type: str) -> str:
 
 
 def layer_media_type(compression: str, *, oci: bool = True) -> str:
-    """Return the media type of a layer that is ``uncompressed``, ``gzip`` or ``zstd``."""
-    oci_type = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}.get(compression, OCI_LAYER)
+    """Return the media type of a layer that is ``uncompressed``, ``gzip``, ``estargz``, ``zstd``."""
+    kind = "gzip" if compression == "estargz" else compression
+    oci_type = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}.get(kind, OCI_LAYER)
     return oci_type if oci else _TO_DOCKER[oci_type]
 
 

@@ -88,7 +88,8 @@ def _stack(
         descriptor = _choose(layer, compression, exact=exact)
         if descriptor is None or layer.diff_id is None:
             return None
-        noted = {**descriptor.annotations, UNCOMPRESSED: str(layer.diff_id)}
+        # an estargz blob has a diff id of its own
+        noted = {UNCOMPRESSED: str(layer.diff_id), **descriptor.annotations}
         found.append(
             Descriptor(
                 descriptor.media_type,

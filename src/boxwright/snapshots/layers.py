@@ -19,17 +19,24 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from typing import Self
 
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.fsutil.compress import (
     Compression,
+    Compressor,
     compressor_version,
     open_compressor,
     open_decompressor,
+)
+from boxwright.fsutil.estargz import (
+    TOC_DIGEST,
+    UNCOMPRESSED_SIZE,
+    EstargzCompressor,
+    EstargzTarWriter,
 )
 from boxwright.fsutil.pipeline import HashThread
 from boxwright.fsutil.tar import TarReader, TarWriter
@@ -193,6 +200,8 @@ class _LayerJob:
         if not self._compression.force or not mediatypes.is_layer(source.media_type):
             return True
         kind = mediatypes.layer_compression(source.media_type)
+        if TOC_DIGEST in source.annotations:
+            kind = "estargz"
         return kind == self._compression.algorithm
 
     async def _from_source(self, source: Descriptor) -> ExportedLayer:
@@ -216,11 +225,14 @@ class _LayerJob:
         return self._exported(found, Digest(diff_id)) if diff_id else None
 
     async def _note(self, made: ExportedLayer) -> ExportedLayer:
-        if self._epoch_s is None and not self._layer.is_whole:
+        own_archive = self._compression.algorithm != "estargz"
+        if self._epoch_s is None and not self._layer.is_whole and own_archive:
             await self._manager.set_blob(
                 self._layer.snapshot_id, made.descriptor, made.diff_id, self._variant
             )
-        else:  # the layer's own diff id is that of its unchanged times, and of its folder only
+        else:
+            # The layer's own diff id is that of its unchanged times, of its folder only, and
+            # without a table of contents.
             self._manager.table.add_blob(self._layer.snapshot_id, self._variant, made.descriptor)
         return made
 
@@ -261,13 +273,14 @@ class _LayerJob:
             raise LayerMissingError(source.digest) from error
         with file:
             _, plain = open_decompressor(file)
-            if self._epoch_s is None:
+            to_estargz = self._compression.algorithm == "estargz"
+            if self._epoch_s is None and not to_estargz:
                 return self._write_bytes(plain.read)
             reader, limit = TarReader(plain), self._epoch_s
 
             def fill(tar: TarWriter) -> None:
                 for entry in reader:
-                    if entry.mtime >= limit:
+                    if limit is not None and entry.mtime >= limit:
                         entry.mtime, entry.mtime_nsec = limit, 0
                     tar.add_header(entry)
                     size = 0
@@ -296,7 +309,7 @@ class _LayerJob:
 
     def _write(self, fill: Callable[[TarWriter], None]) -> ExportedLayer:
         with self._pipe() as pipe:
-            tar = TarWriter(pipe.write)
+            tar = pipe.archive()
             fill(tar)
             tar.close()
             return self._exported(*pipe.commit())
@@ -320,7 +333,11 @@ class _BlobPipe:
         self._writer = store.blobs.writer()
         # uncompressed, the writer's own digest is the diff id
         self._hash = None if compression.algorithm == "uncompressed" else HashThread()
-        self._compressor = open_compressor(compression, self._writer.write, hurry=hurry)
+        self._compressor: Compressor | EstargzCompressor
+        if compression.algorithm == "estargz":
+            self._compressor = EstargzCompressor(compression, self._writer.write, hurry=hurry)
+        else:
+            self._compressor = open_compressor(compression, self._writer.write, hurry=hurry)
 
     def __enter__(self) -> Self:
         if self._hash is not None:
@@ -332,6 +349,12 @@ class _BlobPipe:
             self._hash.__exit__()
         self._writer.abort()
 
+    def archive(self) -> TarWriter:
+        """Return what writes the layer's archive into this."""
+        if isinstance(self._compressor, EstargzCompressor):
+            return EstargzTarWriter(self.write, self._compressor)
+        return TarWriter(self.write)
+
     def write(self, data: bytes) -> None:
         if self._stop.is_set():
             raise _Stopped
@@ -340,14 +363,21 @@ class _BlobPipe:
         self._compressor.write(data)
 
     def commit(self) -> tuple[Descriptor, Digest]:
-        self._compressor.close()
+        noted: dict[str, str] = {}
+        if isinstance(self._compressor, EstargzCompressor):
+            assert self._hash is not None
+            self._hash.write(self._compressor.finish())
+            noted[TOC_DIGEST] = str(self._compressor.toc_digest)
+            noted[UNCOMPRESSED_SIZE] = str(self._compressor.uncompressed_size)
+        else:
+            self._compressor.close()
         labels = {COMPRESSOR: compressor_version(self._compression)}
         if self._hash is not None:
             labels[UNCOMPRESSED] = str(self._hash.digest())
         digest, size = self._writer.commit(labels)
         diff_id = Digest(labels.get(UNCOMPRESSED, digest))
         media_type = mediatypes.layer_media_type(self._compression.algorithm)
-        annotations = {UNCOMPRESSED: str(diff_id)}
+        annotations = {**noted, UNCOMPRESSED: str(diff_id)}
         if self._epoch_s is not None:
             annotations[REWRITTEN] = str(self._epoch_s)
         return Descriptor(media_type, digest, size, annotations), diff_id

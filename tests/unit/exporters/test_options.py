@@ -200,3 +200,9 @@ def test_epoch_of_the_frontend():
 def test_several_refs_need_a_mapping():
     with pytest.raises(InvalidInputError):
         ExportSource(refs={"a": None}).platforms()
+
+
+def test_estargz_needs_oci_types():
+    assert ImageOptions.take({"compression": "estargz"})[0].uses_oci_types
+    with pytest.raises(InvalidInputError, match='"compression=estargz" conflicts'):
+        ImageOptions.take({"compression": "estargz", "oci-mediatypes": "false"})
