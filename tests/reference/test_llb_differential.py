@@ -70,6 +70,13 @@ def said(state: State, script: str, **options: object) -> State:
     return step.mount("/o")
 
 
+def definition(state: State, name: str = "/buildkit.llb.definition") -> State:
+    """A tree with the definition of ``state`` as a file."""
+    data = state.marshal().SerializeToString()
+    holder = llb.scratch().file(llb.mkdir(os.path.dirname(name), parents=True))
+    return holder.file(llb.mkfile(name, data))
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[], State]
@@ -189,6 +196,22 @@ TREES: dict[str, Case] = {
     "passthrough": Case(lambda: llb.passthrough("p", [files("a")], [files("b")])),
     "passthrough below a step": Case(
         lambda: sh(base().requires("q", files("r")), "echo a >/f; touch -d @3 /f")
+    ),
+    # build
+    "build: a definition in a file": Case(lambda: llb.build(definition(files("a b/c")))),
+    "build: under another name": Case(
+        lambda: llb.build(definition(files("a b/c"), "/x/y.llb"), "/x/y.llb")
+    ),
+    "build: a command in it": Case(
+        lambda: llb.build(definition(sh(base(), "echo a >/f; touch -d @3 /f")))
+    ),
+    "build: a step on top": Case(
+        lambda: llb.merge([llb.build(definition(files("a"))), files("b")])
+    ),
+    "build: two deep": Case(lambda: llb.build(definition(llb.build(definition(files("deep")))))),
+    "build: with what the build may": Case(
+        lambda: llb.build(definition(said(base(), "ls /sys/class/net", network="host"))),
+        ("--allow", "network.host"),
     ),
     # exec
     "exec: output of a mount": Case(
@@ -496,6 +519,9 @@ def replace_env(state: State) -> State:
 
 
 ERRORS: dict[str, Case] = {
+    "build: what fails in it": Case(
+        lambda: llb.build(definition(base().run(["/bin/sh", "-c", "exit 9"]).root))
+    ),
     "exec: exit code": Case(lambda: base().run(["/bin/sh", "-c", "exit 7"]).root),
     "exec: exit code 0 not valid": Case(
         lambda: base().run(["/bin/true"], valid_exit_codes=[3]).root
@@ -554,6 +580,13 @@ ERRORS: dict[str, Case] = {
 
 # Upstream's words name folders of its machine, its own runtime or its parser there.
 REFUSED: dict[str, Case] = {
+    "build: no such file": Case(lambda: llb.build(files("a"), "/a/b")),
+    "build: a missing file": Case(lambda: llb.build(files("x"))),
+    "build: no definition": Case(lambda: llb.build(files("a"), "/a")),
+    "build: a folder": Case(lambda: llb.build(files("a/b"), "/a")),
+    "build: what only the outer build could allow": Case(
+        lambda: llb.build(definition(said(base(), "ls /sys/class/net", network="host")))
+    ),
     "exec: bad ulimit": Case(
         lambda: base().run(["/bin/true"], ulimits=[Ulimit("nofile", 20, 10)]).root
     ),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from boxwright.llb.build_env import EnvList
-    from boxwright.llb.build_ops import diff, from_definition, merge, passthrough
+    from boxwright.llb.build_ops import build, diff, from_definition, merge, passthrough
     from boxwright.llb.exec_op import (
         CdiDevice,
         ExecState,
@@ -65,6 +65,7 @@ __all__ = [
     "State",
     "Ulimit",
     "bind",
+    "build",
     "cache",
     "copy",
     "diff",
@@ -89,6 +90,7 @@ __all__ = [
 
 _MODULES = {
     "EnvList": "build_env",
+    "build": "build_ops",
     "diff": "build_ops",
     "from_definition": "build_ops",
     "merge": "build_ops",

@@ -24,6 +24,9 @@ from boxwright.llb.marshal import (
 from boxwright.llb.state import State
 from boxwright.wire.pb import ops_pb2 as pb
 
+_LLB_BUILDER = -1
+_DEFINITION_INPUT = "buildkit.llb.definition"
+
 
 class MergeOp:
     """A vertex that lays several filesystems over each other (``pb.MergeOp``)."""
@@ -106,6 +109,50 @@ class PassthroughOp:
             op.inputs.append(edge)
         op.passthrough.outputs.extend(range(len(self._kept)))
         return Marshalled.of(op, self._constraints)
+
+
+class BuildOp:
+    """A vertex with the result of a definition that lies as a file in a state (``pb.BuildOp``)."""
+
+    def __init__(self, source: Output, filename: str, constraints: Constraints) -> None:
+        self._source = source
+        self._filename = filename
+        self._constraints = constraints.with_caps(
+            *([caps.BUILD_OP_LLB_FILE_NAME] if filename else [])
+        )
+
+    def inputs(self) -> Sequence[Output]:
+        """Return what holds the file."""
+        return (self._source,)
+
+    def marshal(self, marshaller: Marshaller) -> Marshalled:
+        """Return the op's bytes."""
+        op = marshaller.new_op(self._constraints, platform=False)
+        op.build.builder = _LLB_BUILDER
+        op.build.inputs[_DEFINITION_INPUT].CopyFrom(pb.BuildInput(input=0))
+        if self._filename:
+            op.build.attrs["llbbuild.filename"] = self._filename
+        edge = marshaller.input(self._source)
+        if edge is None:
+            raise InvalidInputError("an empty filesystem holds no definition")
+        op.inputs.append(edge)
+        return Marshalled.of(op, self._constraints)
+
+
+def build(source: State, filename: str = "", **options: Unpack[OpOptions]) -> State:
+    """Return the result of the definition that lies as a file in ``source``.
+
+    Args:
+        source: What holds the marshalled definition.
+        filename: Where; ``/buildkit.llb.definition`` if empty.
+        options: See :class:`boxwright.llb.marshal.OpOptions`.
+
+    Raises:
+        InvalidInputError: ``source`` is empty.
+    """
+    if source.output is None:
+        raise InvalidInputError("an empty filesystem holds no definition")
+    return State.new(Output(BuildOp(source.output, filename, Constraints.of(options))))
 
 
 def merge(states: Sequence[State], **options: Unpack[OpOptions]) -> State:

@@ -27,7 +27,7 @@ from boxwright.wire.pb import ops_pb2 as pb
 _EMPTY = -1
 _LLB_BUILDER = -1
 _LLB_INPUT = "buildkit.llb.definition"
-_LLB_FILE_ATTR = "buildkit.llb.filename"
+_LLB_FILE_ATTR = "llbbuild.filename"
 _LLB_DEFAULT_FILE = "/buildkit.llb.definition"
 _MAX_DEFINITION_BYTES = 64 << 20
 

@@ -160,11 +160,21 @@ def broken(**changes):
     return bytes(block) + b"data" + bytes(508 + 1024)
 
 
+@pytest.mark.parametrize("padding", [0, 1, 507, 508])
+def test_the_last_file_may_lack_its_padding_and_the_end_marks(padding):
+    data = pack_entry(Entry(b"f", size=4)) + b"data" + bytes(padding)
+    reader = TarReader(io.BytesIO(data))
+    assert reader.next().name == b"f"
+    assert reader.read() == b"data"
+    assert reader.next() is None
+
+
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
         (b"\1" * 512, "checksum"),
         (pack_entry(Entry(b"f", size=4)), "cut off"),
+        (pack_entry(Entry(b"f", size=4)) + b"dat", "cut off"),
         (pack_entry(Entry(b"f"))[:300], "cut off"),
         (broken(size=(124, b"-0000000004\0")), "octal"),
         (broken(size=(124, b"0x12\0")), "octal"),
