@@ -30,7 +30,7 @@ FINISHED = frozenset(
 _RANDOM = "random:"
 _BUILD_ARG = "build-arg:"
 _EXCLUDED = ("attribute", "local.excludepatterns")
-_OWN = frozenset({"input", "file", "content"})
+_OF_INPUTS = frozenset({"input", "file", "content", "dockerignore", "path"})
 
 
 def is_local(step: StepKeys) -> bool:
@@ -57,10 +57,12 @@ class Comparison:
         self.counterparts = match_steps(self._old_steps, self._new_steps)
         self._parts: dict[int, list[Cause]] = {}
         self._same: list[bool] = []
+        self._forced: list[dict[str, None]] = []
         self._causes: list[list[Cause]] = []
         for number, step in enumerate(self._new_steps):  # inputs come first
             other = self.counterpart(number)
             self._same.append(other is not None and self._is_same(step, other))
+            self._forced.append(self._forced_by(step))
             self._causes.append([] if other is None else self._compare(number, step, other))
 
     def counterpart(self, number: int) -> StepKeys | None:
@@ -72,11 +74,11 @@ class Comparison:
         """Return why the step ``number`` ran; it has run, and has a counterpart."""
         step, other = self._new_steps[number], self.counterpart(number)
         assert other is not None
-        causes = list(self._causes[number])
+        causes = _unique(self._causes[number])
+        own = any(not cause.step and cause.kind not in _OF_INPUTS for cause in causes)
         if step.ignore_cache:
             causes.insert(0, Cause(kind="forced"))
-        causes = _unique(causes) or _unique(self._unfounded(step, other))
-        own = any(not cause.step and cause.kind not in _OWN for cause in causes)
+        causes = causes or _unique(self._unfounded(number, step, other))
         if own and self.old.keys.frontend != self.new.keys.frontend:
             old, new = self.old.keys.frontend, self.new.keys.frontend
             causes.insert(0, Cause(kind="frontend", old=old, new=new))
@@ -217,17 +219,23 @@ class Comparison:
 
     # -- nothing differs ------------------------------------------------------------------------
 
-    def _unfounded(self, step: StepKeys, other: StepKeys) -> Iterator[Cause]:
-        """Yield why a step ran although its key is the one that it had."""
-        forced = [
-            Cause(kind="forced", step=source.name)
-            for source in (self._new_steps[each.step] for each in step.inputs)
-            if source.ignore_cache
-        ]
+    def _forced_by(self, step: StepKeys) -> dict[str, None]:
+        """Return the forced steps that made a step run: those whose key it stands on.
+
+        The keys of a forced step's result are not told to others; where its content counts,
+        others run only if that has changed.
+        """
+        found: dict[str, None] = {}
         for each in step.inputs:
-            forced += [cause for cause in self._causes[each.step] if cause.kind == "forced"]
-        if forced:
-            yield from forced
+            if not each.content:
+                source = self._new_steps[each.step]
+                found |= {source.name: None} if source.ignore_cache else self._forced[each.step]
+        return found
+
+    def _unfounded(self, number: int, step: StepKeys, other: StepKeys) -> Iterator[Cause]:
+        """Yield why a step ran although its key is the one that it had."""
+        if self._forced[number]:
+            yield from (Cause(kind="forced", step=name) for name in self._forced[number])
             return
         for failure in step.load_failures:
             yield Cause(kind="damaged", detail=failure)

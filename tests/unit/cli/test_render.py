@@ -1,7 +1,10 @@
 import io
 import json
 
+import pytest
+
 from boxwright.cli.render import PlainRenderer, QuietRenderer, RawJsonRenderer
+from boxwright.cli.render_tty import TtyRenderer
 from boxwright.core.digest import Digest
 from boxwright.progress.events import (
     LogEvent,
@@ -54,6 +57,34 @@ def test_plain_output_is_the_known_one():
         "#3 ERROR: exit 2\n"
         "------\n > [2/2] RUN make:\n0.500 one\n12.00 two\n------\n"
     )
+
+
+def cached(origin):
+    return [
+        [VertexEvent(A, "[1/2] RUN", started_ns=S, completed_ns=S, cached=True, origin=origin)]
+    ]
+
+
+def test_plain_tells_where_a_cached_step_came_from():
+    assert draw(PlainRenderer, cached("local")) == "#1 [1/2] RUN\n#1 CACHED\n"
+    assert draw(PlainRenderer, cached("skipped")) == ("#1 [1/2] RUN\n#1 not needed\n#1 CACHED\n")
+    assert draw(PlainRenderer, cached("import:host/cache")) == (
+        "#1 [1/2] RUN\n#1 imported from host/cache\n#1 CACHED\n"
+    )
+
+
+def test_rawjson_tells_where_a_cached_step_came_from():
+    said = json.loads(draw(RawJsonRenderer, cached("import:host/cache")))
+    assert said["vertexes"][0]["origin"] == "import:host/cache"
+    assert "origin" not in json.loads(draw(RawJsonRenderer, cached("")))["vertexes"][0]
+
+
+@pytest.mark.parametrize(
+    ("origin", "mark"),
+    [("", "CACHED"), ("local", "CACHED"), ("skipped", "SKIPPED"), ("import:x", "IMPORTED")],
+)
+def test_a_terminal_tells_where_a_cached_step_came_from(origin, mark):
+    assert f"=> {mark} [1/2] RUN" in draw(TtyRenderer, cached(origin))
 
 
 def test_plain_shows_one_step_at_a_time():

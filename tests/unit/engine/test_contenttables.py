@@ -1,0 +1,107 @@
+"""Tables of files: what they share, and what differs between them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from boxwright.engine.contenttables import ContentTables, FileChange, table_name
+from boxwright.snapshots.content_tree import FILE, TreeNode, pack_stat
+from boxwright.store.database import Database
+
+Files = dict[bytes, bytes]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    made = Database(tmp_path_factory.mktemp("db") / "state.db")
+    yield made
+    made.close()
+
+
+def entries(files: Files) -> list[tuple[bytes, TreeNode]]:
+    return [
+        (path, TreeNode(FILE, None, hashlib.sha256(files[path]).digest()))
+        for path in sorted(files)
+    ]
+
+
+def store(database: Database, name: bytes, files: Files) -> int:
+    """Store a table as a build would; return how many chunks were new."""
+    tables = ContentTables(database)
+    table = tables.make(name, entries(files), lambda path, _node: stat_of(path))
+    with database.transaction() as cursor:
+        tables.put(cursor, table)
+        cursor.execute("INSERT OR IGNORE INTO build_tables VALUES ('build', ?)", (name,))
+    return len(table.fresh)
+
+
+def stat_of(path: bytes) -> bytes:
+    return pack_stat(0o100644, 1, 2, len(path))
+
+
+names = st.lists(
+    st.binary(min_size=1, max_size=4).map(lambda raw: b"/" + raw.hex().encode()),
+    max_size=300,
+    unique=True,
+)
+trees = names.flatmap(
+    lambda paths: st.fixed_dictionaries({path: st.sampled_from([b"1", b"2"]) for path in paths})
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(old=trees, new=trees)
+def test_differences_are_those_of_the_files(database: Database, old: Files, new: Files) -> None:
+    first, second = table_name("old", repr(old)), table_name("new", repr(new))
+    store(database, first, old)
+    store(database, second, new)
+    found = ContentTables(database).changes(first, second)
+    assert found is not None
+    wanted = sorted(p for p in old.keys() | new.keys() if old.get(p) != new.get(p))
+    assert [change.path for change in found] == wanted
+    for change in found:
+        assert (change.old is None) == (change.path not in old)
+        assert (change.new is None) == (change.path not in new)
+
+
+def test_one_changed_file_of_many_adds_one_chunk(database: Database) -> None:
+    files = {b"/folder/%05d" % number: b"same" for number in range(10_000)}
+    assert store(database, b"many-1", files) > 100
+    assert store(database, b"many-2", {**files, b"/folder/05000": b"other"}) == 1
+    assert store(database, b"many-3", files) == 0
+    (change,) = ContentTables(database).changes(b"many-1", b"many-2") or ()
+    assert isinstance(change, FileChange)
+    assert change.path == b"/folder/05000"
+    assert change.new is not None
+    assert change.new.stat == (0o100644, 1, 2, len(b"/folder/05000"))
+    assert change.new.digest == hashlib.sha256(b"other").hexdigest()
+
+
+def test_an_empty_table_is_a_table(database: Database) -> None:
+    store(database, b"empty", {})
+    assert ContentTables(database).missing([b"empty", b"unknown"]) == {b"unknown"}
+    store(database, b"one", {b"/a": b"1"})
+    (change,) = ContentTables(database).changes(b"empty", b"one") or ()
+    assert change.old is None
+    assert ContentTables(database).changes(b"empty", b"unknown") is None
+
+
+def test_what_no_build_has_goes(tmp_path: Path) -> None:
+    database = Database(tmp_path / "state.db")
+    try:
+        store(database, b"kept", {b"/a": b"1"})
+        store(database, b"gone", {b"/a": b"1", b"/b": b"2"})
+        with database.transaction() as cursor:
+            cursor.execute("DELETE FROM build_tables WHERE name = ?", (b"gone",))
+            ContentTables.drop_unused(cursor)
+        assert ContentTables(database).missing([b"kept", b"gone"]) == {b"gone"}
+        left = database.execute("SELECT id FROM content_chunks")
+        assert left == database.execute("SELECT chunk FROM content_tables")
+    finally:
+        database.close()
