@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from boxwright.cli.plan import BuildPlan
     from boxwright.client.client import Client
-    from boxwright.client.request import BuildResult
+    from boxwright.client.request import BuildRequest, BuildResult
     from boxwright.progress.events import WarningEvent
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -90,6 +91,11 @@ def _many(*names: str, key: str, text: str, metavar: str) -> Callable[[F], F]:
     help="check, outline or targets: don't build.",
 )
 @click.option("--check", is_flag=True, help="Check the Dockerfile (short for --call=check).")
+@click.option(
+    "--verify-reproducible",
+    is_flag=True,
+    help="Build twice without cache, and fail if the images differ.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the image's digest.")
 @click.option("--builder", default="", metavar="NAME", help="Builder to use.")
 @click.option("--addr", default="", metavar="ADDRESS", help="Daemon to use.")
@@ -104,6 +110,7 @@ def build(
     metadata_file: str | None,
     quiet: bool,
     check: bool,
+    verify_reproducible: bool,
     builder: str,
     addr: str,
     root: str,
@@ -138,7 +145,7 @@ def build(
     try:
         for warning in plan.warnings:
             click.echo(f"WARNING: {warning}", err=True)
-        runner = BuildRun(plan, mode)
+        runner = BuildRun(plan, mode, twice=verify_reproducible)
         from boxwright.cli.connect import run_with_client
 
         result = run_with_client(options, target, runner)
@@ -155,19 +162,30 @@ def build(
 class BuildRun:
     """Runs a planned build with a client and draws its progress."""
 
-    def __init__(self, plan: BuildPlan, mode: str, *, trace: TextIO | None = None) -> None:
+    def __init__(
+        self, plan: BuildPlan, mode: str, *, trace: TextIO | None = None, twice: bool = False
+    ) -> None:
         self._plan = plan
+        self._twice = twice
         self._trace = trace
         self._mode = mode
         self.warnings: list[WarningEvent] = []
 
     async def __call__(self, client: Client) -> BuildResult:
         """Build; the progress is drawn to its end whatever happens."""
+        if not self._twice:
+            return await self._once(client, self._plan.request)
+        from boxwright.cli.reproducible import build_verified
+
+        return await build_verified(self._plan, partial(self._once, client))
+
+    async def _once(self, client: Client, request: BuildRequest) -> BuildResult:
         from boxwright.cli.render import RawJsonRenderer, make_renderer
         from boxwright.progress.events import Event, WarningEvent
 
         renderer = make_renderer(self._mode, os.environ)
         recorder = RawJsonRenderer(self._trace) if self._trace is not None else None
+        self.warnings = []
 
         def draw(events: list[Event]) -> None:
             self.warnings += [event for event in events if isinstance(event, WarningEvent)]
@@ -176,7 +194,7 @@ class BuildRun:
                 recorder.update(events)
 
         try:
-            return await client.build(self._plan.request, draw)
+            return await client.build(request, draw)
         finally:
             renderer.close()
 

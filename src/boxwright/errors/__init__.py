@@ -46,6 +46,7 @@ class Code(enum.StrEnum):
     HOSTILE_INPUT = "hostile-input"
     ENVIRONMENT = "environment"
     LIMIT = "limit"
+    NOT_REPRODUCIBLE = "not-reproducible"
 
 
 EXIT_CODES: dict[Code, int] = {
@@ -77,6 +78,7 @@ EXIT_CODES: dict[Code, int] = {
     Code.HOSTILE_INPUT: 26,
     Code.ENVIRONMENT: 27,
     Code.LIMIT: 28,
+    Code.NOT_REPRODUCIBLE: 30,
     Code.CANCELLED: 130,
 }
 
