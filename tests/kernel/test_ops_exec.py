@@ -19,6 +19,7 @@ from boxwright.ops.execmounts import MountWorld
 from boxwright.ops.execop import ExecOp
 from boxwright.ops.result import RefResult
 from boxwright.ops.slots import Slots
+from boxwright.ops.stepgate import StepGate
 from boxwright.session.base import SecretNotFoundError, SshAgentNotFoundError
 from boxwright.session.manager import SessionManager
 from boxwright.snapshots.cachemounts import CacheMounts
@@ -137,7 +138,8 @@ class World:
         name = Digest.of(op.SerializeToString())
         below = Vertex(name, pb.Op())
         vertex = Vertex(name, op, tuple(Edge(below, n) for n in range(len(inputs))))
-        command = ExecOp(vertex, self.executor, self.world, self.sessions, Slots())
+        gate = StepGate(self.snapshots.store.room, self.executor)
+        command = ExecOp(vertex, self.executor, self.world, self.sessions, Slots(), gate)
         context = Context(self.started)
         results = [RefResult(ref.clone() if ref else None) for ref in inputs]
         try:

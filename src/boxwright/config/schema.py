@@ -7,8 +7,9 @@ The keys are those of ``buildkitd.toml``; what BuildKit does not know lives unde
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+from boxwright.core.dataclass import dataclass, field
 
 
 def key(
@@ -262,7 +263,12 @@ class BoxwrightConfig:
     """``[boxwright]``: keys that BuildKit does not have."""
 
     registry: RegistryServeConfig = key("registry", RegistryServeConfig, "The embedded registry.")
-    log_quota: str | int = key("logQuota", "1GiB", "Bytes of progress and log kept for one build; above, its head and tail.")
+    disk: DiskConfig = key("disk", DiskConfig, "The hard cap on the state folder.")
+    log_quota: str | int = key(
+        "logQuota",
+        "1GiB",
+        "Bytes of progress and log kept for one build; above, its head and tail.",
+    )
 
 
 @dataclass(frozen=True)
@@ -273,6 +279,25 @@ class Config:
     root: str = key("root", "", "State folder.", example="/var/lib/boxwright")
     insecure_entitlements: tuple[str, ...] = key(
         "insecure-entitlements",
+@dataclass(frozen=True)
+class DiskConfig:
+    """``[boxwright.disk]``: the hard cap on the state folder."""
+
+    cap: str | int = key(
+        "cap",
+        0,
+        "Bytes, size or percentage of the disk that the state folder never exceeds; 0: the disk.",
+        example="16GiB",
+    )
+    headroom: str | int = key(
+        "headroom",
+        0,
+        "What steps must leave free before cache is removed under them; a part of the cap by "
+        "default.",
+        example="512MiB",
+    )
+
+
         (),
         "Entitlements that a build may ask for.",
         example=("network.host",),

@@ -48,7 +48,13 @@ class Engine:
         self.settings = settings
         self.parts = parts
         self.clock = clock
-        self.usage = Usage(parts.store, parts.snapshots, clock, is_idle=lambda: not self._builds)
+        self.usage = Usage(
+            parts.store,
+            parts.snapshots,
+            clock,
+            is_idle=lambda: not self._builds,
+            on_removed=parts.cache.release,
+        )
         history = settings.config.history
         self.history = History(
             parts.store,
@@ -66,6 +72,7 @@ class Engine:
             settings.config.boxwright.log_quota, total_bytes=parts.disk_bytes
         )
         self._policies = gc_policies(settings.config.worker.oci, parts.disk_bytes)
+        parts.store.room.evict = self._evict
         self.platforms = worker.platforms(settings.config.worker.oci.platforms)
 
     @classmethod
@@ -269,6 +276,11 @@ class Engine:
                 async for record in self.usage.prune(policy):
                     _log.info("removed %s (%s bytes)", record.id, record.size_bytes)
 
+
+    async def _evict(self, wanted: int) -> None:
+        """Make room for something that is being written."""
+        if self.settings.config.worker.oci.gc:
+            await self.usage.evict(wanted, self._policies)
 
 def _report_end(task: asyncio.Task[None]) -> None:
     """Log why a task that runs as long as the engine ended before it."""

@@ -6,16 +6,17 @@ import asyncio
 import logging
 import os
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from boxwright.config.load import parse_size
 from boxwright.core.clock import Clock
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.engine.images import ImageProvider, Images
-from boxwright.engine.provenance import RequestRecords
 from boxwright.engine.keyfacts import KeyCollector
 from boxwright.engine.keyrecords import KeyRecords
+from boxwright.engine.provenance import RequestRecords
 from boxwright.engine.resultstorage import SnapshotResults
 from boxwright.engine.settings import EngineSettings, gc_policies
 from boxwright.engine.sourcemeta import SourceMetadataResolver
@@ -27,6 +28,7 @@ from boxwright.ops.sshsocket import forward_socket
 from boxwright.registry.hosts import Hosts
 from boxwright.session.manager import SessionManager
 from boxwright.snapshots.backend import BackendName
+from boxwright.ops.stepgate import StepGate
 from boxwright.snapshots.cachemounts import CacheMounts
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.solver.cachemanager import LocalCacheManager
@@ -71,6 +73,7 @@ class Parts:
     mount_world: MountWorld
     keys: KeyCollector
     worker_id: str
+    gate: StepGate
     snapshotter_name: str
     disk_bytes: int
     early_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
@@ -86,6 +89,7 @@ class Parts:
         await self.executor.close()
         await self.registry_clients.close()
         await self.downloads.close()
+        await self.gate.close()
         await self.snapshots.close(sync=True)
         await to_worker(self.store.close)
 
@@ -168,11 +172,18 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
         keys=KeyCollector(KeyRecords(store.db), local),
         worker_id=_worker_id(settings.root),
         snapshotter_name="overlayfs" if backend == "overlay" else backend,
-        disk_bytes=usage.f_blocks * usage.f_frsize,
+        disk_bytes=disk_bytes,
     )
 
 
 def _worker_id(root: Path) -> str:
+    disk = settings.config.boxwright.disk
+    disk_bytes = usage.f_blocks * usage.f_frsize
+    await to_worker(
+        store.room.limit,
+        parse_size(disk.cap, total_bytes=disk_bytes),
+        parse_size(disk.headroom, total_bytes=disk_bytes),
+    )
     """Return this state folder's id, made once."""
     path = root / "worker-id"
     try:
@@ -183,3 +194,4 @@ def _worker_id(root: Path) -> str:
         staged.write_text(fresh, "ascii")
         staged.replace(path)
         return fresh
+        gate=factory.gate,

@@ -12,9 +12,9 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
 
 from boxwright.core.clock import Clock
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.workers import to_worker
 from boxwright.engine.filters import compile_filters
 from boxwright.engine.status import timestamp
@@ -25,6 +25,10 @@ from boxwright.store.store import Store
 from boxwright.wire.pb import control_pb2
 
 _log = logging.getLogger(__name__)
+
+# Layers that a finished build exported must be able to go when room is needed now.
+_PRESSED_GRACE_NS = 30 * 10**9
+_LARGE_BLOB = 1 << 20
 
 _INTERNAL_TYPES = frozenset({"internal", "frontend"})
 
@@ -179,7 +183,9 @@ class Usage:
         clock: Clock,
         *,
         is_idle: Callable[[], bool],
+        on_removed: Callable[[Sequence[str]], None] = lambda _ids: None,
     ) -> None:
+        self._on_removed = on_removed
         self._store = store
         self._snapshots = snapshots
         self._is_idle = is_idle
@@ -203,28 +209,65 @@ class Usage:
         blobs = await to_worker(self._store.usage)
         return sum(record.size_bytes or 0 for record in records) + blobs.blobs
 
+    async def evict(self, wanted: int, rules: Sequence[PrunePolicy]) -> None:
+        """Remove records, as the rules allow, until about ``wanted`` bytes are free.
+
+        Ceilings do not count here, only what a rule concerns and spares. A cap is harder than a
+        floor: when all above the floors is gone and it is not enough, they give way too.
+        """
+        async with self._lock:
+            wanted -= await self._collect_blobs(is_pressed=True)
+            if wanted <= 0:
+                return
+            used = await self.total_bytes()
+            target = max(used - wanted, 0)
+            for floors in (True, False):
+                for rule in rules:
+                    keep = max(target, rule.reserved_space if floors else 0)
+                    async for record in self._remove(rule, used, keep):
+                        used -= record.size_bytes or 0
+                        _log.info("removed %s for room", record.id)
+            await self._collect_blobs(is_pressed=True)
+
+    async def _remove(
+        self, rule: PrunePolicy, used: int, keep: int | None
+    ) -> AsyncIterator[SnapshotRecord]:
+        """Remove what a rule concerns while more than ``keep`` bytes are used; None: all."""
+        candidates = Candidates(self._snapshots.records(), allowed_by(rule, self._clock.now_ns()))
+        while keep is None or used > keep:
+            record = candidates.take()
+            if record is None:
+                return
+            try:
+                size = await self._snapshots.delete(record.id)
+            except BoxwrightError:
+                continue  # a build has begun to use it
+            used -= size
+            candidates.removed(record)
+            self._on_removed((record.id,))
+            yield replace(record, size_bytes=size)
+
+    async def _collect_blobs(self, *, is_pressed: bool = False) -> int:
+        """Remove blobs that nothing needs; return the bytes."""
+        # A blob that a running build has just fetched may not be rooted yet: the grace
+        # period of the store's own collection is only left out when nothing runs.
+        if self._is_idle():
+            collected = await to_worker(self._store.gc, grace_ns=0)
+        else:
+            collected = await to_worker(self._store.gc)
+            if is_pressed:
+                large = await to_worker(
+                    self._store.gc, grace_ns=_PRESSED_GRACE_NS, min_bytes=_LARGE_BLOB
+                )
+                return collected.size_bytes + large.size_bytes
+        return collected.size_bytes
+
     async def prune(self, policy: PrunePolicy) -> AsyncIterator[SnapshotRecord]:
         """Remove what the policy lets go and yield it; then drop blobs that nothing needs."""
-        allows = allowed_by(policy, self._clock.now_ns())
         async with self._lock:
             used = await self.total_bytes() if policy.has_target else 0
             free = await to_worker(self._store.available_bytes)
-            keep = policy.keep_bytes(used, free)
-            candidates = Candidates(self._snapshots.records(), allows)
-            while not policy.has_target or used > keep:
-                record = candidates.take()
-                if record is None:
-                    break
-                try:
-                    size = await self._snapshots.delete(record.id)
-                except BoxwrightError:
-                    continue  # a build has begun to use it
-                used -= size
-                candidates.removed(record)
-                yield replace(record, size_bytes=size)
-            # A blob that a running build has just fetched may not be rooted yet: the grace
-            # period of the store's own collection is only left out when nothing runs.
-            if self._is_idle():
-                await to_worker(self._store.gc, grace_ns=0)
-            else:
-                await to_worker(self._store.gc)
+            keep = policy.keep_bytes(used, free) if policy.has_target else None
+            async for record in self._remove(policy, used, keep):
+                yield record
+            await self._collect_blobs()

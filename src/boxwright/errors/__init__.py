@@ -46,6 +46,7 @@ class Code(enum.StrEnum):
     HOSTILE_INPUT = "hostile-input"
     ENVIRONMENT = "environment"
     LIMIT = "limit"
+    DISK_CAP = "disk-cap"
     NOT_REPRODUCIBLE = "not-reproducible"
 
 
@@ -78,6 +79,7 @@ EXIT_CODES: dict[Code, int] = {
     Code.HOSTILE_INPUT: 26,
     Code.ENVIRONMENT: 27,
     Code.LIMIT: 28,
+    Code.DISK_CAP: 29,
     Code.NOT_REPRODUCIBLE: 30,
     Code.CANCELLED: 130,
 }

@@ -10,15 +10,16 @@ A crash leaves at most empty control groups, which :meth:`Executor.open` removes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.workers import to_worker
 from boxwright.errors import InvalidInputError
 from boxwright.executor import bpf, capabilities, hosts, rootfs, runtime, seccomp
@@ -92,12 +93,14 @@ class _Ready:
     runtime: runtime.Runtime
     host: HostFacts
 
+        is_stoppable: :meth:`Executor.watch_disk` may stop it; its caller sees to its resumption.
 
 class Executor:
     """Starts processes in sandboxes; used from one event loop, closed by who opened it."""
 
     def __init__(self, config: ExecutorConfig) -> None:
         self._config = config
+    is_stoppable: bool = False
         key = hashlib.sha256(os.fsencode(config.run_dir.absolute())).hexdigest()[:12]
         self._cgroup_name = f"boxwright-{key}"
         self._base = config.run_dir / "sandbox"
@@ -234,7 +237,7 @@ class Executor:
             await self._link.resize(run_id, rows & 0xFFFF, columns & 0xFFFF)
 
     async def watch_disk(self, path: Path, free_bytes: int, on_low: Callable[[int], None]) -> None:
-        """Stop all processes, once, when the disk of ``path`` has less than this free.
+        """Stop all stoppable processes, once, when the disk of ``path`` has less than this free.
 
         Args:
             path: Any path on that disk.
@@ -466,3 +469,4 @@ def _probe_mounts(root: Path, program: str) -> tuple[BindMount, ...]:
         for folder in folders
         if os.path.isdir(folder)
     )
+                is_stoppable=attached.is_stoppable,

@@ -17,10 +17,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import boxwright
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.workers import to_worker
 from boxwright.executor.errors import RuntimeFailedError, SandboxLostError
 from boxwright.executor.streams import set_once
@@ -59,6 +59,7 @@ class RunRequest:
     cgroup: str = ""
     memory_bytes: int = 0
     has_pidfile: bool = True
+    is_stoppable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ class SupervisorLink:
             await self._send(dict(message), ())
 
     async def watch(self, path: str, free_bytes: int) -> None:
-        """Stop every run and call ``on_low`` when the disk of ``path`` has less free than this."""
+        """Stop stoppable runs and call ``on_low`` when the disk has less free than this."""
         with contextlib.suppress(SandboxLostError):
             await self._send({"op": "watch", "path": path, "free": free_bytes}, ())
 
@@ -214,6 +215,7 @@ class SupervisorLink:
             "cgroup": request.cgroup or None,
             "memory": request.memory_bytes,
             "pidfile": request.has_pidfile,
+            "stoppable": request.is_stoppable,
         }
         payload = os.memfd_create("boxwright-run", os.MFD_CLOEXEC)
         try:

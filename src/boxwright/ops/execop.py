@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from boxwright.core.platform import Platform
 from boxwright.errors import BoxwrightError
 from boxwright.executor.errors import ExecFailedError, go_quote
-from boxwright.executor.executor import Executor
+from boxwright.executor.executor import Attached, Executor
 from boxwright.executor.process import (
     NetworkMode,
     ProcessSpec,
@@ -29,6 +29,7 @@ from boxwright.ops.keys import to_cache_map
 from boxwright.ops.result import RefResult, ref_of
 from boxwright.ops.slots import Slots
 from boxwright.session.manager import SessionGroup, SessionManager
+from boxwright.ops.stepgate import StepGate, StepYieldedError
 from boxwright.solver.types import CacheMap, JobContext, OpSlot, Result
 from boxwright.wire.pb import ops_pb2 as pb
 
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STDOUT, _STDERR = 1, 2
 _PROXY_NAMES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+_YIELDED = b"[the disk is low: this step made room for others and runs again]\n"
 
 
 class ExecOp:
@@ -50,7 +52,9 @@ class ExecOp:
         sessions: SessionManager,
         slots: Slots,
     ) -> None:
+        gate: StepGate,
         self._vertex = vertex
+        self._gate = gate
         self._op = vertex.op.exec
         self._executor = executor
         self._world = world
@@ -73,7 +77,21 @@ class ExecOp:
             ExecFailedError: the command failed.
             BoxwrightError: a mount, secret or session is missing; the sandbox failed.
         """
+            DiskCapError: it writes more than the cap leaves, whatever is removed.
+            DiskFullError: the same, of the disk.
         op = self._op
+        age = self._gate.next_age()
+        while True:
+            run_id = secrets.token_hex(12)
+            try:
+                async with self._gate.turn(run_id, age):
+                    return await self._attempt(ctx, inputs, run_id)
+            except StepYieldedError:
+                ctx.progress.log(_STDERR, _YIELDED)
+
+    async def _attempt(
+        self, ctx: JobContext, inputs: Sequence[Result], run_id: str
+    ) -> list[Result]:
         line = " ".join(op.meta.args)
         sessions = self._sessions.group(ctx.sessions())
         refs = [ref_of(item) for item in inputs]
@@ -85,12 +103,13 @@ class ExecOp:
                 process = await self._process(prepared, sessions)
                 try:
                     await self._executor.run(
-                        secrets.token_hex(12),
+                        run_id,
                         prepared.root,
                         process,
                         stdout=lambda data: ctx.progress.log(_STDOUT, data),
                         stderr=lambda data: ctx.progress.log(_STDERR, data),
                     )
+                        attached=Attached(is_stoppable=True),
                 except ExecFailedError as error:
                     failure = error
                 except BoxwrightError as error:  # what never ran is named as what failed is

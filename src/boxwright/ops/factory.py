@@ -9,6 +9,7 @@ from boxwright.ops.execmounts import MountWorld
 from boxwright.ops.execop import ExecOp
 from boxwright.ops.graphops import BuildOp, DiffOp, FileOp, MergeOp, PassthroughOp, SourceOp
 from boxwright.ops.slots import Slots
+from boxwright.ops.stepgate import StepGate
 from boxwright.session.manager import SessionManager
 from boxwright.snapshots.cachemounts import CacheMounts
 from boxwright.snapshots.manager import SnapshotManager
@@ -33,6 +34,7 @@ class OpFactory:
         self._sources = sources
         self._sessions = sessions
         self._slots = Slots(max_parallelism)
+        self.gate = StepGate(snapshots.store.room, executor)
         cache_mounts = snapshots.cache_mounts or CacheMounts(snapshots)
         self._world = MountWorld(snapshots, cache_mounts, executor.run_dir)
 
@@ -44,7 +46,9 @@ class OpFactory:
         """
         match vertex.op.WhichOneof("op"):
             case "exec":
-                return ExecOp(vertex, self._executor, self._world, self._sessions, self._slots)
+                return ExecOp(
+                    vertex, self._executor, self._world, self._sessions, self._slots, self.gate
+                )
             case "file":
                 return FileOp(vertex, self._snapshots, self._slots)
             case "source":

@@ -8,7 +8,8 @@ never grows with the user's input.
 Engine to supervisor::
 
     {"op": "run", "id": …, "argv": […], "files": [[name, mode, uid, gid, size], …],
-     "cgroup": path or null, "memory": bytes or 0, "pidfile": bool}
+     "cgroup": path or null, "memory": bytes or 0, "pidfile": bool,
+     "stoppable": bool}
         fds: payload, stdin, stdout, stderr; the payload is the files' contents in order
     {"op": "kill", "id": …, "signal": n}
     {"op": "resize", "id": …, "rows": n, "columns": n}
@@ -21,7 +22,7 @@ Supervisor to engine::
     {"ev": "started", "id": …}
     {"ev": "exited", "id": …, "code": n, "signal": n, "asked": bool, "log": text, "usage": {…}}
     {"ev": "failed", "id": …, "stage": …, "errno": n, "path": …}
-    {"ev": "low", "free": bytes}                 the brake has stopped every step
+    {"ev": "low", "free": bytes}                 the brake has stopped what is stoppable
 
 This module is imported by the supervisor, so it must stay standard-library only and small.
 """

@@ -48,6 +48,7 @@ class _Child:
         "has_pidfile",
         "hold",
         "id",
+        "is_stoppable",
         "is_stopped",
         "kill_signal",
         "pid",
@@ -65,6 +66,7 @@ class _Child:
         self.size_tries = 0
         self.asked = False
         self.hold = False
+        self.is_stoppable = False
         self.is_stopped = False
 
 
@@ -117,12 +119,12 @@ class Supervisor:
         return min(waits) if waits else None
 
     def _look(self) -> None:
-        """Stop every step if the disk has too little room."""
+        """Stop what is stoppable if the disk has too little room."""
         free = self._brake.look()
         if free < 0:
             return
         for child in self._children.values():
-            if not child.kill_signal:
+            if child.is_stoppable and not child.kill_signal:
                 child.hold = True
                 self._stop_now(child)
         self._send({"ev": "low", "free": free})
@@ -216,8 +218,9 @@ class Supervisor:
                 }
             )
             return
-        has_pidfile = bool(message["pidfile"])
-        self._children[pid] = _Child(run_id, pid, cgroup, has_pidfile=has_pidfile)
+        child = _Child(run_id, pid, cgroup, has_pidfile=bool(message["pidfile"]))
+        child.is_stoppable = bool(message["stoppable"])
+        self._children[pid] = child
         self._send({"ev": "started", "id": run_id})
 
     def _write_files(self, run_id: str, payload: int, files: object) -> None:
@@ -277,6 +280,8 @@ class Supervisor:
             _signal(child.pid, signal.SIGKILL)
             return
         pid = self._container_pid(child.id)
+        if not pid and child.hold:
+            self._resume(child)  # stopped before its id was written: let it come up to be killed
         if pid:
             number, child.kill_signal = child.kill_signal, 0
             _signal(pid, number)

@@ -41,6 +41,12 @@ class LocalCacheManager:
         """Tells managers over the same storage apart from others."""
         return self._id
 
+    def release(self, result_ids: Sequence[str]) -> None:
+        """Forget results that were removed."""
+        with self.storage.batch():
+            for result_id in result_ids:
+                self.storage.release(result_id)
+
     def release_unreferenced(self) -> int:
         """Forget all results that no longer exist; return how many there were."""
         gone = [r for r in self.storage.result_ids() if not self.results.exists(r)]

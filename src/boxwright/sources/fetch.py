@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
@@ -169,9 +169,10 @@ class BlobFetcher:
                 listener(arrived)
 
         async with self._slots:
-            writer = await to_worker(
-                self._blobs.writer, expected=descriptor.digest, expected_size=descriptor.size
-            )
+            async with self._blobs.room.reserved(descriptor.size):  # until the disk has reserved it
+                writer = await to_worker(
+                    self._blobs.writer, expected=descriptor.digest, expected_size=descriptor.size
+                )
             try:
                 sink = WriterSink(writer, tell)
                 await remote.blob(descriptor, sink)

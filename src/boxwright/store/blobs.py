@@ -21,12 +21,12 @@ import os
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from boxwright.core.clock import Clock
+from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.errors import LimitExceededError
 from boxwright.linux import files
@@ -38,6 +38,7 @@ from boxwright.store.errors import (
     DiskFullError,
     disk_errors,
 )
+from boxwright.store.room import Room
 
 _RESERVE_FROM = 1 << 20  # smaller blobs are not worth the extra call
 _WRITEBACK_STEP = 16 << 20
@@ -76,7 +77,15 @@ class BlobWriter:
                 self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444
             )
         if expected_size is not None and expected_size >= _RESERVE_FROM:
+            self._check(expected_size)
             self._reserve(expected_size)
+
+    def _check(self, size: int) -> None:
+        try:
+            self._store.room.check(size)
+        except BaseException:
+            self.abort()
+            raise
 
     def _reserve(self, size: int) -> None:
         try:
@@ -101,6 +110,7 @@ class BlobWriter:
 
         Raises:
             DiskFullError: there is no room; the staged file is gone.
+            DiskCapError: the state folder may not grow any more.
             DigestMismatchError: more bytes than announced.
         """
         length = len(data)
@@ -124,6 +134,7 @@ class BlobWriter:
             # Start the disk while the producer still compresses: the fsync then waits little.
             files.start_writeback(self._fd, self._flushed, self._size - self._flushed)
             self._flushed = self._size
+            self._check(0)
         return length
 
     def commit(self, labels: Mapping[str, str] | None = None) -> tuple[Digest, int]:
@@ -176,7 +187,8 @@ class BlobWriter:
 class BlobStore:
     """All blobs of one state folder; safe from every thread."""
 
-    def __init__(self, root: Path, database: Database, clock: Clock) -> None:
+    def __init__(self, root: Path, database: Database, clock: Clock, room: Room) -> None:
+        self.room = room
         self.folder = root / "blobs" / "sha256"
         self.ingest = root / "ingest"
         self._database = database

@@ -164,6 +164,31 @@ class DiskFullError(BoxwrightError):
         self.available = available
 
 
+class DiskCapError(BoxwrightError):
+    """The state folder may not grow any more, and nothing in it can be removed.
+
+    Args:
+        cap: The configured cap in bytes.
+        used: What the folder takes.
+        needed: Bytes that were wanted, 0 if unknown.
+    """
+
+    code = Code.DISK_CAP
+
+    def __init__(self, cap: int, used: int, *, needed: int = 0) -> None:
+        facts = [f"{used} of {cap} bytes are used"]
+        if needed:
+            facts.append(f"{needed} bytes needed")
+        super().__init__(
+            "the disk cap of the state folder is reached",
+            detail=", ".join(facts),
+            hint="see what holds it with 'boxwright gc explain', or raise boxwright.disk.cap",
+        )
+        self.cap = cap
+        self.used = used
+        self.needed = needed
+
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 

@@ -10,7 +10,8 @@ permissions can be added without a look back at unowned records.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from boxwright.core.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,9 @@ register(
         """CREATE TABLE IF NOT EXISTS content_tables (
             name BLOB NOT NULL, position INTEGER NOT NULL, chunk BLOB NOT NULL,
             PRIMARY KEY (name, position)) WITHOUT ROWID""",
+        """CREATE TABLE IF NOT EXISTS content_subtables (
+            parent BLOB NOT NULL, child BLOB NOT NULL,
+            PRIMARY KEY (parent, child)) WITHOUT ROWID""",
         """CREATE TABLE IF NOT EXISTS content_chunks (
             id BLOB PRIMARY KEY, entries BLOB NOT NULL) WITHOUT ROWID""",
     ],

@@ -22,11 +22,11 @@ import hashlib
 import logging
 import os
 from collections.abc import Container
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from boxwright.core.clock import Clock, SystemClock
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
 from boxwright.linux import files, mount, process
 from boxwright.store import schema, trace
@@ -40,6 +40,7 @@ from boxwright.store.errors import (
 )
 from boxwright.store.images import ImageStore
 from boxwright.store.leases import Leases
+from boxwright.store.room import Room
 from boxwright.store.trash import Trash
 
 logger = logging.getLogger(__name__)
@@ -96,13 +97,14 @@ class Store:
         self._lock_fd = lock_fd
         self._reserve = root / "reserve"
         self.db = Database(root / "state.db", on_full=self._give_up_reserve)
-        self.blobs = BlobStore(root, self.db, clock)
         self.leases = Leases(self.db, clock)
         self.images = ImageStore(self.db, clock)
         self.mounts = root / "run" / "mnt"
         self.was_clean = self._meta("clean") == "1"
         self.trash = Trash(root / "trash")
         try:
+            self.room = Room(root, self.trash)
+            self.blobs = BlobStore(root, self.db, clock, self.room)
             self._recover()
         except BaseException:
             self.trash.close()
@@ -179,18 +181,19 @@ class Store:
         """
         self.trash.discard(path)
 
-    def gc(self, *, grace_ns: int = GRACE_NS) -> Collected:
+    def gc(self, *, grace_ns: int = GRACE_NS, min_bytes: int = 0) -> Collected:
         """Remove blobs that no lease, tag, snapshot or registered root leads to.
 
         Args:
             grace_ns: Spare blobs written or used within this many nanoseconds.
+            min_bytes: Spare blobs smaller than this.
 
         Returns:
             How many blobs and bytes went.
         """
         self.leases.expire()
         before = self.clock.now_ns() - grace_ns
-        dead = self.db.execute(_dead_blobs(), (before, before))
+        dead = self.db.execute(_dead_blobs(), (before, before, min_bytes))
         trace.point("gc-marked")
         still_live = _is_live()
         count = size = 0
@@ -317,12 +320,12 @@ def _roots() -> list[str]:
 
 
 def _dead_blobs() -> str:
-    """Go down from all roots; parameters: created before, used before."""
+    """Go down from all roots; parameters: created before, used before, smallest size."""
     down = "SELECT child FROM blob_refs JOIN live ON parent = live.digest"
     return (
         f"WITH RECURSIVE live (digest) AS ({' UNION '.join([*_roots(), down])})"  # noqa: S608
         " SELECT digest FROM blobs"
-        " WHERE created_ns <= ? AND used_ns <= ? AND digest NOT IN live"
+        " WHERE created_ns <= ? AND used_ns <= ? AND size >= ? AND digest NOT IN live"
     )
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+_DRAIN_LOOK_S = 1.0
+
 
 def remove_tree(path: Path) -> None:
     """Remove a tree of any depth and whatever modes; a missing one is fine.
@@ -95,7 +97,7 @@ class Trash:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(exist_ok=True)
-        self._queue: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Path | threading.Event | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         for entry in os.scandir(folder):
             self._queue.put(Path(entry.path))
@@ -117,6 +119,9 @@ class Trash:
 
     def _run(self) -> None:
         while (path := self._queue.get()) is not None and not self._closing.is_set():
+            if isinstance(path, threading.Event):
+                path.set()
+                continue
             try:
                 if path.is_dir() and not path.is_symlink():
                     remove_tree(path)
@@ -124,6 +129,13 @@ class Trash:
                     path.unlink(missing_ok=True)
             except OSError as error:
                 logger.warning("can't remove %s, tried again at the next start: %s", path, error)
+
+    def drain(self) -> None:
+        """Wait until what has been discarded so far is removed. Blocking."""
+        done = threading.Event()
+        self._queue.put(done)
+        while not done.wait(_DRAIN_LOOK_S) and self._thread.is_alive():
+            pass
 
     def close(self, *, drain: bool = False) -> None:
         """End the thread; with ``drain`` only after everything in the trash is gone."""

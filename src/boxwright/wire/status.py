@@ -66,6 +66,7 @@ _TO_STATUS: Final[dict[Code, StatusCode]] = {
     Code.REGISTRY_FAILED: StatusCode.UNKNOWN,
     Code.DIGEST_MISMATCH: StatusCode.DATA_LOSS,
     Code.DISK_FULL: StatusCode.RESOURCE_EXHAUSTED,
+    Code.DISK_CAP: StatusCode.RESOURCE_EXHAUSTED,
     Code.STORE_LOCKED: StatusCode.FAILED_PRECONDITION,
     Code.STORE_VERSION: StatusCode.FAILED_PRECONDITION,
     Code.STORE_CORRUPT: StatusCode.DATA_LOSS,
