@@ -259,6 +259,25 @@ class RegistryServeConfig:
 
 
 @dataclass(frozen=True)
+class DiskConfig:
+    """``[boxwright.disk]``: the hard cap on the state folder."""
+
+    cap: str | int = key(
+        "cap",
+        0,
+        "Bytes, size or percentage of the disk that the state folder never exceeds; 0: the disk.",
+        example="16GiB",
+    )
+    headroom: str | int = key(
+        "headroom",
+        0,
+        "What steps must leave free before cache is removed under them; a part of the cap by "
+        "default.",
+        example="512MiB",
+    )
+
+
+@dataclass(frozen=True)
 class BoxwrightConfig:
     """``[boxwright]``: keys that BuildKit does not have."""
 
@@ -279,25 +298,6 @@ class Config:
     root: str = key("root", "", "State folder.", example="/var/lib/boxwright")
     insecure_entitlements: tuple[str, ...] = key(
         "insecure-entitlements",
-@dataclass(frozen=True)
-class DiskConfig:
-    """``[boxwright.disk]``: the hard cap on the state folder."""
-
-    cap: str | int = key(
-        "cap",
-        0,
-        "Bytes, size or percentage of the disk that the state folder never exceeds; 0: the disk.",
-        example="16GiB",
-    )
-    headroom: str | int = key(
-        "headroom",
-        0,
-        "What steps must leave free before cache is removed under them; a part of the cap by "
-        "default.",
-        example="512MiB",
-    )
-
-
         (),
         "Entitlements that a build may ask for.",
         example=("network.host",),

@@ -269,6 +269,11 @@ class Engine:
         if self._gc_task is None or self._gc_task.done():
             self._gc_task = asyncio.ensure_future(self._collect())
 
+    async def _evict(self, wanted: int) -> None:
+        """Make room for something that is being written."""
+        if self.settings.config.worker.oci.gc:
+            await self.usage.evict(wanted, self._policies)
+
     async def _collect(self) -> None:
         await asyncio.sleep(_GC_DELAY_S)
         with contextlib.suppress(BoxwrightError):
@@ -276,11 +281,6 @@ class Engine:
                 async for record in self.usage.prune(policy):
                     _log.info("removed %s (%s bytes)", record.id, record.size_bytes)
 
-
-    async def _evict(self, wanted: int) -> None:
-        """Make room for something that is being written."""
-        if self.settings.config.worker.oci.gc:
-            await self.usage.evict(wanted, self._policies)
 
 def _report_end(task: asyncio.Task[None]) -> None:
     """Log why a task that runs as long as the engine ended before it."""

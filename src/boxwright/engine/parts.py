@@ -25,10 +25,10 @@ from boxwright.executor.executor import Executor, ExecutorConfig
 from boxwright.ops.execmounts import MountWorld
 from boxwright.ops.factory import OpFactory
 from boxwright.ops.sshsocket import forward_socket
+from boxwright.ops.stepgate import StepGate
 from boxwright.registry.hosts import Hosts
 from boxwright.session.manager import SessionManager
 from boxwright.snapshots.backend import BackendName
-from boxwright.ops.stepgate import StepGate
 from boxwright.snapshots.cachemounts import CacheMounts
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.solver.cachemanager import LocalCacheManager
@@ -70,10 +70,10 @@ class Parts:
     source_metadata: SourceMetadataResolver
     cache: LocalCacheManager
     solver: Solver
+    gate: StepGate
     mount_world: MountWorld
     keys: KeyCollector
     worker_id: str
-    gate: StepGate
     snapshotter_name: str
     disk_bytes: int
     early_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
@@ -86,10 +86,10 @@ class Parts:
     async def close(self) -> None:
         """Close everything, last opened first."""
         await self.solver.close()
+        await self.gate.close()
         await self.executor.close()
         await self.registry_clients.close()
         await self.downloads.close()
-        await self.gate.close()
         await self.snapshots.close(sync=True)
         await to_worker(self.store.close)
 
@@ -156,6 +156,13 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
     cache = LocalCacheManager("local", CacheKeyStore(store.db), results)
     solver = Solver(factory.resolve, cache, clock=clock)
     usage = os.statvfs(settings.root)
+    disk = settings.config.boxwright.disk
+    disk_bytes = usage.f_blocks * usage.f_frsize
+    await to_worker(
+        store.room.limit,
+        parse_size(disk.cap, total_bytes=disk_bytes),
+        parse_size(disk.headroom, total_bytes=disk_bytes),
+    )
     return Parts(
         store=store,
         snapshots=snapshots,
@@ -168,6 +175,7 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
         source_metadata=SourceMetadataResolver(sources, sessions),
         cache=cache,
         solver=solver,
+        gate=factory.gate,
         mount_world=MountWorld(snapshots, cache_mounts, executor.run_dir),
         keys=KeyCollector(KeyRecords(store.db), local),
         worker_id=_worker_id(settings.root),
@@ -177,13 +185,6 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
 
 
 def _worker_id(root: Path) -> str:
-    disk = settings.config.boxwright.disk
-    disk_bytes = usage.f_blocks * usage.f_frsize
-    await to_worker(
-        store.room.limit,
-        parse_size(disk.cap, total_bytes=disk_bytes),
-        parse_size(disk.headroom, total_bytes=disk_bytes),
-    )
     """Return this state folder's id, made once."""
     path = root / "worker-id"
     try:
@@ -194,4 +195,3 @@ def _worker_id(root: Path) -> str:
         staged.write_text(fresh, "ascii")
         staged.replace(path)
         return fresh
-        gate=factory.gate,

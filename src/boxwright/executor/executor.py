@@ -77,12 +77,14 @@ class Attached:
         on_pipes: Called with stdout and stderr before the process starts; with a tty both are
             the same :class:`TerminalPipe`.
         on_started: Called once when the runtime was started.
+        is_stoppable: :meth:`Executor.watch_disk` may stop it; its caller sees to its resumption.
     """
 
     stdin: InputPipe | None = None
     channel: int = -1
     on_pipes: Callable[[OutputPipe, OutputPipe], None] | None = None
     on_started: Callable[[], None] | None = None
+    is_stoppable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +95,12 @@ class _Ready:
     runtime: runtime.Runtime
     host: HostFacts
 
-        is_stoppable: :meth:`Executor.watch_disk` may stop it; its caller sees to its resumption.
 
 class Executor:
     """Starts processes in sandboxes; used from one event loop, closed by who opened it."""
 
     def __init__(self, config: ExecutorConfig) -> None:
         self._config = config
-    is_stoppable: bool = False
         key = hashlib.sha256(os.fsencode(config.run_dir.absolute())).hexdigest()[:12]
         self._cgroup_name = f"boxwright-{key}"
         self._base = config.run_dir / "sandbox"
@@ -441,6 +441,7 @@ class Executor:
                 stderr=err.write_fd,
                 cgroup=cgroup,
                 memory_bytes=process.resources.memory_bytes,
+                is_stoppable=attached.is_stoppable,
             )
             outcome = await ready.link.run(request, started)
             await out.finish()
@@ -469,4 +470,3 @@ def _probe_mounts(root: Path, program: str) -> tuple[BindMount, ...]:
         for folder in folders
         if os.path.isdir(folder)
     )
-                is_stoppable=attached.is_stoppable,

@@ -28,8 +28,8 @@ from boxwright.ops.execmounts import MountPlanner, MountWorld, PreparedMounts, l
 from boxwright.ops.keys import to_cache_map
 from boxwright.ops.result import RefResult, ref_of
 from boxwright.ops.slots import Slots
-from boxwright.session.manager import SessionGroup, SessionManager
 from boxwright.ops.stepgate import StepGate, StepYieldedError
+from boxwright.session.manager import SessionGroup, SessionManager
 from boxwright.solver.types import CacheMap, JobContext, OpSlot, Result
 from boxwright.wire.pb import ops_pb2 as pb
 
@@ -37,8 +37,8 @@ _log = logging.getLogger(__name__)
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STDOUT, _STDERR = 1, 2
-_PROXY_NAMES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 _YIELDED = b"[the disk is low: this step made room for others and runs again]\n"
+_PROXY_NAMES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
 
 class ExecOp:
@@ -51,10 +51,10 @@ class ExecOp:
         world: MountWorld,
         sessions: SessionManager,
         slots: Slots,
-    ) -> None:
         gate: StepGate,
-        self._vertex = vertex
+    ) -> None:
         self._gate = gate
+        self._vertex = vertex
         self._op = vertex.op.exec
         self._executor = executor
         self._world = world
@@ -76,10 +76,9 @@ class ExecOp:
         Raises:
             ExecFailedError: the command failed.
             BoxwrightError: a mount, secret or session is missing; the sandbox failed.
-        """
             DiskCapError: it writes more than the cap leaves, whatever is removed.
             DiskFullError: the same, of the disk.
-        op = self._op
+        """
         age = self._gate.next_age()
         while True:
             run_id = secrets.token_hex(12)
@@ -92,6 +91,7 @@ class ExecOp:
     async def _attempt(
         self, ctx: JobContext, inputs: Sequence[Result], run_id: str
     ) -> list[Result]:
+        op = self._op
         line = " ".join(op.meta.args)
         sessions = self._sessions.group(ctx.sessions())
         refs = [ref_of(item) for item in inputs]
@@ -108,8 +108,8 @@ class ExecOp:
                         process,
                         stdout=lambda data: ctx.progress.log(_STDOUT, data),
                         stderr=lambda data: ctx.progress.log(_STDERR, data),
-                    )
                         attached=Attached(is_stoppable=True),
+                    )
                 except ExecFailedError as error:
                     failure = error
                 except BoxwrightError as error:  # what never ran is named as what failed is
