@@ -113,9 +113,8 @@ def test_a_step_that_fills_the_disk(disk: Path, context: Path) -> None:
         context,
         BASE + "FROM base\nRUN dd if=/dev/zero of=/large bs=1048576 count=64\n",
     )
-    # the command itself was told that the disk is full, and says so
-    assert status in {EXIT_CODES[Code.EXEC_FAILED], EXIT_CODES[Code.DISK_FULL]}, text
-    assert "No space left on device" in text
+    # it was stopped before the disk was full, and ended when nothing more could be removed
+    assert_disk_full(status, text)
     assert_works_again(disk / "state", context)
 
 
