@@ -142,7 +142,11 @@ def _containerd_options(function: F) -> F:
 @click.option("--oci-cni-config-path", "cni_config", default="", help="CNI configuration.")
 @click.option("--oci-cni-binary-dir", "cni_binaries", default="", help="Folder of CNI plugins.")
 @click.option(
-    "--oci-cni-pool-size", type=int, default=None, help="Accepted: namespaces are cheap."
+    "--oci-cni-pool-size",
+    "cni_pool_size",
+    type=int,
+    default=None,
+    help="Connected networks kept for the next steps.",
 )
 @click.option("--oci-worker-apparmor-profile", "apparmor", default="", help="AppArmor profile.")
 @_switch("--oci-worker-selinux", "selinux", "Not supported.")
@@ -286,10 +290,21 @@ def with_flags(config: Config, options: dict[str, Any]) -> Config:
         apparmor_profile=options.get("apparmor") or worker.apparmor_profile,
         cni_config_path=options.get("cni_config") or worker.cni_config_path,
         cni_binary_path=options.get("cni_binaries") or worker.cni_binary_path,
+        cni_pool_size=(
+            worker.cni_pool_size
+            if options.get("cni_pool_size") is None
+            else options["cni_pool_size"]
+        ),
         **_kept_space(options.get("keep_storage") or ""),
+    )
+    cdi = dataclasses.replace(
+        config.cdi,
+        disabled=options.get("cdi_disabled") or config.cdi.disabled,
+        spec_dirs=tuple(options.get("cdi_folders") or ()) or config.cdi.spec_dirs,
     )
     return dataclasses.replace(
         config,
+        cdi=cdi,
         root=options.get("root") or config.root,
         grpc=grpc,
         worker=dataclasses.replace(config.worker, oci=worker),

@@ -23,9 +23,9 @@ from boxwright.errors import BoxwrightError, Code
 
 # Keys that BuildKit knows and this daemon has no use for: silently accepted.
 _FOREIGN = frozenset(
-    "trace provenanceEnvDir proxyNetwork otel cdi frontend system cache ghacache worker.containerd "
+    "trace provenanceEnvDir proxyNetwork otel frontend system cache ghacache worker.containerd "
     "grpc.securityDescriptor worker.oci.proxySnapshotterPath worker.oci.stargzSnapshotter "
-    "worker.oci.selinux worker.oci.cniPoolSize worker.oci.bridgeName worker.oci.bridgeSubnet "
+    "worker.oci.selinux "
     "worker.oci.userRemapUnsupported".split()
 )
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}

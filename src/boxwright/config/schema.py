@@ -89,21 +89,31 @@ class DnsConfig:
     """``[dns]``: overrides of the resolver that build steps see."""
 
     nameservers: tuple[str, ...] = key(
-        "nameservers",
-        (),
-        "Replace the resolver's servers.",
-        example=("10.0.0.2",),
-        is_effective=False,
+        "nameservers", (), "Replace the resolver's servers.", example=("10.0.0.2",)
     )
     options: tuple[str, ...] = key(
-        "options", (), "Replace the resolver's options.", example=("ndots:1",), is_effective=False
+        "options", (), "Replace the resolver's options.", example=("ndots:1",)
     )
     search_domains: tuple[str, ...] = key(
-        "searchDomains",
+        "searchDomains", (), "Replace the search list.", example=("example.com",)
+    )
+
+
+@dataclass(frozen=True)
+class CdiConfig:
+    """``[cdi]``: devices that steps may ask for (Container Device Interface)."""
+
+    disabled: bool = key("disabled", False, "No devices.")
+    spec_dirs: tuple[str, ...] = key(
+        "specDirs",
+        ("/etc/cdi", "/var/run/cdi", "/etc/buildkit/cdi"),
+        "Folders of CDI specifications (JSON).",
+    )
+    auto_allowed: tuple[str, ...] = key(
+        "autoAllowed",
         (),
-        "Replace the search list.",
-        example=("example.com",),
-        is_effective=False,
+        "Devices or kinds that builds get without --allow.",
+        example=("vendor.example/gpu",),
     )
 
 
@@ -210,14 +220,20 @@ class OciWorkerConfig:
         "max-parallelism", 0, "Steps that run at once; 0 is no limit.", example=4
     )
     network_mode: str = key(
-        "networkMode", "auto", "auto, host, none, bridge or cni.", is_effective=False
+        "networkMode",
+        "auto",
+        "The network of steps: host, none, cni, bridge; auto is cni if cniConfigPath exists, "
+        "else host.",
     )
     cni_config_path: str = key(
-        "cniConfigPath", "/etc/buildkit/cni.json", "CNI configuration.", is_effective=False
+        "cniConfigPath", "/etc/buildkit/cni.json", "CNI configuration: one plugin, or a list."
     )
-    cni_binary_path: str = key(
-        "cniBinaryPath", "/opt/cni/bin", "Folder of the CNI plugins.", is_effective=False
+    cni_binary_path: str = key("cniBinaryPath", "/opt/cni/bin", "Folder of the CNI plugins.")
+    cni_pool_size: int = key(
+        "cniPoolSize", 0, "Connected networks kept for the next steps.", example=4
     )
+    bridge_name: str = key("bridgeName", "buildkit0", "The bridge of networkMode bridge.")
+    bridge_subnet: str = key("bridgeSubnet", "10.10.0.0/16", "Its addresses.")
     gc: bool = key("gc", True, "Collect garbage by itself.")
     gc_keep_storage: str | int = key("gckeepstorage", 0, "Deprecated spelling of reservedSpace.")
     reserved_space: str | int = key(
@@ -304,6 +320,7 @@ class Config:
     )
     log: LogConfig = key("log", LogConfig, "The daemon's log.")
     dns: DnsConfig = key("dns", DnsConfig, "The resolver of steps.")
+    cdi: CdiConfig = key("cdi", CdiConfig, "Devices for steps.")
     grpc: GrpcConfig = key("grpc", GrpcConfig, "Listeners.")
     worker: WorkerConfig = key("worker", WorkerConfig, "The worker.")
     registry: dict[str, RegistryConfig] = key("registry", dict, "Registry hosts.")

@@ -37,6 +37,7 @@ from boxwright.engine.sourcemeta import (
 )
 from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
 from boxwright.llb.definition import assemble, decode
+from boxwright.executor.cdi import CdiRegistry
 from boxwright.llb.graph import Edge
 from boxwright.llb.marshal import platform_from_pb, platform_to_pb
 from boxwright.progress.events import SourceRange, WarningEvent
@@ -103,6 +104,7 @@ class BuildBridge:
         session_id: str,
         granted: frozenset[str],
         worker_platforms: Sequence[Platform],
+        devices: CdiRegistry | None = None,
         policy: SourcePolicy,
         containers: ContainerHost,
         worker: worker_pb2.WorkerRecord,
@@ -123,6 +125,7 @@ class BuildBridge:
         self._source_metadata = source_metadata
         self._granted = granted
         self.frontends = FrontendRuns()
+        self._devices = devices
         self.session_id = session_id
         self.worker_platforms = worker_platforms
         self.scope = scope or RequestScope()
@@ -222,7 +225,7 @@ class BuildBridge:
         if renamed is not None:
             renamed.update(changes)
         edge = assemble(ops, capabilities=frozenset(capabilities.LLB_CAPS))
-        entitlements.check_graph(edge, self._granted)
+        entitlements.check_graph(edge, self._granted, self._devices)
         return edge
 
     async def _run_frontend(self, spec: SolveSpec, scope: RequestScope) -> FrontendResult:

@@ -190,7 +190,9 @@ class Engine:
         """Return the one worker's record."""
         config = self.settings.config.worker.oci
         labels = worker.labels(
-            config.labels, snapshotter=self.parts.snapshotter_name, network="host"
+            config.labels,
+            snapshotter=self.parts.snapshotter_name,
+            network=self.parts.executor.network_mode,
         )
         policies = [
             worker_pb2.GCPolicy(
@@ -203,7 +205,13 @@ class Engine:
             )
             for rule in self._policies
         ]
-        return worker.record(self.parts.worker_id, labels, self.platforms, policies)
+        return worker.record(
+            self.parts.worker_id,
+            labels,
+            self.platforms,
+            policies,
+            self.parts.executor.devices.devices(),
+        )
 
     async def list_workers(
         self, request: control_pb2.ListWorkersRequest

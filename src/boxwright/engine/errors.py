@@ -38,6 +38,17 @@ class EntitlementError(PermissionDeniedError):
         self.entitlement = entitlement
 
 
+class DeviceNotAllowedError(PermissionDeniedError):
+    """A step asks for a device that the client of the build has not allowed."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(
+            f"device {device} is requested by the build but not allowed",
+            hint=f"build with --allow device={device}",
+        )
+        self.device = device
+
+
 class EngineClosingError(BoxwrightError):
     """The engine is being shut down and takes no new builds."""
 

@@ -21,7 +21,10 @@ from boxwright.engine.resultstorage import SnapshotResults
 from boxwright.engine.settings import EngineSettings, gc_policies
 from boxwright.engine.sourcemeta import SourceMetadataResolver
 from boxwright.executor import runtime
+from boxwright.executor.cdi import CdiRegistry
 from boxwright.executor.executor import Executor, ExecutorConfig
+from boxwright.executor.hosts import Dns
+from boxwright.executor.networks import Networks, NetworkSettings
 from boxwright.ops.execmounts import MountWorld
 from boxwright.ops.factory import OpFactory
 from boxwright.ops.sshsocket import forward_socket
@@ -110,16 +113,34 @@ async def open_parts(settings: EngineSettings, clock: Clock) -> Parts:
         raise
 
 
+def _networks(settings: EngineSettings, run_dir: Path) -> Networks:
+    worker = settings.config.worker.oci
+    wanted = NetworkSettings(
+        mode=worker.network_mode,
+        config_path=Path(worker.cni_config_path),
+        binaries=Path(worker.cni_binary_path),
+        pool_size=worker.cni_pool_size,
+        bridge=worker.bridge_name,
+        subnet=worker.bridge_subnet,
+    )
+    return Networks.open(wanted, run_dir / "net", is_root=not settings.rootless)
+
+
 async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
     worker = settings.config.worker.oci
     backend = _BACKENDS.get(worker.snapshotter, "overlay")
     snapshots = await to_worker(SnapshotManager.open, store, backend=backend)
+    dns, cdi = settings.config.dns, settings.config.cdi
+    networks = await to_worker(_networks, settings, store.root / "run")
     executor = Executor.open(
         ExecutorConfig(
             run_dir=store.root / "run",
             runtimes=(worker.binary,) if worker.binary else runtime.CANDIDATES,
             cgroups=not settings.rootless,
             cgroup_parent=worker.default_cgroup_parent,
+            networks=networks,
+            dns=Dns(dns.nameservers, dns.options, dns.search_domains),
+            cdi=None if cdi.disabled else CdiRegistry(cdi.spec_dirs, cdi.auto_allowed),
         )
     )
     sessions = SessionManager()

@@ -100,6 +100,7 @@ class SolveRun:
             session_id=request.Session,
             granted=entitled,
             worker_platforms=engine.platforms,
+            devices=engine.parts.executor.devices,
             containers=ContainerHost(
                 engine.parts.executor,
                 engine.parts.mount_world,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from boxwright._version import __version__
 from boxwright.core.platform import Platform
 from boxwright.engine.filters import compile_filters
+from boxwright.executor.cdi import Device
 from boxwright.llb.marshal import platform_to_pb
 from boxwright.wire.pb import worker_pb2
 
@@ -83,6 +84,7 @@ def record(
     worker_labels: Mapping[str, str],
     worker_platforms: list[Platform],
     gc_policy: list[worker_pb2.GCPolicy],
+    devices: Iterable[Device] = (),
 ) -> worker_pb2.WorkerRecord:
     """Return the worker's record."""
     return worker_pb2.WorkerRecord(
@@ -91,6 +93,14 @@ def record(
         platforms=[platform_to_pb(p) for p in worker_platforms],
         GCPolicy=gc_policy,
         BuildkitVersion=version_message(),
+        CDIDevices=[
+            worker_pb2.CDIDevice(
+                Name=device.name,
+                AutoAllow=device.is_auto_allowed,
+                Annotations=dict(device.annotations),
+            )
+            for device in devices
+        ],
     )
 
 

@@ -23,11 +23,21 @@ from boxwright.core.dataclass import dataclass
 from boxwright.core.workers import to_worker
 from boxwright.errors import InvalidInputError
 from boxwright.executor import bpf, capabilities, hosts, rootfs, runtime, seccomp
+from boxwright.executor.cdi import CdiRegistry, Device, inject
 from boxwright.executor.errors import RuntimeFailedError
 from boxwright.executor.host import locked_flags, read_host_facts
+from boxwright.executor.hosts import Dns
 from boxwright.executor.link import Outcome, RunRequest, SandboxFile, SupervisorLink
+from boxwright.executor.networks import Networks
 from boxwright.executor.outcome import interpret
-from boxwright.executor.process import BindMount, DataMount, ExitStatus, ProcessSpec
+from boxwright.executor.process import (
+    BindMount,
+    DataMount,
+    ExitStatus,
+    NetworkMode,
+    ProcessSpec,
+    WantedDevice,
+)
 from boxwright.executor.spec import (
     HostFacts,
     Json,
@@ -58,12 +68,18 @@ class ExecutorConfig:
         runtimes: Names or paths of OCI runtimes, best first.
         cgroups: Whether control groups may be made at all.
         cgroup_parent: Where they go for steps that name no parent; empty is the hierarchy's root.
+        networks: The network of steps that name none; the executor closes it.
+        dns: What of the machine's resolver configuration is replaced.
+        cdi: The devices that steps may ask for.
     """
 
     run_dir: Path
     runtimes: Sequence[str] = runtime.CANDIDATES
     cgroups: bool = True
     cgroup_parent: str = ""
+    networks: Networks | None = None
+    dns: Dns = Dns()
+    cdi: CdiRegistry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +126,8 @@ class Executor:
         self._host = HostFacts()
         self._link: SupervisorLink | None = None
         self._starting: asyncio.Task[_Ready] | None = None
+        self._networks = config.networks or Networks()
+        self._devices = config.cdi or CdiRegistry(())
         self._closed = False
         self._on_low: Callable[[int], None] | None = None
         self._watch: tuple[str, int] | None = None
@@ -120,6 +138,16 @@ class Executor:
         executor = cls(config)
         executor._starting = asyncio.create_task(executor._start(), name="sandbox start")
         return executor
+
+    @property
+    def network_mode(self) -> str:
+        """What the network of steps is, for labels: ``host``, ``none`` or ``cni``."""
+        return self._networks.mode
+
+    @property
+    def devices(self) -> CdiRegistry:
+        """The devices that steps may ask for."""
+        return self._devices
 
     @property
     def run_dir(self) -> Path:
@@ -144,6 +172,7 @@ class Executor:
                 self._starting.exception()
         if self._link is not None:
             await self._link.close()
+        await self._networks.close()
         # Without a link too: those of an earlier process that was killed.
         await to_worker(self._remove_cgroups)
 
@@ -320,7 +349,9 @@ class Executor:
         ready = _Ready(self._link, candidate, self._host_for(candidate))
         root = self._config.run_dir / _PROBE_ROOT
         mounts = await to_worker(_probe_mounts, root, candidate.path)
-        process = ProcessSpec((candidate.path, "--version"), mounts=mounts)
+        process = ProcessSpec(
+            (candidate.path, "--version"), mounts=mounts, network=NetworkMode.HOST
+        )
         said: list[bytes] = []
         outcome = await self._run_prepared(
             ready, "probe", root, process, User(), said.append, said.append, None
@@ -351,8 +382,42 @@ class Executor:
         stderr: Sink,
         attached: Attached | None,
     ) -> Outcome:
+        async with self._network(process) as (network, own_network):
+            return await self._run_connected(
+                *(ready, run_id, root, process, user, stdout, stderr, attached),
+                network=network,
+                own_network=own_network,
+            )
+
+    @contextlib.asynccontextmanager
+    async def _network(self, process: ProcessSpec) -> AsyncIterator[tuple[NetworkMode, str]]:
+        """Give the mode that a step really gets, and the namespace that it joins."""
+        networks = self._networks
+        if process.network is not NetworkMode.DEFAULT or networks.mode == "host":
+            yield process.network, ""
+        elif networks.mode == "none":
+            yield NetworkMode.NONE, ""
+        else:
+            async with networks.joined(process.hostname) as path:
+                yield process.network, path
+
+    async def _run_connected(
+        self,
+        ready: _Ready,
+        run_id: str,
+        root: Path,
+        process: ProcessSpec,
+        user: User,
+        stdout: Sink,
+        stderr: Sink,
+        attached: Attached | None,
+        *,
+        network: NetworkMode,
+        own_network: str,
+    ) -> Outcome:
         group = f"{self._cgroup_base(process.cgroup_parent)}/{run_id}"
-        files, binds = self._plan_files(run_id, process, ready.host)
+        is_own = bool(own_network) or network is NetworkMode.NONE
+        files, binds = self._plan_files(run_id, process, ready.host, is_own_network=is_own)
         bundle = self._base / run_id
         spec = plan_spec(
             SpecInputs(
@@ -366,8 +431,12 @@ class Executor:
                 seccomp=self._seccomp,
                 annotations=self._annotations if ready.runtime.takes_bpf else {},
                 host=ready.host,
+                network=network,
+                own_network=own_network,
             )
         )
+        if process.devices:
+            await to_worker(self._inject, spec, process.devices)
         files.insert(0, SandboxFile(protocol.CONFIG, _encode(spec)))
         argv = ready.runtime.run_argv(self._base, run_id)
         cgroup = group if ready.host.has_cgroups else ""
@@ -375,12 +444,23 @@ class Executor:
             ready, run_id, argv, files, process, cgroup, stdout, stderr, attached
         )
 
+    def _inject(self, spec: Json, wanted: Sequence[WantedDevice]) -> None:
+        found: dict[str, Device] = {}
+        for device in wanted:
+            for item in self._devices.find(device.name, optional=device.optional):
+                found[item.name] = item
+        inject(spec, found.values())
+
     def _plan_files(
-        self, run_id: str, process: ProcessSpec, host: HostFacts
+        self, run_id: str, process: ProcessSpec, host: HostFacts, *, is_own_network: bool
     ) -> tuple[list[SandboxFile], dict[int, PlannedMount]]:
         files = [
             SandboxFile(_HOSTS, hosts.hosts(process.hostname, process.extra_hosts), 0o644),
-            SandboxFile(_RESOLV_CONF, hosts.resolv_conf(), 0o644),
+            SandboxFile(
+                _RESOLV_CONF,
+                hosts.resolv_conf(self._config.dns, is_own_network=is_own_network),
+                0o644,
+            ),
         ]
         binds: dict[int, PlannedMount] = {}
         for position, mount in enumerate(process.mounts):

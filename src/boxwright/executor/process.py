@@ -80,6 +80,14 @@ class DataMount:
     gid: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class WantedDevice:
+    """pb.CDIDevice: the name of one device or several, see :mod:`boxwright.executor.cdi`."""
+
+    name: str
+    optional: bool = False
+
+
 MountSpec = BindMount | TmpfsMount | DataMount
 
 
@@ -107,6 +115,7 @@ class ProcessSpec:
     remove_mount_stubs_recursive: bool = False
     valid_exit_codes: frozenset[int] | None = None
     mounts: tuple[MountSpec, ...] = ()
+    devices: tuple[WantedDevice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

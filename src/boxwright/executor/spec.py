@@ -90,7 +90,8 @@ class SpecInputs:
     """Everything that :func:`plan_spec` turns into a configuration.
 
     ``binds`` are the resolved sources of the process's bind and data mounts by position in
-    ``process.mounts``; tmpfs mounts have none.
+    ``process.mounts``; tmpfs mounts have none. ``network`` is what the process gets where it
+    named none; ``own_network`` is the namespace that it joins.
     """
 
     process: ProcessSpec
@@ -103,6 +104,8 @@ class SpecInputs:
     seccomp: Json | None
     annotations: dict[str, str]
     host: HostFacts
+    network: NetworkMode = NetworkMode.DEFAULT
+    own_network: str = ""
 
 
 def plan_spec(inputs: SpecInputs) -> Json:
@@ -114,7 +117,7 @@ def plan_spec(inputs: SpecInputs) -> Json:
     process, host = inputs.process, inputs.host
     insecure = process.security is SecurityMode.INSECURE
     linux: Json = {
-        "namespaces": [{"type": name} for name in _namespaces(process.network, host)],
+        "namespaces": _namespaces(inputs),
         "maskedPaths": [] if insecure else list(_MASKED_PATHS),
         "readonlyPaths": [] if insecure else list(_READONLY_PATHS),
     }
@@ -138,13 +141,15 @@ def plan_spec(inputs: SpecInputs) -> Json:
     return spec
 
 
-def _namespaces(network: NetworkMode, host: HostFacts) -> list[str]:
-    names = ["pid", "ipc", "uts", "mount"]
-    if network is NetworkMode.NONE:
-        names.append("network")
-    if host.cgroup_namespace:
-        names.append("cgroup")
-    return names
+def _namespaces(inputs: SpecInputs) -> list[Json]:
+    plan: list[Json] = [{"type": name} for name in ("pid", "ipc", "uts", "mount")]
+    if NetworkMode.NONE in (inputs.network, inputs.process.network):
+        plan.append({"type": "network"})
+    elif inputs.own_network:
+        plan.append({"type": "network", "path": inputs.own_network})
+    if inputs.host.cgroup_namespace:
+        plan.append({"type": "cgroup"})
+    return plan
 
 
 def _process(inputs: SpecInputs, *, insecure: bool) -> Json:

@@ -19,6 +19,7 @@ from boxwright.executor.process import (
     Resources,
     SecurityMode,
     Ulimit,
+    WantedDevice,
 )
 from boxwright.llb.graph import Vertex
 from boxwright.ops.cachemap import cache_map
@@ -129,12 +130,6 @@ class ExecOp:
 
     async def _process(self, prepared: PreparedMounts, sessions: SessionGroup) -> ProcessSpec:
         op, meta = self._op, self._op.meta
-        if op.cdiDevices:
-            wanted = [device.name for device in op.cdiDevices if not device.optional]
-            if wanted:
-                raise InvalidOpError(
-                    f"requested CDI devices are not available: {', '.join(wanted)}"
-                )
         return ProcessSpec(
             args=tuple(meta.args),
             env=(*environment(meta), *await self._secret_env(sessions)),
@@ -151,6 +146,7 @@ class ExecOp:
             remove_mount_stubs_recursive=meta.removeMountStubsRecursive,
             valid_exit_codes=frozenset(meta.validExitCodes) if meta.validExitCodes else None,
             mounts=prepared.mounts,
+            devices=tuple(WantedDevice(d.name, d.optional) for d in op.cdiDevices),
         )
 
     async def _secret_env(self, sessions: SessionGroup) -> list[str]:

@@ -139,5 +139,5 @@ def test_every_key_is_documented() -> None:
 
 def test_a_key_that_changes_nothing_warns_unless_it_is_the_default() -> None:
     assert parse("[worker.oci]\nenabled = true\n").warnings == ()
-    (warning,) = parse('[dns]\nnameservers = ["10.0.0.2"]\n').warnings
-    assert warning == "configuration key dns.nameservers has no effect"
+    (warning,) = parse('[grpc]\ndebugAddress = "127.0.0.1:1"\n').warnings
+    assert warning == "configuration key grpc.debugAddress has no effect"
