@@ -161,9 +161,27 @@ class Announcer(Protocol):
         """Show a finished step in the build's progress."""
 
 
+@dataclass(frozen=True, slots=True)
+class ScanResult:
+    """What a scanner image has left: a folder of in-toto statements."""
+
+    ref: FrontendRef | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTarget:
+    """A tree of which the engine's own scanner is to make a bill of materials."""
+
+    name: str
+    ref: FrontendRef | None
+    is_core: bool = False
+
+
 @dataclass(slots=True)
 class FrontendResult:
     """What a frontend returns: one ref, or one for each platform id, and metadata.
+
+    ``scans`` are bills of materials by platform id, also where there is one platform.
 
     ``ref`` and the values of ``refs`` are None for empty filesystems. ``refs`` is used
     where several platforms were asked for, and then ``ref`` has no meaning.
@@ -172,3 +190,4 @@ class FrontendResult:
     ref: FrontendRef | None = None
     refs: dict[str, FrontendRef | None] = field(default_factory=dict)
     metadata: dict[str, bytes] = field(default_factory=dict)
+    scans: dict[str, list[ScanResult | ScanTarget]] = field(default_factory=dict)

@@ -16,6 +16,8 @@ from boxwright.dockerfile.bridge import (
     MetaResolver,
     OciStore,
     ResolvedImage,
+    ScanResult,
+    ScanTarget,
 )
 from boxwright.dockerfile.contexts import BuildContexts, Entrypoint
 from boxwright.dockerfile.convert import Converted, ConvertOptions, convert
@@ -24,9 +26,11 @@ from boxwright.dockerfile.directives import detect_syntax
 from boxwright.dockerfile.errors import DockerfileError
 from boxwright.dockerfile.lint import LintWarning
 from boxwright.dockerfile.options import parse_options
+from boxwright.dockerfile.sbom import CORE_NAME, Scanner, find_scanner
 from boxwright.dockerfile.syntax import Range
 from boxwright.errors import BoxwrightError, UnimplementedError
 from boxwright.llb.marshal import SourceRange
+from boxwright.llb.state import State
 from boxwright.wire import errdetails
 from boxwright.wire.pb import errdefs_pb2
 
@@ -215,10 +219,7 @@ class _Build:
         self._warnings = warnings
 
     async def run(self) -> FrontendResult:
-        if self._options.build.sbom is not None:
-            raise UnimplementedError(
-                "bills of materials are not supported yet", hint="leave out --sbom, --attest"
-            )
+        scanner = await self._scanner()
         targets = self._options.build.target_platforms or (None,)
         solved: list[_Solved | None] = [None] * len(targets)
 
@@ -226,7 +227,48 @@ class _Build:
             solved[number] = await self._solve(platform, first=number == 0)
 
         await run_all([one(number, platform) for number, platform in enumerate(targets)])
-        return self._put_together([item for item in solved if item is not None])
+        done = [item for item in solved if item is not None]
+        result = self._put_together(done)
+        if self._options.build.sbom is not None:
+            await run_all([self._scan(item, scanner, result) for item in done])
+        return result
+
+    async def _scanner(self) -> Scanner | None:
+        """Look up the scanner image that is asked for; None if the engine is to scan."""
+        build = self._options.build
+        if build.sbom is None or not build.sbom.generator:
+            return None
+        platform = build.build_platforms[0] if build.build_platforms else Platform.host()
+        return await find_scanner(
+            self._bridge,
+            build.sbom.generator,
+            build.sbom.parameters,
+            platform,
+            build.resolve_mode,
+        )
+
+    async def _scan(self, item: _Solved, scanner: Scanner | None, result: FrontendResult) -> None:
+        """Add the bills of materials of one platform, and of what is scanned besides."""
+        key = str(item.platform.normalized())
+        scans = result.scans.setdefault(key, [])
+        converted = item.converted
+        if scanner is not None:
+            out = scanner.scan(
+                key,
+                converted.state,
+                converted.scan_targets,
+                ignore_cache=converted.ignore_cache,
+            )
+            scans.append(ScanResult(await self._solve_state(out, converted)))
+            return
+        scans.append(ScanTarget(CORE_NAME, item.ref, is_core=True))
+        for name in sorted(converted.scan_targets):
+            ref = await self._solve_state(converted.scan_targets[name], converted)
+            scans.append(ScanTarget(f"{CORE_NAME}-{name}", ref))
+
+    async def _solve_state(self, state: State, converted: Converted) -> FrontendRef | None:
+        definition = await to_worker(state.marshal, converted.platform, converted.caps)
+        return await self._bridge.solve(definition)
 
     async def _solve(self, platform: Platform | None, *, first: bool) -> _Solved:
         build = self._options.build

@@ -23,7 +23,6 @@ from boxwright.llb.source_op import ResolveMode
 from boxwright.llb.state import HostIP, NetMode, Ulimit
 
 BUILD_ARG = "build-arg:"
-DEFAULT_SBOM_GENERATOR = "docker/buildkit-syft-scanner:stable-1"
 _MAX_CPU = 8192
 _ULIMITS = frozenset(
     "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending"
@@ -33,7 +32,7 @@ _ULIMITS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Sbom:
-    """The scanner that makes the bill of materials, and its parameters."""
+    """The image that makes the bill of materials, or empty for the engine; its parameters."""
 
     generator: str
     parameters: Mapping[str, str]
@@ -344,8 +343,10 @@ def _sbom(opts: Mapping[str, str]) -> Sbom | None:
     found = parse_attestations(opts).get("sbom")
     if found is None:
         return None
-    attrs = {"generator": DEFAULT_SBOM_GENERATOR, **found}
-    generator = attrs.pop("generator")
+    attrs = dict(found)
+    generator = attrs.pop("generator", None)
+    if generator is None:
+        return Sbom("", attrs)
     try:
         ref = Reference.parse(generator).with_default_tag()
     except InvalidInputError as error:

@@ -9,12 +9,23 @@ from boxwright.core import gojson
 from boxwright.core.clock import Clock
 from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.descriptor import Descriptor
+from boxwright.core.platform import Platform
+from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
+from boxwright.dockerfile.bridge import OciStore, ResolvedImage
+from boxwright.engine.bridge import BuildBridge, SolveSpec
 from boxwright.engine.predicate import Invocation, Predicate, ProvenanceOptions
 from boxwright.engine.provenance import Provenance
 from boxwright.engine.results import FrontendResult, LazyRef, ResultAttestation
+from boxwright.engine.scanning import CORE_NAME, scanned, to_scan, with_content
 from boxwright.errors import InvalidInputError
-from boxwright.exporters.attestation import INLINE_ONLY_KEY, REASON_KEY, Attestation
+from boxwright.exporters.attestation import (
+    INLINE_ONLY_KEY,
+    PREDICATE_SPDX,
+    REASON_KEY,
+    Attestation,
+)
+from boxwright.llb.build_ops import from_definition
 from boxwright.oci.platforms import parse_platforms
 from boxwright.session.services import new_id
 from boxwright.solver.exporter import (
@@ -191,13 +202,88 @@ def _shown(descriptor: Descriptor) -> Descriptor:
     return replace(descriptor, annotations=notes)
 
 
-async def exported(result: FrontendResult) -> dict[str, list[Attestation]]:
-    """Return the attestations of a result that has been evaluated, as exporters take them."""
-    return {
-        key: [
-            replace(item.form, ref=await item.ref.snapshot()) if item.ref else item.form
-            for item in items
-        ]
-        for key, items in result.attestations.items()
-        if items
-    }
+async def exported(result: FrontendResult, created_s: int) -> dict[str, list[Attestation]]:
+    """Return the attestations of a result that has been evaluated, as exporters take them.
+
+    Args:
+        result: The result.
+        created_s: Date of documents that are made now, seconds since the epoch.
+    """
+    found: dict[str, list[Attestation]] = {}
+    for key, items in result.attestations.items():
+        for item in items:
+            form = item.form
+            if item.ref is not None:
+                form = with_content(replace(form, ref=await item.ref.snapshot()), created_s)
+            found.setdefault(key, []).append(form)
+    return found
+
+
+async def add_sbom(
+    bridge: BuildBridge,
+    result: FrontendResult,
+    attributes: Mapping[str, str],
+    options: Mapping[str, str],
+) -> None:
+    """Add bills of materials to a result whose frontend has made none.
+
+    Args:
+        bridge: Of the build.
+        result: Has been evaluated.
+        attributes: ``generator``, if it is not the built-in one, and its parameters.
+        options: Of the frontend; the cache and how images are looked up are taken from it.
+
+    Raises:
+        BoxwrightError: the scanner can't be looked up, or fails.
+    """
+    kinds = {item.form.predicate_type for items in result.attestations.values() for item in items}
+    if PREDICATE_SPDX in kinds:
+        return
+    refs = {item.id: _ref(result, item.id) for item in parse_platforms(result.metadata)}
+    generator = attributes.get("generator")
+    if generator is None:
+        for key, ref in refs.items():
+            if ref is not None:
+                made = ResultAttestation(to_scan(CORE_NAME), ref.retain())
+                result.attestations.setdefault(key, []).append(made)
+        return
+    # Not at start: see boxwright.engine.preload.
+    from boxwright.dockerfile.sbom import find_scanner
+
+    parameters = {key: value for key, value in attributes.items() if key != "generator"}
+    platform = bridge.worker_platforms[0] if bridge.worker_platforms else Platform.host()
+    name = str(Reference.parse(generator).with_default_tag())
+    mode = options.get("image-resolve-mode") or "default"
+    scanner = await find_scanner(_Resolver(bridge), name, parameters, platform, mode)
+    for key, ref in refs.items():
+        if ref is None:
+            continue
+        no_cache = options.get("no-cache") == ""
+        out = scanner.scan(key, from_definition(ref.definition), {}, ignore_cache=no_cache)
+        solved = await bridge.solve(SolveSpec(definition=out.marshal(platform)))
+        made = ResultAttestation(scanned(), solved.ref)
+        result.attestations.setdefault(key, []).append(made)
+        if solved.ref is not None:
+            await solved.ref.result()
+
+
+class _Resolver:
+    """Looks images up for a scanner, on behalf of the client."""
+
+    def __init__(self, bridge: BuildBridge) -> None:
+        self._bridge = bridge
+
+    async def resolve_image_config(
+        self,
+        ref: str,
+        *,
+        platform: Platform | None,
+        resolve_mode: str,
+        log_name: str,
+        store: OciStore | None = None,
+    ) -> ResolvedImage:
+        """Return the config of an image; see :class:`dockerfile.bridge.MetaResolver`."""
+        name, digest, config = await self._bridge.resolve_image_config(
+            ref, platform=platform, resolve_mode=resolve_mode, log_name=log_name, store=store
+        )
+        return ResolvedImage(name, digest, config)

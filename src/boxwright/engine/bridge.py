@@ -28,7 +28,8 @@ from boxwright.engine.located import locate
 from boxwright.engine.policy import SourceRules
 from boxwright.engine.policycheck import MetaResolver, SourcePolicy
 from boxwright.engine.provenance import ImageMaterial, Provenance, RequestScope
-from boxwright.engine.results import FrontendResult, LazyRef
+from boxwright.engine.results import FrontendResult, LazyRef, ResultAttestation
+from boxwright.engine.scanning import from_frontend
 from boxwright.engine.sourcemeta import (
     HttpAnswerMetadata,
     SourceMetadataResolver,
@@ -36,8 +37,8 @@ from boxwright.engine.sourcemeta import (
     fill_response,
 )
 from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
-from boxwright.llb.definition import assemble, decode
 from boxwright.executor.cdi import CdiRegistry
+from boxwright.llb.definition import assemble, decode
 from boxwright.llb.graph import Edge
 from boxwright.llb.marshal import platform_from_pb, platform_to_pb
 from boxwright.progress.events import SourceRange, WarningEvent
@@ -103,8 +104,8 @@ class BuildBridge:
         *,
         session_id: str,
         granted: frozenset[str],
-        worker_platforms: Sequence[Platform],
         devices: CdiRegistry | None = None,
+        worker_platforms: Sequence[Platform],
         policy: SourcePolicy,
         containers: ContainerHost,
         worker: worker_pb2.WorkerRecord,
@@ -124,8 +125,8 @@ class BuildBridge:
         self._images = images
         self._source_metadata = source_metadata
         self._granted = granted
-        self.frontends = FrontendRuns()
         self._devices = devices
+        self.frontends = FrontendRuns()
         self.session_id = session_id
         self.worker_platforms = worker_platforms
         self.scope = scope or RequestScope()
@@ -454,6 +455,7 @@ class _FrontendRun:
         self._rules = rules
         self._scope = scope
         self._open: list[LazyRef] = []
+        self._forwarded: dict[str, list[ResultAttestation]] = {}
         self._inputs = inputs
         self.opts: Mapping[str, str] = options
         self.session_id = bridge.session_id
@@ -512,7 +514,9 @@ class _FrontendRun:
         made = await self._bridge.solve(spec, self._scope)
         single = EngineRef(made.ref) if made.ref else None
         refs = {key: EngineRef(ref) if ref else None for key, ref in (made.refs or {}).items()}
-        return frontend_api.FrontendResult(single, dict(refs), dict(made.metadata))
+        result = frontend_api.FrontendResult(single, dict(refs), dict(made.metadata))
+        self._forwarded = made.attestations
+        return result
 
     async def resolve_source_metadata(
         self,
@@ -573,7 +577,8 @@ class _FrontendRun:
 
         refs = {key: unwrap(ref) for key, ref in made.refs.items()} if made.refs else None
         single = None if refs is not None else unwrap(made.ref)
-        found = FrontendResult(single, refs, dict(made.metadata))
+        attestations = self._forwarded or from_frontend(made.scans, unwrap)
+        found = FrontendResult(single, refs, dict(made.metadata), attestations)
         taken = found.all_refs()
         self._open = [ref for ref in self._open if ref not in taken]
         return found

@@ -255,14 +255,14 @@ def head_digest(definition: pb.Definition) -> str:
 
 
 def filter_options(options: Mapping[str, str]) -> dict[str, str]:
-    """Return the options that belong into a document, logins in contexts masked, sorted."""
+    """Return the options that belong into a document, logins in URLs masked, sorted."""
     context = options.get("contextkey") or "context"
     out = {}
     for key in sorted(options):
         if key in _HOST_OPTIONS or key.startswith("attest:"):
             continue
         value = options[key]
-        masked = key == context or key.startswith("context:")
+        masked = key in {context, "vcs:source"} or key.startswith("context:")
         out[key] = redact(value) if masked else value
     return out
 
@@ -382,7 +382,7 @@ class Provenance:
             request["inputs"] = inputs
         if scope.root is not None and _says_anything(scope.root):
             root = self._with_inputs(scope.root, found)
-            if root != self._with_inputs(scope.request, found):
+            if root["request"] and root != self._with_inputs(scope.request, found):
                 request["root"] = root
         return request
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from boxwright.core.workers import to_worker
-from boxwright.engine.attestations import BuildDocuments, Wanted, exported
+from boxwright.engine.attestations import BuildDocuments, Wanted, add_sbom, exported
 from boxwright.engine.bridge import BuildBridge, SolveSpec
 from boxwright.engine.build import Build, evaluate, snapshots_of
 from boxwright.engine.cacheio import CacheExports, CacheImports
@@ -53,6 +53,7 @@ _log = logging.getLogger(__name__)
 
 _InlineFor = Callable[[Exporter, StepProgress], InlineCache]
 _EPOCH_ARG = "build-arg:SOURCE_DATE_EPOCH"
+_LAST_DATE_S = 253_402_300_799  # year 9999
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+\Z")
 
 
@@ -99,8 +100,8 @@ class SolveRun:
             engine.parts.source_metadata,
             session_id=request.Session,
             granted=entitled,
-            worker_platforms=engine.platforms,
             devices=engine.parts.executor.devices,
+            worker_platforms=engine.platforms,
             containers=ContainerHost(
                 engine.parts.executor,
                 engine.parts.mount_world,
@@ -192,8 +193,18 @@ class SolveRun:
                 response[key] = result.metadata[key].decode("utf-8", "replace")
         return response
 
+    def _date_s(self) -> int:
+        """Return the date of documents about the result: the epoch that is asked for, or now."""
+        epoch = self._request.FrontendAttrs.get(_EPOCH_ARG, "")
+        if not _WHOLE_NUMBER.match(epoch):
+            return self._started_ns // 1_000_000_000
+        return min(max(int(epoch), 0), _LAST_DATE_S)
+
     async def _attest(self, bridge: BuildBridge, result: FrontendResult) -> None:
         """Add the attestations that the request asks for."""
+        if self._wanted.sbom is not None:
+            options = self._request.FrontendAttrs
+            await add_sbom(bridge, result, self._wanted.sbom, options)
         if self._wanted.provenance is None or bridge.provenance is None:
             return
         documents = BuildDocuments(
@@ -210,7 +221,8 @@ class SolveRun:
         if not exporters and not cache_exports:
             return {}
         single, many = await snapshots_of(result)
-        source = ExportSource(single, many, result.metadata, await exported(result))
+        attestations = await exported(result, self._date_s())
+        source = ExportSource(single, many, result.metadata, attestations)
         lease = await to_worker(self._engine.parts.store.leases.create)
         engine = self._engine
         caches = CacheExports(
@@ -339,6 +351,7 @@ class SolveRun:
             # A full disk must not hide why the build failed, nor fail one that succeeded.
             _log.error("the record of build %s is lost: %s", record.Ref, exc)
             self._engine.history.forget_active(record.Ref)
+
 
     async def _keys(self, bridge: BuildBridge) -> KeyRecord | None:
         """Return what the keys of the build's steps were made of; a lost one fails no build."""

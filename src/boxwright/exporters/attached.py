@@ -16,6 +16,7 @@ from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
 from boxwright.exporters.attestation import Attestation, digest_map, statements, unbundle
+from boxwright.exporters.layernotes import LayerNotes
 from boxwright.oci import mediatypes
 from boxwright.oci.manifest import Manifest
 from boxwright.oci.purl import image_url
@@ -40,6 +41,7 @@ async def attach(
     artifact: bool,
     put: Put,
     step: StepProgress,
+    notes: LayerNotes | None,
 ) -> Descriptor:
     """Store the attestations of one image and return the entry for the index.
 
@@ -50,11 +52,14 @@ async def attach(
         artifact: Whether the manifest is an OCI artifact, or looks like an image.
         put: Stores a document with what it refers to.
         step: Progress of the export.
+        notes: Tells layers; None for an image without any.
 
     Raises:
         InvalidInputError: an attestation is malformed.
     """
     single = await unbundle(attestations)
+    if notes is not None:
+        single = [await notes.add_to(item) for item in single]
     subjects = [
         (image_url(Reference.parse(name), image.platform), digest_map(image.digest))
         for name in names.split(",")
@@ -64,8 +69,8 @@ async def attach(
     for statement in await statements(single, subjects):
         data = statement.encode()
         await put(data, ())
-        notes = {PREDICATE_TYPE: statement.predicate_type}
-        layers.append(Descriptor(mediatypes.IN_TOTO, Digest.of(data), len(data), notes))
+        kind = {PREDICATE_TYPE: statement.predicate_type}
+        layers.append(Descriptor(mediatypes.IN_TOTO, Digest.of(data), len(data), kind))
     config, config_data = _config(layers, artifact=artifact)
     manifest = Manifest(
         config=config,
@@ -78,8 +83,8 @@ async def attach(
     with step.part(f"exporting attestation manifest {digest}"):
         await put(config_data, ())
         await put(data, [item.digest for item in manifest.children()])
-    notes = {REFERENCE_TYPE: REFERENCE_MANIFEST, REFERENCE_DIGEST: str(image.digest)}
-    return Descriptor(manifest.media_type, digest, len(data), notes, _PLATFORM)
+    about = {REFERENCE_TYPE: REFERENCE_MANIFEST, REFERENCE_DIGEST: str(image.digest)}
+    return Descriptor(manifest.media_type, digest, len(data), about, _PLATFORM)
 
 
 def _config(layers: Sequence[Descriptor], *, artifact: bool) -> tuple[Descriptor, bytes]:

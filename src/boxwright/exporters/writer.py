@@ -19,6 +19,7 @@ from boxwright.errors import InvalidInputError
 from boxwright.exporters.annotations import Annotations
 from boxwright.exporters.attached import attach
 from boxwright.exporters.base import ExportContext, ExportSource, source_epoch
+from boxwright.exporters.layernotes import LayerNotes
 from boxwright.exporters.options import ImageOptions
 from boxwright.oci import mediatypes
 from boxwright.oci.image import Image
@@ -33,6 +34,7 @@ from boxwright.oci.patch import (
 )
 from boxwright.oci.platforms import BASE_CONFIG_KEY, CONFIG_KEY, ResultPlatform, metadata_value
 from boxwright.snapshots.layers import ExportedLayer, LayerForm, ensure_blobs
+from boxwright.snapshots.refs import ImmutableRef
 
 _log = logging.getLogger(__name__)
 
@@ -106,11 +108,16 @@ async def commit_image(
             artifact=options.uses_oci_artifact,
             put=writer.put,
             step=context.step,
+            notes=_notes(source.find(platform), task.result()),
         )
-        for platform, (image, _) in zip(platforms, images, strict=True)
+        for platform, (image, _), task in zip(platforms, images, tasks, strict=True)
         if (attestations := source.attestations.get(platform.id))
     ]
     return await writer.index(platforms, images, attached)
+
+
+def _notes(ref: ImmutableRef | None, layers: Sequence[ExportedLayer]) -> LayerNotes | None:
+    return LayerNotes(ref, [layer.descriptor.digest for layer in layers]) if ref else None
 
 
 async def _layers(
