@@ -1,12 +1,13 @@
 """Which files a content digest was made of: tables that share what they have in common.
 
-A table lists paths with their digests, in the order in which the digest takes them. It is cut
-into chunks where a path's checksum says so, and a chunk is stored once, however many tables
-hold it. So a build that changed one file of ten thousand adds a few kilobytes, two tables are
-compared by the names of their chunks, and an unchanged build adds nothing.
+A table lists names with their digests. A folder with everything in it has a table of its own,
+named by its content digest, so a folder that did not change is neither walked nor stored again.
+A table is cut into chunks where the checksum of a name says so, and a chunk is stored once,
+however many tables hold it. So a build that changed one file of ten thousand adds a few
+kilobytes, and an unchanged build adds nothing.
 
-In ``state.db``: ``content_tables`` (table, position, chunk) and ``content_chunks``. Losing them
-costs ``boxwright why`` the names of files, nothing else.
+In ``state.db``: ``content_tables`` (table, position, chunk), ``content_subtables`` and
+``content_chunks``. Losing them costs ``boxwright why`` the names of files, nothing else.
 """
 
 from __future__ import annotations
@@ -18,23 +19,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from sqlite3 import Cursor
 
 from boxwright.core.dataclass import dataclass
-from boxwright.snapshots.content_tree import TreeNode, unpack_stat
+from boxwright.session.packets import decode_stat, join_path
+from boxwright.snapshots.content_tree import FOLDER, TreeNode, unpack_stat
+from boxwright.sources.contentheader import kernel_mode
 from boxwright.store.database import Database
 
 MAX_ENTRIES = 200_000
-"""Tables of more files are not kept."""
+"""More new entries than this are not kept."""
 
 _CUT_MASK = 63
 _NAME_BYTES = 16
 _DIGEST_BYTES = 32
-_STAT_BYTES = 20
 _NO_DIGEST = bytes(_DIGEST_BYTES)
-_HEAD = struct.Struct(">HBB")
+_HEAD = struct.Struct(">HBBB")
+_WIRE_STAT = 0x80
+_MAX_STAT = 255
 
-StatOf = Callable[[bytes, TreeNode], bytes]
-"""Returns the packed stat of a path, empty if it is not known."""
+StatOf = Callable[[bytes], bytes]
+"""Returns the stat that a client sent for a path, without the path; empty if it sent none."""
 
-Entries = Sequence[tuple[bytes, TreeNode]]
+Entries = Sequence[tuple[bytes, TreeNode, bytes]]
+"""Paths with what is there and, if all that is in a folder belongs to it, its table's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +50,13 @@ class FileState:
         kind: ``FILE``, ``FOLDER`` or ``SYMLINK`` of :mod:`boxwright.snapshots.content_tree`.
         digest: Of metadata and content; of a folder, of its metadata. In hex.
         stat: Mode, uid, gid and size in bytes; None if not known.
+        subtable: Of a folder, the table of what is in it; empty if that is not part of it.
     """
 
     kind: int
     digest: str
     stat: tuple[int, int, int, int] | None = None
+    subtable: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +75,13 @@ class Table:
     name: bytes
     chunks: tuple[bytes, ...]
     fresh: dict[bytes, bytes]
+    subtables: tuple[bytes, ...] = ()
 
 
 def table_name(*parts: str) -> bytes:
     """Return the name of the table behind a content digest and what selected it."""
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).digest()[
-        :_NAME_BYTES
-    ]
+    text = "\0".join(parts).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).digest()[:_NAME_BYTES]
 
 
 class ContentTables:
@@ -85,30 +92,41 @@ class ContentTables:
 
     def missing(self, names: Iterable[bytes]) -> set[bytes]:
         """Return those that are not stored."""
-        wanted = set(names)
-        found = {
-            row[0]
-            for name in wanted
-            for row in self._db.execute(
-                "SELECT name FROM content_tables WHERE name = ? LIMIT 1", (name,)
-            )
-        }
-        return wanted - found
+        return {name for name in names if not self._is_stored(name)}
 
-    def make(self, name: bytes, entries: Entries, stat_of: StatOf) -> Table:
-        """Return the table of ``entries``, with those of its chunks that are not stored yet."""
-        pieces = {_chunk_name(piece): piece for piece in _cut(entries)}
-        known = self._known(pieces)
+    def _is_stored(self, name: bytes) -> bool:
+        query = "SELECT 1 FROM content_tables WHERE name = ? LIMIT 1"
+        return bool(self._db.execute(query, (name,)))
+
+    def make(self, name: bytes, entries: Entries, stat_of: StatOf) -> list[Table]:
+        """Return the tables of ``entries`` and of the folders among them that are not stored.
+
+        Nothing, if there is too much that is new.
+        """
+        made: list[Table] = []
+        pending: list[tuple[bytes, bytes, Entries]] = [(name, b"", entries)]
+        seen: set[bytes] = {name}
+        count = 0
+        while pending:
+            current, prefix, rows = pending.pop()
+            count += len(rows)
+            if count > MAX_ENTRIES:
+                return []
+            made.append(self._table(current, prefix, rows, stat_of))
+            for path, node, sub in rows:
+                if sub and sub not in seen and not self._is_stored(sub):
+                    pending.append((sub, prefix + path, _children(node)))
+                seen.add(sub)
+        return made
+
+    def _table(self, name: bytes, prefix: bytes, rows: Entries, stat_of: StatOf) -> Table:
+        pieces = {_chunk_name(piece): piece for piece in _cut(rows)}
         fresh = {
-            key: zlib.compress(_encode(piece, stat_of), 1)
+            key: _encode(piece, prefix, stat_of)
             for key, piece in pieces.items()
-            if key not in known
+            if not self._db.execute("SELECT 1 FROM content_chunks WHERE id = ?", (key,))
         }
-        return Table(name, tuple(pieces), fresh)
-
-    def _known(self, keys: Iterable[bytes]) -> set[bytes]:
-        query = "SELECT id FROM content_chunks WHERE id = ?"
-        return {row[0] for key in keys for row in self._db.execute(query, (key,))}
+        return Table(name, tuple(pieces), fresh, tuple({sub for _, _, sub in rows if sub}))
 
     @staticmethod
     def put(cursor: Cursor, table: Table) -> None:
@@ -120,52 +138,96 @@ class ContentTables:
             "INSERT OR IGNORE INTO content_tables VALUES (?, ?, ?)",
             [(table.name, position, chunk) for position, chunk in enumerate(table.chunks)],
         )
+        cursor.executemany(
+            "INSERT OR IGNORE INTO content_subtables VALUES (?, ?)",
+            [(table.name, child) for child in table.subtables],
+        )
 
     @staticmethod
     def drop_unused(cursor: Cursor) -> None:
-        """Remove the tables that no build has, and the chunks that no table has."""
+        """Remove the tables that no build leads to, and the chunks that no table has."""
+        cursor.execute("CREATE TEMP TABLE live (name BLOB PRIMARY KEY) WITHOUT ROWID")
         cursor.execute(
-            "DELETE FROM content_tables WHERE name NOT IN (SELECT name FROM build_tables)"
+            """INSERT INTO live WITH RECURSIVE reached (name) AS (
+                SELECT name FROM build_tables
+                UNION SELECT child FROM content_subtables JOIN reached ON parent = reached.name
+            ) SELECT name FROM reached"""
         )
+        cursor.execute("DELETE FROM content_tables WHERE name NOT IN live")
+        cursor.execute("DELETE FROM content_subtables WHERE parent NOT IN live")
+        cursor.execute("DROP TABLE live")
         cursor.execute(
             "DELETE FROM content_chunks WHERE id NOT IN (SELECT chunk FROM content_tables)"
         )
 
     def changes(self, old: bytes, new: bytes) -> list[FileChange] | None:
         """Return what differs between two tables, by path; None if one is not stored."""
-        before, after = self._chunks(old), self._chunks(new)
-        if not before or not after:
+        if self.missing((old, new)):
             return None
+        found: list[FileChange] = []
+        pending: list[tuple[bytes, bytes, bytes]] = [(b"", old, new)]
+        while pending and len(found) < MAX_ENTRIES:
+            prefix, old_table, new_table = pending.pop()
+            was, now = self._differing(old_table, new_table)
+            for name in was.keys() | now.keys():
+                path, before, after = prefix + name, was.get(name), now.get(name)
+                if _identity(before) != _identity(after):
+                    found.append(FileChange(path, before, after))
+                subtables = (_subtable_of(before), _subtable_of(after))
+                if subtables[0] != subtables[1] and _comparable(before, after):
+                    pending.append((path, *subtables))
+        return sorted(found, key=lambda change: change.path)
+
+    def _differing(
+        self, old: bytes, new: bytes
+    ) -> tuple[dict[bytes, FileState], dict[bytes, FileState]]:
+        """Return the entries of two tables without the chunks that both have."""
+        before, after = self._chunks(old), self._chunks(new)
         common = set(before) & set(after)
         was = dict(self._entries(each for each in before if each not in common))
         now = dict(self._entries(each for each in after if each not in common))
-        return [
-            FileChange(path, was.get(path), now.get(path))
-            for path in sorted(was.keys() | now.keys())
-            if _digest(was.get(path)) != _digest(now.get(path))
-        ]
+        return was, now
 
     def _chunks(self, name: bytes) -> list[bytes]:
-        rows = self._db.execute(
-            "SELECT chunk FROM content_tables WHERE name = ? ORDER BY position", (name,)
-        )
-        return [row[0] for row in rows]
+        query = "SELECT chunk FROM content_tables WHERE name = ? ORDER BY position"
+        return [row[0] for row in self._db.execute(query, (name,))]
 
     def _entries(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, FileState]]:
         for key in keys:
             rows = self._db.execute("SELECT entries FROM content_chunks WHERE id = ?", (key,))
             if rows:
-                yield from _decode(zlib.decompress(rows[0][0]))
+                yield from _decode(rows[0][0])
 
 
-def _digest(state: FileState | None) -> tuple[int, str] | None:
+def subtable(node: TreeNode) -> bytes:
+    """Return the name of a folder's table; empty if it has none, or is not known as a whole."""
+    if node.kind != FOLDER or node.content is None or node.children is None:
+        return b""
+    return node.content[:_NAME_BYTES]
+
+
+def _children(node: TreeNode) -> Entries:
+    names = sorted((node.children or {}).items())
+    return [(b"/" + name, child, subtable(child)) for name, child in names]
+
+
+def _identity(state: FileState | None) -> tuple[int, str] | None:
     return None if state is None else (state.kind, state.digest)
 
 
+def _subtable_of(state: FileState | None) -> bytes:
+    return state.subtable if state is not None else b""
+
+
+def _comparable(old: FileState | None, new: FileState | None) -> bool:
+    """Whether what is in two folders can be compared: it is known of both, or one is missing."""
+    return (old is None or bool(old.subtable)) == (new is None or bool(new.subtable))
+
+
 def _cut(entries: Entries) -> Iterator[Entries]:
-    """Cut after paths whose checksum ends in zeros: a change moves no other cut."""
+    """Cut after names whose checksum ends in zeros: a change moves no other cut."""
     start = 0
-    for number, (path, _) in enumerate(entries, 1):
+    for number, (path, _, _) in enumerate(entries, 1):
         if not zlib.crc32(path) & _CUT_MASK:
             yield entries[start:number]
             start = number
@@ -174,32 +236,39 @@ def _cut(entries: Entries) -> Iterator[Entries]:
 
 
 def _chunk_name(entries: Entries) -> bytes:
-    text = b"\0".join([path + b"\0" + (node.digest or _NO_DIGEST) for path, node in entries])
+    text = b"\0".join(
+        [path + b"\0" + (node.digest or _NO_DIGEST) + sub for path, node, sub in entries]
+    )
     return hashlib.sha256(text).digest()[:_NAME_BYTES]
 
 
-def _encode(entries: Entries, stat_of: StatOf) -> bytes:
+def _encode(entries: Entries, prefix: bytes, stat_of: StatOf) -> bytes:
     out: list[bytes] = []
-    for path, node in entries:
-        stat = stat_of(path, node)
-        out += (
-            _HEAD.pack(len(path), node.kind, len(stat)),
-            path,
-            node.digest or _NO_DIGEST,
-            stat,
-        )
+    for path, node, sub in entries:
+        kind, stat = node.kind, node.stat
+        if not stat and (sent := stat_of(prefix + path)) and len(sent) <= _MAX_STAT:
+            kind, stat = kind | _WIRE_STAT, sent  # decoded when somebody asks
+        head = _HEAD.pack(len(path), kind, len(stat), len(sub))
+        out += (head, path, node.digest or _NO_DIGEST, stat, sub)
     return b"".join(out)
 
 
 def _decode(data: bytes) -> Iterator[tuple[bytes, FileState]]:
     at = 0
     while at < len(data):
-        length, kind, stat_length = _HEAD.unpack_from(data, at)
+        length, kind, stat_length, sub_length = _HEAD.unpack_from(data, at)
         at += _HEAD.size
-        path = data[at : at + length]
-        at += length
-        digest = data[at : at + _DIGEST_BYTES].hex()
-        at += _DIGEST_BYTES
-        stat = unpack_stat(data[at : at + stat_length]) if stat_length == _STAT_BYTES else None
-        at += stat_length
-        yield path, FileState(kind, digest, stat)
+        pieces = []
+        for size in (length, _DIGEST_BYTES, stat_length, sub_length):
+            pieces.append(data[at : at + size])
+            at += size
+        path, digest, stat, sub = pieces
+        known = _stat(path, stat, sent=bool(kind & _WIRE_STAT)) if stat else None
+        yield path, FileState(kind & ~_WIRE_STAT, digest.hex(), known, sub)
+
+
+def _stat(path: bytes, data: bytes, *, sent: bool) -> tuple[int, int, int, int]:
+    if not sent:
+        return unpack_stat(data)
+    stat = decode_stat(join_path(path, data))
+    return kernel_mode(stat), stat.uid, stat.gid, stat.size

@@ -13,23 +13,16 @@ from hashlib import sha256
 
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.workers import to_worker
-from boxwright.engine.contenttables import (
-    MAX_ENTRIES,
-    StatOf,
-    Table,
-    table_name,
-)
+from boxwright.engine.contenttables import StatOf, Table, subtable, table_name
 from boxwright.engine.keyrecords import KeyRecord, KeyRecords
 from boxwright.llb.graph import Vertex
 from boxwright.ops.keys import ContentKey, selection_of
 from boxwright.ops.result import ref_of
-from boxwright.session.packets import decode_stat, join_path
-from boxwright.snapshots.content_tree import TreeNode, pack_stat
+from boxwright.snapshots.content_tree import TreeNode
 from boxwright.snapshots.contenthash import content_hashes
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.solver.facts import InputFacts, Outcome, VertexFacts, facts_of
 from boxwright.solver.jobs import Job
-from boxwright.sources.contentheader import kernel_mode
 from boxwright.sources.local import LocalSources
 from boxwright.wire.pb import explain_pb2, ops_pb2
 
@@ -109,38 +102,36 @@ class KeyCollector:
                     content=fact.content,
                     table=name,
                 )
-        tables = [await self._table(n, wanted[n]) for n in self.records.tables.missing(wanted)]
+        tables: list[Table] = []
+        for name in self.records.tables.missing(wanted):
+            tables += await self._tables(name, wanted[name])
         project = project_of(frontends.options, shared_key)
-        return KeyRecord(project, keys, tuple(each for each in tables if each is not None))
+        return KeyRecord(project, keys, tuple(tables))
 
-    async def _table(self, name: bytes, fact: InputFacts) -> Table | None:
-        """Return the table of an input; None if what is known does not suffice."""
+    async def _tables(self, name: bytes, fact: InputFacts) -> list[Table]:
+        """Return the tables of an input; none if what is known does not suffice."""
         compute = fact.dep.compute
         ref = ref_of(fact.result)
         if ref is None or not isinstance(compute, ContentKey):
-            return None
-        entries: dict[bytes, TreeNode] = {}
+            return []
+        entries: dict[bytes, tuple[bytes, TreeNode, bytes]] = {}
         hashes = content_hashes(ref.manager)
         for selector in compute.selectors:
-            found = await hashes.entries(ref.id, selector.path, selection_of(selector))
+            selection = selection_of(selector)
+            found = await hashes.entries(ref.id, selector.path, selection)
             if found is None:
-                return None
-            entries.update(found)
-        if len(entries) > MAX_ENTRIES:
-            return None
-        return await to_worker(
-            self.records.tables.make, name, list(entries.items()), self._stats(ref)
-        )
+                return []
+            for path, node in found:
+                entries[path] = (path, node, subtable(node) if selection.is_plain else b"")
+        make = self.records.tables.make
+        return await to_worker(make, name, list(entries.values()), self._stats(ref))
 
     def _stats(self, ref: ImmutableRef) -> StatOf:
         index = self._local.index_of(ref.id)
 
-        def stat_of(path: bytes, node: TreeNode) -> bytes:
+        def stat_of(path: bytes) -> bytes:
             entry = index.entries.get(path[1:]) if index is not None else None
-            if node.stat or entry is None:
-                return node.stat
-            stat = decode_stat(join_path(path[1:], entry.rest))
-            return pack_stat(kernel_mode(stat), stat.uid, stat.gid, stat.size)
+            return entry.rest if entry is not None else b""
 
         return stat_of
 

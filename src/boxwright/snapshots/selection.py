@@ -13,9 +13,9 @@ import posixpath
 from dataclasses import dataclass
 
 from boxwright.fsutil.patterns import ParentMatches, PatternMatcher
-from boxwright.snapshots.content_tree import FOLDER, SYMLINK, TreeNode, clean, walk
+from boxwright.snapshots.content_tree import FOLDER, SYMLINK, TreeNode, clean
 from boxwright.snapshots.glob import Glob
-from boxwright.snapshots.hasher import Hasher, UnreadError, digest_text
+from boxwright.snapshots.hasher import Hasher, digest_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,8 @@ def selected_entries(
 ) -> list[tuple[bytes, TreeNode]]:
     """Return the entries that :func:`selection_digest` is made of, with their paths in the tree.
 
+    Of a plain selection it is one entry, with all that is in it.
+
     Raises:
         ChecksumError: a plain or required path is missing.
         UnreadError: some of it was not read yet.
@@ -84,10 +86,7 @@ def selected_entries(
     where, node = hasher.resolve(clean(path), follow_last=selection.follow_links)
     if node is None:
         raise hasher.fail(os.fsdecode(path))
-    try:
-        return list(walk(where, node))
-    except LookupError as error:
-        raise UnreadError from error
+    return [(where, node)]
 
 
 @dataclass(slots=True)

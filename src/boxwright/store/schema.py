@@ -173,6 +173,9 @@ register(
         """CREATE TABLE IF NOT EXISTS content_subtables (
             parent BLOB NOT NULL, child BLOB NOT NULL,
             PRIMARY KEY (parent, child)) WITHOUT ROWID""",
+        """CREATE TABLE IF NOT EXISTS content_subtables (
+            parent BLOB NOT NULL, child BLOB NOT NULL,
+            PRIMARY KEY (parent, child)) WITHOUT ROWID""",
         """CREATE TABLE IF NOT EXISTS content_chunks (
             id BLOB PRIMARY KEY, entries BLOB NOT NULL) WITHOUT ROWID""",
     ],

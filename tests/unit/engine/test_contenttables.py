@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from boxwright.engine.contenttables import ContentTables, FileChange, table_name
-from boxwright.snapshots.content_tree import FILE, TreeNode, pack_stat
+from boxwright.engine.contenttables import ContentTables, FileChange, subtable, table_name
+from boxwright.session.packets import Stat, encode_stat, split_path
+from boxwright.snapshots.content_tree import FILE, FOLDER, ContentTree, TreeNode
+from boxwright.snapshots.hasher import Hasher
 from boxwright.store.database import Database
 
 Files = dict[bytes, bytes]
@@ -24,29 +26,35 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     made.close()
 
 
-def entries(files: Files) -> list[tuple[bytes, TreeNode]]:
-    return [
-        (path, TreeNode(FILE, None, hashlib.sha256(files[path]).digest()))
-        for path in sorted(files)
-    ]
+def entries(files: Files) -> list[tuple[bytes, TreeNode, bytes]]:
+    """Return the whole of a tree, as a plain selection does."""
+    tree = ContentTree.of_synced()
+    for path, content in files.items():
+        tree.set(path, FILE, hashlib.sha256(content).digest())
+    for path in {path.rpartition(b"/")[0] for path in files} - {b""}:
+        tree.set(path, FOLDER, hashlib.sha256(b"folder").digest())
+    Hasher("test", tree, None).whole(b"", follow_last=False)
+    return [(b"", tree.root, subtable(tree.root))]
 
 
 def store(database: Database, name: bytes, files: Files) -> int:
     """Store a table as a build would; return how many chunks were new."""
     tables = ContentTables(database)
-    table = tables.make(name, entries(files), lambda path, _node: stat_of(path))
+    made = tables.make(name, entries(files), stat_of)
     with database.transaction() as cursor:
-        tables.put(cursor, table)
+        for table in made:
+            tables.put(cursor, table)
         cursor.execute("INSERT OR IGNORE INTO build_tables VALUES ('build', ?)", (name,))
-    return len(table.fresh)
+    return sum(len(table.fresh) for table in made)
 
 
 def stat_of(path: bytes) -> bytes:
-    return pack_stat(0o100644, 1, 2, len(path))
+    """Return what a client would have sent."""
+    return split_path(encode_stat(Stat(path[1:], 0o644, 1, 2, len(path))))[1]
 
 
 names = st.lists(
-    st.binary(min_size=1, max_size=4).map(lambda raw: b"/" + raw.hex().encode()),
+    st.binary(min_size=1, max_size=4).map(lambda raw: b"/%d/" % (raw[0] % 3) + raw.hex().encode()),
     max_size=300,
     unique=True,
 )
@@ -64,8 +72,13 @@ def test_differences_are_those_of_the_files(database: Database, old: Files, new:
     found = ContentTables(database).changes(first, second)
     assert found is not None
     wanted = sorted(p for p in old.keys() | new.keys() if old.get(p) != new.get(p))
-    assert [change.path for change in found] == wanted
-    for change in found:
+    files = [change for change in found if change.path.count(b"/") == 2]
+    assert [change.path for change in files] == wanted
+    folders = {path.rpartition(b"/")[0] for path in old} ^ {
+        path.rpartition(b"/")[0] for path in new
+    }
+    assert {change.path for change in found if change not in files} == folders
+    for change in files:
         assert (change.old is None) == (change.path not in old)
         assert (change.new is None) == (change.path not in new)
 
@@ -73,35 +86,40 @@ def test_differences_are_those_of_the_files(database: Database, old: Files, new:
 def test_one_changed_file_of_many_adds_one_chunk(database: Database) -> None:
     files = {b"/folder/%05d" % number: b"same" for number in range(10_000)}
     assert store(database, b"many-1", files) > 100
-    assert store(database, b"many-2", {**files, b"/folder/05000": b"other"}) == 1
+    # the file's chunk, the root's, and the entry of the table itself
+    assert store(database, b"many-2", {**files, b"/folder/05000": b"other"}) == 3
     assert store(database, b"many-3", files) == 0
     (change,) = ContentTables(database).changes(b"many-1", b"many-2") or ()
     assert isinstance(change, FileChange)
     assert change.path == b"/folder/05000"
     assert change.new is not None
     assert change.new.stat == (0o100644, 1, 2, len(b"/folder/05000"))
+    assert change.old is not None
     assert change.new.digest == hashlib.sha256(b"other").hexdigest()
 
 
 def test_an_empty_table_is_a_table(database: Database) -> None:
     store(database, b"empty", {})
     assert ContentTables(database).missing([b"empty", b"unknown"]) == {b"unknown"}
-    store(database, b"one", {b"/a": b"1"})
-    (change,) = ContentTables(database).changes(b"empty", b"one") or ()
-    assert change.old is None
+    store(database, b"one", {b"/a/b": b"1"})
+    found = ContentTables(database).changes(b"empty", b"one") or ()
+    assert [(change.path, change.old) for change in found] == [(b"/a", None), (b"/a/b", None)]
     assert ContentTables(database).changes(b"empty", b"unknown") is None
 
 
 def test_what_no_build_has_goes(tmp_path: Path) -> None:
     database = Database(tmp_path / "state.db")
     try:
-        store(database, b"kept", {b"/a": b"1"})
-        store(database, b"gone", {b"/a": b"1", b"/b": b"2"})
+        store(database, b"kept", {b"/x/a": b"1", b"/y/b": b"2"})
+        store(database, b"gone", {b"/x/a": b"1", b"/y/b": b"3"})
         with database.transaction() as cursor:
             cursor.execute("DELETE FROM build_tables WHERE name = ?", (b"gone",))
             ContentTables.drop_unused(cursor)
         assert ContentTables(database).missing([b"kept", b"gone"]) == {b"gone"}
-        left = database.execute("SELECT id FROM content_chunks")
-        assert left == database.execute("SELECT chunk FROM content_tables")
+        left = {row[0] for row in database.execute("SELECT id FROM content_chunks")}
+        assert left == {row[0] for row in database.execute("SELECT chunk FROM content_tables")}
+        store(database, b"other", {})
+        found = ContentTables(database).changes(b"other", b"kept") or ()
+        assert {change.path for change in found} == {b"/x", b"/x/a", b"/y", b"/y/b"}
     finally:
         database.close()
