@@ -116,6 +116,11 @@ async def assert_same(bench, ref):
     assert await checksum(ref, "/src") == from_seed
 
 
+async def assert_same_tree(bench, ref):
+    async with ref.mounted() as root:
+        assert await to_worker(listing, root) == listing(bench.context)
+
+
 def test_a_context_becomes_a_snapshot_and_an_unchanged_one_the_same(kind, context, tmp_path):
     async def use(bench):
         first = await bench.sync(kind)
@@ -249,6 +254,49 @@ def test_patterns_of_one_sync_do_not_stick(kind, context, tmp_path):
         async with (await bench.sync(kind, **attrs)).mounted() as root:
             assert sorted(listing(root)) == [b"src", b"src/a"]
         await assert_same(bench, await bench.sync(kind))
+
+    run(tmp_path, context, use)
+
+
+def test_folders_of_one_name_do_not_push_each_other_out(context, tmp_path):
+    """buildctl gives all folders one key: going back to the first must cost nothing."""
+    other = tmp_path / "other"
+    (other / "lib").mkdir(parents=True)
+    for number in range(100):
+        (other / f"lib/{number:03}").write_bytes(b"%d" % number)
+
+    async def use(bench):
+        first = await bench.sync(Elsewhere)
+        bench.context = other
+        second = await bench.sync(Elsewhere)
+        await assert_same_tree(bench, second)
+        bench.context = context
+        assert (await bench.sync(Elsewhere)).id == first.id
+        (context / "bin").write_bytes(b"changed")
+        changed = await bench.sync(Elsewhere)
+        await assert_same(bench, changed)
+        bench.context = other
+        assert (await bench.sync(Elsewhere)).id == second.id
+        # What is known of them outlives the process.
+        bench.sources = LocalSources(bench.snapshots)
+        assert (await bench.sync(Elsewhere)).id == second.id
+        bench.context = context
+        assert (await bench.sync(Elsewhere)).id == changed.id
+
+    run(tmp_path, context, use)
+
+
+def test_more_folders_than_states_are_all_right(context, tmp_path):
+    folders = []
+    for number in range(6):
+        folders.append(tmp_path / f"project-{number}")
+        (folders[-1] / f"only-{number}").mkdir(parents=True)
+        (folders[-1] / f"only-{number}/file").write_bytes(b"%d" % number)
+
+    async def use(bench):
+        for folder in (*folders, *folders):
+            bench.context = folder
+            await assert_same_tree(bench, await bench.sync(Elsewhere))
 
     run(tmp_path, context, use)
 

@@ -134,12 +134,23 @@ class FileSink(Protocol):
         """Give up; the client throws away what it has."""
 
 
+FIRST_STATS = 64
+"""How many entries :meth:`TreeReceiver.begin` is shown."""
+
+
 class TreeReceiver(Protocol):
     """Takes the tree that :meth:`Session.sync_dir` transfers.
 
     ``add`` and ``end`` are called on the event loop and must not block; ``write`` runs in
     worker threads, never twice at a time.
     """
+
+    def begin(self, first: Sequence[bytes]) -> None:
+        """Look at the first :data:`FIRST_STATS` entries, or all if they are fewer.
+
+        Called once, before any of them is added: whoever knows earlier states of the tree can
+        choose the one that this is a change of.
+        """
 
     def add(self, file_id: int, raw_stat: bytes) -> bool:
         """Take the next entry (an encoded ``Stat``); return whether its data is wanted."""

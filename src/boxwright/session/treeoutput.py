@@ -29,6 +29,9 @@ class FolderReceiver:
         self._names = TreeNames()
         self._writer = TreeWriter(root, keep_owner=False)
 
+    def begin(self, first: Sequence[bytes]) -> None:
+        """Nothing to do: what is there is replaced in any case."""
+
     def add(self, file_id: int, raw_stat: bytes) -> bool:
         """Take an entry; all data is wanted."""
         stat = decode_stat(raw_stat)

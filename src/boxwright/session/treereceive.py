@@ -14,7 +14,7 @@ from collections.abc import Callable
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError
 from boxwright.session import packets
-from boxwright.session.base import MessagePipe, TransferError, TreeReceiver
+from boxwright.session.base import FIRST_STATS, MessagePipe, TransferError, TreeReceiver
 from boxwright.session.tasks import run_together
 
 _MAX_WAITING_BYTES = 16 << 20
@@ -60,6 +60,7 @@ class _Transfer:
         self._named_all = False
         self._received_bytes = 0
         self._next_id = 0
+        self._first: list[bytes] | None = []
 
     @property
     def _complete(self) -> bool:
@@ -88,11 +89,27 @@ class _Transfer:
         if self._named_all:
             raise TransferError("the sender named a file after the last one")
         if raw_stat is None:
+            if self._first is not None:
+                self._begin(self._first)
             self._named_all = True
             self._receiver.end()
             self._request_wake.set()
             self._batch_wake.set()
             return
+        if self._first is None:
+            self._add(raw_stat)
+            return
+        self._first.append(raw_stat)
+        if len(self._first) == FIRST_STATS:
+            self._begin(self._first)
+
+    def _begin(self, first: list[bytes]) -> None:
+        self._first = None
+        self._receiver.begin(first)
+        for raw_stat in first:
+            self._add(raw_stat)
+
+    def _add(self, raw_stat: bytes) -> None:
         file_id = self._next_id
         self._next_id += 1
         if file_id >= _MAX_ENTRIES:

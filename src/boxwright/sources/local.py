@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from boxwright.core.dataclass import dataclass, field
@@ -23,13 +23,13 @@ from boxwright.session.base import Session, SyncRequest, TreeReceiver
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.sources.base import SourceContext, SourceKey, SourceProgress
-from boxwright.sources.localindex import ContextIndex, IndexFiles
+from boxwright.sources.localindex import STATES_PER_KEY, ContextIndex, IndexFiles
 from boxwright.sources.localinplace import InPlaceSync
 from boxwright.sources.localmetadata import MetadataReceiver
 from boxwright.sources.localtree import LocalTree
 
 SCHEME = "local"
-_INDEXES_IN_MEMORY = 8
+_STATES_IN_MEMORY = 8
 _PROGRESS_INTERVAL_S = 0.1
 
 
@@ -107,7 +107,7 @@ class LocalSources:
         self._manager = manager
         self._keep_owner = keep_owner
         self._files = IndexFiles(manager.store.root / "contexts")
-        self._indexes: OrderedDict[str, ContextIndex] = OrderedDict()
+        self._states: OrderedDict[str, list[ContextIndex]] = OrderedDict()
         self._locks: dict[str, asyncio.Lock] = {}
 
     def resolve(
@@ -139,14 +139,10 @@ class LocalSources:
         folder: Path | None,
         progress: SourceProgress | None,
     ) -> ImmutableRef:
-        base = await self._load(key)
-        base_ref = self._manager.get(base.snapshot_id) if base.snapshot_id else None
-        if base_ref is None:
-            base = ContextIndex()
+        known = self._held(await self._load(key))
         tree = LocalTree(
             self._manager,
-            base,
-            base_ref,
+            known,
             description=f"local source for {wanted.name}",
             trust_stats=wanted.trust_stats,
             keep_owner=self._keep_owner,
@@ -155,7 +151,7 @@ class LocalSources:
         try:
             refreshed = tree.changed
             if folder is not None:
-                in_place = InPlaceSync(tree, base, folder, wanted.request)
+                in_place = InPlaceSync(tree, tree.base, folder, wanted.request)
                 await in_place.run(report.add)
                 refreshed = in_place.refreshed
             else:
@@ -169,30 +165,50 @@ class LocalSources:
             ref, index = await tree.commit()
         finally:
             await tree.discard()
-            if base_ref is not None:
-                await base_ref.release()
+            for _, held in known:
+                await held.release()
         report.done()
-        self._keep(key, index)
+        states = [state for state, _ in known]
+        self._keep(key, states, tree.base, index, replace=folder is not None or tree.is_successor)
         if tree.changed or refreshed:
             await to_worker(self._files.save, key, index)
         return ref
 
     def index_of(self, snapshot_id: str) -> ContextIndex | None:
         """Return the index of a folder's state, if it is one of those that were used last."""
-        kept = self._indexes.values()
+        kept = (each for states in self._states.values() for each in states)
         return next((each for each in kept if each.snapshot_id == snapshot_id), None)
 
-    async def _load(self, key: str) -> ContextIndex:
-        index = self._indexes.get(key)
-        if index is None:
-            index = await to_worker(self._files.load, key)
-        return index
+    async def _load(self, key: str) -> list[ContextIndex]:
+        states = self._states.get(key)
+        if states is None:
+            states = await to_worker(self._files.load, key)
+        return states
 
-    def _keep(self, key: str, index: ContextIndex) -> None:
-        self._indexes[key] = index
-        self._indexes.move_to_end(key)
-        while len(self._indexes) > _INDEXES_IN_MEMORY:
-            self._indexes.popitem(last=False)
+    def _held(self, states: Sequence[ContextIndex]) -> list[tuple[ContextIndex, ImmutableRef]]:
+        """Return those states whose snapshots are still there, with a handle on each."""
+        pairs = ((state, self._manager.get(state.snapshot_id)) for state in states)
+        return [(state, held) for state, held in pairs if held is not None]
+
+    def _keep(
+        self,
+        key: str,
+        states: list[ContextIndex],
+        base: ContextIndex,
+        index: ContextIndex,
+        *,
+        replace: bool,
+    ) -> None:
+        """Remember a state: instead of its base, or beside it in place of the oldest."""
+        others = [state for state in states if not (replace and state is base)]
+        others = others[: STATES_PER_KEY - 1]
+        used = {state.slot for state in others}
+        slots = (base.slot, *range(STATES_PER_KEY))
+        index.slot = next(slot for slot in slots if slot not in used)
+        self._states[key] = [index, *others]
+        self._states.move_to_end(key)
+        while len(self._states) > 1 and sum(map(len, self._states.values())) > _STATES_IN_MEMORY:
+            self._states.popitem(last=False)
 
 
 class LocalSource:

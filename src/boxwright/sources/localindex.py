@@ -1,8 +1,12 @@
-"""What is known about a shared folder's last state, so that the next sync finds the changes.
+"""What is known about a shared folder's last states, so that the next sync finds the changes.
 
-The index of a folder names the snapshot that holds its last state and, for every entry, the
-encoded stat and the content digest. It lives in one file that is replaced as a whole; a
-missing, older or damaged file only means that everything is transferred again.
+The index of a state names the snapshot that holds it and, for every entry, the encoded stat
+and the content digest. It lives in one file that is replaced as a whole; a missing, older or
+damaged file only means that everything is transferred again.
+
+Clients may call all folders by one key (buildctl does), and one folder is asked for with other
+patterns by other steps. So several states are kept for each key, and the first entries of a
+transfer tell which of them it is a change of.
 """
 
 from __future__ import annotations
@@ -11,11 +15,12 @@ import hashlib
 import marshal
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from boxwright.core.dataclass import dataclass, field
+from boxwright.session.packets import split_path
 
 KIND_FILE, KIND_DIR, KIND_SYMLINK, KIND_OTHER, KIND_HARDLINK = range(5)
 
@@ -23,6 +28,9 @@ KIND_FILE, KIND_DIR, KIND_SYMLINK, KIND_OTHER, KIND_HARDLINK = range(5)
 # our own (checked by a digest) and read by the same interpreter version (part of the header).
 _HEADER = b"boxwright-context-1 %x %d\n" % (sys.hexversion, marshal.version)
 _DIGEST_BYTES = 32
+STATES_PER_KEY = 4
+_SAME_SHARE = 8  # of the first entries, one in so many must be unchanged,
+_KNOWN_SHARE = 2  # or one in so many known by name
 
 
 class Entry(NamedTuple):
@@ -51,11 +59,13 @@ class ContextIndex:
         snapshot_id: The snapshot that holds it; empty for nothing yet.
         depth: How many incremental layers that snapshot consists of.
         entries: By path.
+        slot: Which of the files of its key it is in.
     """
 
     snapshot_id: str = ""
     depth: int = 0
     entries: dict[bytes, Entry] = field(default_factory=dict)
+    slot: int = 0
 
     def digests(self) -> Iterator[tuple[bytes, Entry]]:
         """Yield path and entry of everything whose content digest is known."""
@@ -64,40 +74,87 @@ class ContextIndex:
                 yield path, entry
 
 
+def closest(
+    states: Sequence[ContextIndex], first: Sequence[bytes], *, complete: bool
+) -> int | None:
+    """Return which state a tree is a change of, by the first of its encoded stats.
+
+    Args:
+        states: What is known; between equals the first one wins.
+        first: The encoded stats, with their paths.
+        complete: Whether these are all. Of states that hold them all, the one that holds
+            little else is then the better one.
+
+    Returns:
+        Index into ``states``; None if none of them has much in common with the tree.
+
+    Raises:
+        MalformedPacketError: a stat is damaged.
+    """
+    named = [split_path(raw) for raw in first]
+    best, best_score = None, (0, 0, 0)
+    for at, state in enumerate(states):
+        found = [(state.entries.get(path), rest) for path, rest in named]
+        same = sum(entry is not None and entry.rest == rest for entry, rest in found)
+        known = sum(entry is not None for entry, _ in found)
+        # A tree whose every file was touched is still a change of what it was before.
+        if same * _SAME_SHARE < len(first) and known * _KNOWN_SHARE < len(first):
+            continue
+        score = (same, known, -len(state.entries) if complete else 0)
+        if best is None or score > best_score:
+            best, best_score = at, score
+    return best
+
+
 class IndexFiles:
     """The index files of one state folder (blocking; writes are atomic)."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def _path(self, key: str) -> Path:
-        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.index"
+    def _path(self, key: str, slot: int) -> Path:
+        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.{slot}.index"
 
-    def load(self, key: str) -> ContextIndex:
-        """Return the index of a key; an empty one where there is none that is usable."""
-        try:
-            raw = self._path(key).read_bytes()
-        except FileNotFoundError:
-            return ContextIndex()
+    def load(self, key: str) -> list[ContextIndex]:
+        """Return the usable indexes of a key, the one that was saved last first."""
+        found: list[tuple[int, ContextIndex]] = []
+        for slot in range(STATES_PER_KEY):
+            path = self._path(key, slot)
+            try:
+                index = self._parse(path.read_bytes(), slot)
+                saved_ns = path.stat().st_mtime_ns
+            except FileNotFoundError:
+                continue
+            if index is not None:
+                found.append((saved_ns, index))
+        found.sort(key=lambda each: each[0], reverse=True)
+        return [index for _, index in found]
+
+    @staticmethod
+    def _parse(raw: bytes, slot: int) -> ContextIndex | None:
         body = raw[len(_HEADER) + _DIGEST_BYTES :]
         digest = raw[len(_HEADER) : len(_HEADER) + _DIGEST_BYTES]
         if not raw.startswith(_HEADER) or hashlib.sha256(body).digest() != digest:
-            return ContextIndex()
+            return None
         snapshot_id, depth, entries = marshal.loads(body)  # noqa: S302 - see above
         return ContextIndex(
-            snapshot_id, depth, {path: Entry._make(values) for path, values in entries.items()}
+            snapshot_id,
+            depth,
+            {path: Entry._make(values) for path, values in entries.items()},
+            slot,
         )
 
     def save(self, key: str, index: ContextIndex) -> None:
-        """Replace the index of a key."""
+        """Put an index into its slot of a key."""
         self._folder.mkdir(parents=True, exist_ok=True)
         entries = {path: tuple(entry) for path, entry in index.entries.items()}
         body = marshal.dumps((index.snapshot_id, index.depth, entries))
-        path = self._path(key)
+        path = self._path(key, index.slot)
         temporary = path.with_suffix(f".{os.getpid()}.partial")
         temporary.write_bytes(_HEADER + hashlib.sha256(body).digest() + body)
         os.replace(temporary, path)
 
     def forget(self, key: str) -> None:
-        """Remove the index of a key."""
-        self._path(key).unlink(missing_ok=True)
+        """Remove the indexes of a key."""
+        for slot in range(STATES_PER_KEY):
+            self._path(key, slot).unlink(missing_ok=True)

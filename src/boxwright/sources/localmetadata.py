@@ -42,6 +42,9 @@ class MetadataReceiver(TreeReceiver):
         self._above: list[tuple[bytes, bytes]] = []
         self._is_new = False
 
+    def begin(self, first: Sequence[bytes]) -> None:
+        """Nothing to do: stats make a file of their own each time."""
+
     def add(self, file_id: int, raw_stat: bytes) -> bool:
         """Note an encoded stat; return whether the file's data is wanted.
 

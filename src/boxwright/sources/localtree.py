@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from boxwright.core.workers import to_worker
+from boxwright.session.base import FIRST_STATS
 from boxwright.session.packets import Stat, decode_stat, join_path, split_path
 from boxwright.session.treewrite import TreeNames, TreeWriter, remove
 from boxwright.snapshots import content_tree
@@ -31,6 +32,7 @@ from boxwright.sources.localindex import (
     KIND_SYMLINK,
     ContextIndex,
     Entry,
+    closest,
 )
 
 MAX_DEPTH = 16
@@ -54,8 +56,8 @@ class LocalTree:
 
     Args:
         manager: Where snapshots are made.
-        base: The index of the last state.
-        base_ref: Its snapshot, held by the caller; None: there is none.
+        known: Earlier states, the last one first, with their snapshots held by the caller. The
+            last one is the base of this sync, unless :meth:`begin` chooses another.
         description: For listings of snapshots.
         trust_stats: Take an unchanged stat for unchanged content (the ``metadata`` differ).
         keep_owner: Whether owners can be set.
@@ -64,16 +66,14 @@ class LocalTree:
     def __init__(
         self,
         manager: SnapshotManager,
-        base: ContextIndex,
-        base_ref: ImmutableRef | None,
+        known: Sequence[tuple[ContextIndex, ImmutableRef]],
         *,
         description: str,
         trust_stats: bool = True,
         keep_owner: bool = True,
     ) -> None:
         self._manager = manager
-        self._base = base if base_ref is not None else ContextIndex()
-        self._base_ref = base_ref
+        self._known = known
         self._description = description
         self._trust_stats = trust_stats
         self._mounts = AsyncExitStack()
@@ -87,7 +87,32 @@ class LocalTree:
         self.names = TreeNames()
         self.writer = TreeWriter(b"", keep_owner=keep_owner, header=content_header)
         self.entries: dict[bytes, Entry] = {}
+        self._use(*known[0]) if known else self._use(ContextIndex(), None)
+
+    def _use(self, base: ContextIndex, base_ref: ImmutableRef | None) -> None:
+        self._base = base
+        self._base_ref = base_ref
         self.changed = base_ref is None
+
+    @property
+    def base(self) -> ContextIndex:
+        """The state that this is a change of; an empty one for none."""
+        return self._base
+
+    @property
+    def is_successor(self) -> bool:
+        """Whether half of the base is unchanged: this is a later state of the same folder."""
+        kept = len(self.entries) - len(self._changed_paths)
+        return 2 * kept >= len(self._base.entries)
+
+    def begin(self, first: Sequence[bytes]) -> None:
+        """Choose the state that these encoded stats belong to; a fresh start if none."""
+        states = [index for index, _ in self._known]
+        chosen = closest(states, first, complete=len(first) < FIRST_STATS)
+        if chosen is not None:
+            self._use(*self._known[chosen])
+        else:
+            self._use(ContextIndex(), None)
 
     def add(self, file_id: int, raw_stat: bytes) -> bool:
         """Take an encoded stat; return whether its data is wanted."""
