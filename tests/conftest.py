@@ -55,7 +55,8 @@ def find_peer(name: str) -> str | None:
         return str(plugin)
     own = Path(sys.executable).parent
     path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if Path(p) != own)
-    return shutil.which(name, path=f"{path}{os.pathsep}/usr/sbin{os.pathsep}/sbin")
+    system = ("/usr/sbin", "/sbin", "/usr/lib/cni", "/opt/cni/bin")
+    return shutil.which(name, path=os.pathsep.join((path, *system)))
 
 
 PROBES = {"root": can_mount_as_root, "userns": can_enter_userns}

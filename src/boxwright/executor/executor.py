@@ -446,10 +446,14 @@ class Executor:
 
     def _inject(self, spec: Json, wanted: Sequence[WantedDevice]) -> None:
         found: dict[str, Device] = {}
-        for device in wanted:
-            for item in self._devices.find(device.name, optional=device.optional):
-                found[item.name] = item
-        inject(spec, found.values())
+        try:
+            for device in wanted:
+                for item in self._devices.find(device.name, optional=device.optional):
+                    found[item.name] = item
+            inject(spec, found.values())
+        except InvalidInputError as error:
+            error.brief = f"CDI device injection failed: {error.brief}"
+            raise
 
     def _plan_files(
         self, run_id: str, process: ProcessSpec, host: HostFacts, *, is_own_network: bool
