@@ -1,4 +1,4 @@
-"""``registry``: serve the engine's own store over the distribution API."""
+"""``registry``: serve the engine's own store over the distribution API, and look after it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from boxwright.cli.boxwright import GlobalOptions
 from boxwright.cli.errors import UsageError
+from boxwright.cli.registrycheck import gc, list_tags, verify
 
 if TYPE_CHECKING:
     import ssl
@@ -21,7 +22,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 
 @click.group(context_settings=_HELP)
 def registry() -> None:
-    """Pull what was built, and push to it, without another registry."""
+    """Pull what was built, push to it, and look after what is there."""
 
 
 @registry.command()
@@ -94,6 +95,11 @@ def serve(
         run_engine(options, use)
     except KeyboardInterrupt:
         click.echo("registry stopped", err=True)
+
+
+registry.add_command(list_tags)
+registry.add_command(verify)
+registry.add_command(gc)
 
 
 def split_address(text: str) -> tuple[str, int]:

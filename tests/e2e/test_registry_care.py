@@ -1,0 +1,79 @@
+"""``registry ls|verify|gc`` on our state folder, on our registry and on another's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from programs import PROGRAM, Cli, Context, Registry, wait_until
+
+pytestmark = [pytest.mark.root, pytest.mark.peer("crun")]
+
+
+@contextlib.contextmanager
+def serving(cli: Cli) -> Iterator[str]:
+    """Run ``boxwright registry serve`` on the state folder of ``cli``; yield its address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    argv = [PROGRAM, "--root", str(cli.root), "registry", "serve", "--listen", address]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def answers() -> bool:
+        with socket.socket() as one:
+            host, _, port = address.partition(":")
+            return one.connect_ex((host, int(port))) == 0
+
+    try:
+        wait_until(answers, what="the registry listens")
+        yield address
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_what_was_built_is_listed_checked_and_kept(cli: Cli, context: Context) -> None:
+    context.dockerfile("FROM base\nRUN echo 1 > /file\n")
+    cli.build("-t", "team/app:v1", context.path).ok()
+    (line,) = json.loads(cli("registry", "ls", "--json").ok().out)
+    assert (line["repository"], line["tag"]) == ("team/app", "v1")
+    assert "team/app" in cli("registry", "ls").ok().out
+    assert "0 missing or damaged" in cli("registry", "verify").ok().out
+    cli("registry", "gc", "--untagged", "--older-than", "0s").ok()
+    assert json.loads(cli("registry", "ls", "--json").ok().out) == [line]
+    layer = max((cli.root / "blobs/sha256").iterdir(), key=lambda p: p.stat().st_size)
+    layer.write_bytes(bytes(layer.stat().st_size))
+    done = cli("registry", "verify")
+    assert done.status == 20
+    assert f"sha256:{layer.name}: damaged" in done.out
+
+
+def test_a_registry_that_runs_is_asked(cli: Cli, context: Context, tmp_path: Path) -> None:
+    context.dockerfile("FROM base\nRUN echo 1 > /file\n")
+    with serving(cli) as address:
+        cli.build("-t", f"{address}/team/app:v1", "--push", context.path).ok()
+        locked = cli("registry", "ls")
+        assert locked.status == 18
+        assert "name the registry" in locked.err
+        lines = json.loads(cli("registry", "ls", address, "--json").ok().out)
+        assert ("team/app", "v1") in {(x["repository"], x["tag"]) for x in lines}
+        assert "0 missing or damaged" in cli("registry", "verify", address).ok().out
+
+
+@pytest.mark.peer("docker-registry")
+def test_another_registry_that_lost_a_blob(cli: Cli, context: Context, registry: Registry) -> None:
+    context.dockerfile("FROM base\nRUN echo 1 > /file\n")
+    name = f"{registry.host}/team/app:v1"
+    cli.build("-t", name, "-o", "type=image,push=true", context.path).ok()
+    (line,) = json.loads(cli("registry", "ls", registry.host, "--json").ok().out)
+    assert (line["repository"], line["tag"]) == ("team/app", "v1")
+    assert "0 missing or damaged" in cli("registry", "verify", registry.host).ok().out
+    largest = max(registry.data.rglob("data"), key=lambda path: path.stat().st_size)
+    largest.unlink()
+    done = cli("registry", "verify", registry.host)
+    assert done.status == 20
+    assert f"sha256:{largest.parent.name}: missing" in done.out
