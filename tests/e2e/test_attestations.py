@@ -199,3 +199,22 @@ def test_stock_buildx_attaches_by_default_and_reads_it_back(
     entries = json.loads((folder / "index.json").read_text())["manifests"]
     index = json.loads(Layout(folder).blob(entries[0]["digest"]))
     assert len(index["manifests"]) == 2
+
+
+@pytest.mark.peer("docker-buildx")
+def test_the_record_of_a_build_has_its_provenance(
+    buildx: Buildx, context: Context, tmp_path: Path
+) -> None:
+    context.dockerfile("FROM base\nARG WORD\nRUN echo $WORD > /file\n")
+    metadata = tmp_path / "metadata.json"
+    buildx.build(
+        *("--build-arg", "WORD=given", "--provenance", "false"),
+        *("--metadata-file", metadata, "-o", f"type=local,dest={tmp_path}/out"),
+        context.path,
+        env={"BUILDX_METADATA_PROVENANCE": "max"},
+    ).ok()
+    found = json.loads(metadata.read_text())["buildx.build.provenance"]
+    assert found["invocation"]["parameters"]["args"] == {"build-arg:WORD": "given"}
+    assert len(found["buildConfig"]["llbDefinition"]) == 4
+    shown = buildx("history", "inspect", "attachment", "--type", "provenance").ok()
+    assert "slsa-definitions" in shown.out

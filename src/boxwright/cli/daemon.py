@@ -224,7 +224,11 @@ def run_daemon(name: str, **options: Any) -> None:  # noqa: ANN401
     address = default_address(name, is_root=is_root, runtime_dir=os.environ.get("XDG_RUNTIME_DIR"))
     wanted = listeners(config.grpc, default=address)
     settings = EngineSettings(
-        root=root, config=config, rootless=entered.rootless, config_path=loaded.path
+        root=root,
+        config=config,
+        rootless=entered.rootless,
+        config_path=loaded.path,
+        keeps_provenance=True,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(

@@ -6,7 +6,8 @@ store answers that it may not.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import io
+from collections.abc import AsyncIterator, Callable
 from typing import BinaryIO, Final, NoReturn
 
 from google.protobuf.message import Message
@@ -16,6 +17,7 @@ from boxwright.core.workers import to_worker
 from boxwright.daemon.control import streaming, unary
 from boxwright.errors import InvalidInputError, PermissionDeniedError
 from boxwright.store.blobs import BlobInfo, BlobStore
+from boxwright.store.errors import BlobNotFoundError
 from boxwright.wire import methods
 from boxwright.wire.pb import content_pb2
 from boxwright.wire.server import Context, Server, ServerStream
@@ -27,8 +29,12 @@ _LIST_BATCH: Final = 100
 class ContentService:
     """Serves one engine's blobs."""
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(
+        self, blobs: BlobStore, documents: Callable[[Digest], bytes | None] = lambda _digest: None
+    ) -> None:
+        """Serve ``blobs``, and what ``documents`` (blocking) finds where there is no blob."""
         self._blobs = blobs
+        self._documents = documents
 
     def register(self, server: Server) -> None:
         """Add all methods to ``server``."""
@@ -51,7 +57,15 @@ class ContentService:
         Raises:
             NotFoundError: there is none.
         """
-        found = await to_worker(self._blobs.info, Digest(request.digest))
+        digest = Digest(request.digest)
+        try:
+            found = await to_worker(self._blobs.info, digest)
+        except BlobNotFoundError:
+            data = await to_worker(self._documents, digest)
+            if data is None:
+                raise
+            info = content_pb2.Info(digest=digest, size=len(data))
+            return content_pb2.InfoResponse(info=info)
         return content_pb2.InfoResponse(info=_to_message(found))
 
     async def list(
@@ -79,23 +93,35 @@ class ContentService:
             InvalidInputError: the range does not lie in the blob.
         """
         digest = Digest(request.digest)
-        total = (await to_worker(self._blobs.info, digest)).size
-        offset, size = request.offset, request.size or total - request.offset
-        if offset < 0 or size < 0 or offset + size > total:
-            raise InvalidInputError(
-                "range is outside of the blob", detail=f"{offset}+{size} of {total} bytes"
-            )
-        source = await to_worker(self._blobs.open, digest)
+        source: BinaryIO
         try:
-            while size > 0:
-                data = await to_worker(_read_at, source, offset, min(size, _CHUNK))
-                if not data:
-                    raise InvalidInputError("blob is shorter than its record", detail=digest)
-                yield content_pb2.ReadContentResponse(offset=offset, data=data)
-                offset += len(data)
-                size -= len(data)
-        finally:
-            source.close()
+            total = (await to_worker(self._blobs.info, digest)).size
+            source = await to_worker(self._blobs.open, digest)
+        except BlobNotFoundError:
+            document = await to_worker(self._documents, digest)
+            if document is None:
+                raise
+            total, source = len(document), io.BytesIO(document)
+        with source:
+            async for piece in _pieces(source, request, total):
+                yield piece
+
+
+async def _pieces(
+    source: BinaryIO, request: content_pb2.ReadContentRequest, total: int
+) -> AsyncIterator[content_pb2.ReadContentResponse]:
+    offset, size = request.offset, request.size or total - request.offset
+    if offset < 0 or size < 0 or offset + size > total:
+        raise InvalidInputError(
+            "range is outside of the blob", detail=f"{offset}+{size} of {total} bytes"
+        )
+    while size > 0:
+        data = await to_worker(_read_at, source, offset, min(size, _CHUNK))
+        if not data:
+            raise InvalidInputError("blob is shorter than its record", detail=request.digest)
+        yield content_pb2.ReadContentResponse(offset=offset, data=data)
+        offset += len(data)
+        size -= len(data)
 
 
 def _read_at(source: BinaryIO, offset: int, size: int) -> bytes:

@@ -77,7 +77,7 @@ class Wanted:
         )
 
 
-class BuildDocuments:
+class Documents:
     """Makes the provenance of one build's results.
 
     Args:
@@ -134,6 +134,22 @@ class BuildDocuments:
             return None
         predicate = Predicate.make(found, options, ref.definition)
         return partial(self._write, predicate, ref, options)
+
+    async def all(self, result: FrontendResult, builder_id: str) -> dict[str, bytes]:
+        """Return whole documents for the build's record, by platform id (empty for one ref).
+
+        Args:
+            result: Has been evaluated and exported.
+            builder_id: Who builds.
+        """
+        refs = {"": result.ref} if result.refs is None else result.refs
+        options = ProvenanceOptions(builder_id=builder_id)
+        found = {}
+        for key, ref in refs.items():
+            make = self.maker(result, key, ref, options) if ref is not None else None
+            if make is not None:
+                found[key] = await make()
+        return found
 
     async def _write(
         self, predicate: Predicate, ref: LazyRef, options: ProvenanceOptions

@@ -1,17 +1,20 @@
 """Finished and running builds, remembered: ``ListenBuildHistory`` and ``UpdateBuildHistory``.
 
-A record is one row of ``build_history`` (a serialised ``BuildHistoryRecord``) and the blob of
-its log, which the row keeps alive. Rows are written durably: a record that a client was told
+A record is one row of ``build_history`` (a serialised ``BuildHistoryRecord``), the blob of its
+log, which the row keeps alive, and the provenance of its results (``build_documents``), which
+clients read like blobs. Rows are written durably: a record that a client was told
 of survives a crash. Old ones are removed by age and count; pinned ones stay.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping
 from sqlite3 import Cursor
 
 from boxwright.core.clock import Clock
+from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.engine.errors import UnknownBuildError
 from boxwright.engine.filters import compile_filters
@@ -63,7 +66,24 @@ class History:
         rows = self._store.db.execute("SELECT record FROM build_history WHERE ref = ?", (ref,))
         return Record.FromString(rows[0][0]) if rows else None
 
-    def _save(self, record: Record, also: Callable[[Cursor], None] = lambda _cursor: None) -> None:
+    @staticmethod
+    def save_documents(cursor: Cursor, ref: str, documents: Mapping[Digest, bytes]) -> None:
+        """Keep what a record names by digest; for :meth:`completed`."""
+        cursor.executemany(
+            "INSERT OR REPLACE INTO build_documents (ref, digest, data) VALUES (?, ?, ?)",
+            [(ref, digest, zlib.compress(data)) for digest, data in documents.items()],
+        )
+
+    def document(self, digest: Digest) -> bytes | None:
+        """Return a document that a record names."""
+        rows = self._store.db.execute(
+            "SELECT data FROM build_documents WHERE digest = ? LIMIT 1", (digest,)
+        )
+        return zlib.decompress(rows[0][0]) if rows else None
+
+    def _save(
+        self, record: Record, also: Callable[[Cursor], None] = lambda _cursor: None
+    ) -> None:
         row = (
             record.Ref,
             record.CreatedAt.ToNanoseconds(),
@@ -98,6 +118,7 @@ class History:
     @staticmethod
     def _drop(cursor: Cursor, refs: list[str]) -> None:
         cursor.executemany("DELETE FROM build_history WHERE ref = ?", [(r,) for r in refs])
+        cursor.executemany("DELETE FROM build_documents WHERE ref = ?", [(r,) for r in refs])
         KeyRecords.drop(cursor, refs)
 
     async def update(self, request: control_pb2.UpdateBuildHistoryRequest) -> None:

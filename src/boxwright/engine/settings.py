@@ -46,13 +46,17 @@ class OnlyFloorError(BoxwrightError):
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Everything that an engine needs to know before it opens its state folder."""
+    """Everything that an engine needs to know before it opens its state folder.
+
+    ``keeps_provenance`` is for engines whose records clients read (``buildx history``).
+    """
 
     root: Path
     config: Config = field(default_factory=Config)
     rootless: bool = False
     creator: str = ""
     config_path: Path | None = None
+    keeps_provenance: bool = False
 
 
 def _refuse_only_floors(rules: Sequence[PrunePolicy]) -> None:

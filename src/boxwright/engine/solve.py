@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from sqlite3 import Cursor
 from typing import TYPE_CHECKING
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
+from boxwright.core.descriptor import Descriptor
+from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
-from boxwright.engine.attestations import BuildDocuments, Wanted, add_sbom, exported
+from boxwright.engine.attestations import Documents, Wanted, add_sbom, exported
 from boxwright.engine.bridge import BuildBridge, SolveSpec
 from boxwright.engine.build import Build, evaluate, snapshots_of
 from boxwright.engine.cacheio import CacheExports, CacheImports
@@ -21,6 +23,7 @@ from boxwright.engine.containers import ContainerHost
 from boxwright.engine.earlylayers import EarlyLayers
 from boxwright.engine.entitlements import granted
 from boxwright.engine.gateway import GatewayBridge
+from boxwright.engine.history import History
 from boxwright.engine.keyrecords import KeyRecord, KeyRecords
 from boxwright.engine.parallel import gather_or_cancel
 from boxwright.engine.policycheck import SourcePolicy, rules_of
@@ -31,6 +34,8 @@ from boxwright.engine.results import FrontendResult
 from boxwright.engine.status import timestamp
 from boxwright.errors import BoxwrightError, InvalidInputError, UnimplementedError
 from boxwright.exporters import resolve_exporter
+from boxwright.exporters.attached import PREDICATE_TYPE
+from boxwright.exporters.attestation import PREDICATE_SLSA_1
 from boxwright.exporters.base import (
     ExportContext,
     Exporter,
@@ -38,6 +43,7 @@ from boxwright.exporters.base import (
     ExportSource,
     InlineCache,
 )
+from boxwright.oci import mediatypes
 from boxwright.progress.step import StepProgress, step
 from boxwright.remotecache.attributes import CacheEntry, CacheExport, Place, read_exports
 from boxwright.remotecache.snapshotlayers import DamagedCacheError
@@ -65,6 +71,9 @@ class SolveRun:
         self._build = build
         self._request = build.request
         self._wanted = Wanted()
+        self._record: control_pb2.BuildHistoryRecord | None = None
+        self._documents: Documents | None = None
+        self._kept: dict[Digest, bytes] = {}
         self._started_ns = engine.clock.now_ns()
 
     async def run(self) -> control_pb2.SolveResponse:
@@ -116,7 +125,7 @@ class SolveRun:
         )
         if self._build.client_runs_frontend:
             self._build.set_gateway(GatewayBridge(bridge, dict(request.FrontendInputs)))
-        record = self._start_record()
+        record = self._record = self._start_record()
         response: dict[str, str] = {}
         failure: BaseException | None = None
         try:
@@ -179,6 +188,7 @@ class SolveRun:
             await early.finish()
             await self._attest(bridge, result)
             response = await self._export(result, exporters, cache_exports)
+            await self._remember(result)
         finally:
             bridge.job.watch = None
             await early.close()
@@ -202,15 +212,15 @@ class SolveRun:
 
     async def _attest(self, bridge: BuildBridge, result: FrontendResult) -> None:
         """Add the attestations that the request asks for."""
+        assert bridge.provenance is not None
+        self._documents = Documents(
+            bridge.provenance, bridge.job, self._started_ns, self._engine.clock
+        )
         if self._wanted.sbom is not None:
             options = self._request.FrontendAttrs
             await add_sbom(bridge, result, self._wanted.sbom, options)
-        if self._wanted.provenance is None or bridge.provenance is None:
-            return
-        documents = BuildDocuments(
-            bridge.provenance, bridge.job, self._started_ns, self._engine.clock
-        )
-        documents.add(result, self._wanted.provenance)
+        if self._wanted.provenance is not None:
+            self._documents.add(result, self._wanted.provenance)
 
     async def _export(
         self,
@@ -250,6 +260,7 @@ class SolveRun:
         for number, exporter in enumerate(exporters):
             results.append(await self._export_one(source, exporter, number, lease, inline))
             response.update(results[-1].response)
+            self._note_image(number, results[-1].descriptor)
         pending = [
             self._finalize(exporter, number, result.finalize)
             for number, (exporter, result) in enumerate(zip(exporters, results, strict=True))
@@ -300,6 +311,39 @@ class SolveRun:
 
     # --- the record --------------------------------------------------------------------------
 
+    def _note_image(self, number: int, image: Descriptor | None) -> None:
+        """Note the image that an output has made in the record."""
+        if self._record is None or image is None:
+            return
+        found = control_pb2.Descriptor(
+            digest=image.digest,
+            size=image.size,
+            media_type=image.media_type,
+            annotations=dict(image.annotations),
+        )
+        info = self._record.Result
+        if not info.Results:
+            info.ResultDeprecated.CopyFrom(found)
+        info.Results[number].CopyFrom(found)
+
+    async def _remember(self, result: FrontendResult) -> None:
+        """Keep what the results were made from with the record of the build."""
+        keeps = self._engine.settings.keeps_provenance
+        if self._record is None or self._documents is None or not keeps:
+            return
+        wanted = self._wanted.provenance
+        builder = wanted.builder_id if wanted is not None else ""
+        for key, data in (await self._documents.all(result, builder)).items():
+            info = self._record.Results[key] if key else self._record.Result
+            digest = Digest.of(data)
+            self._kept[digest] = data
+            info.Attestations.add(
+                digest=digest,
+                size=len(data),
+                media_type=mediatypes.IN_TOTO,
+                annotations={PREDICATE_TYPE: PREDICATE_SLSA_1},
+            )
+
     def _start_record(self) -> control_pb2.BuildHistoryRecord | None:
         if self._request.Internal:
             return None
@@ -346,7 +390,7 @@ class SolveRun:
             record.logs.media_type = MEDIA_TYPE
             record.logs.digest = digest
             record.logs.size = size
-            await self._engine.history.completed(record, partial(_save_keys, record, keys))
+            await self._engine.history.completed(record, partial(_save_more, record, keys, self._kept))
         except BoxwrightError as exc:
             # A full disk must not hide why the build failed, nor fail one that succeeded.
             _log.error("the record of build %s is lost: %s", record.Ref, exc)
@@ -370,9 +414,13 @@ class SolveRun:
             return None
 
 
-def _save_keys(
-    record: control_pb2.BuildHistoryRecord, keys: KeyRecord | None, cursor: Cursor
+def _save_more(
+    record: control_pb2.BuildHistoryRecord,
+    keys: KeyRecord | None,
+    documents: Mapping[Digest, bytes],
+    cursor: Cursor,
 ) -> None:
+    History.save_documents(cursor, record.Ref, documents)
     if keys is not None:
         KeyRecords.save(cursor, record.Ref, record.CreatedAt.ToNanoseconds(), keys)
 

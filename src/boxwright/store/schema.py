@@ -158,6 +158,16 @@ register(
 )
 
 register(
+    "build_documents",
+    [
+        """CREATE TABLE IF NOT EXISTS build_documents (
+            ref TEXT NOT NULL, digest TEXT NOT NULL, data BLOB NOT NULL,
+            PRIMARY KEY (ref, digest)) WITHOUT ROWID""",
+        "CREATE INDEX IF NOT EXISTS build_documents_by_digest ON build_documents (digest)",
+    ],
+)
+
+register(
     "explain",
     [
         """CREATE TABLE IF NOT EXISTS build_keys (
@@ -170,9 +180,6 @@ register(
         """CREATE TABLE IF NOT EXISTS content_tables (
             name BLOB NOT NULL, position INTEGER NOT NULL, chunk BLOB NOT NULL,
             PRIMARY KEY (name, position)) WITHOUT ROWID""",
-        """CREATE TABLE IF NOT EXISTS content_subtables (
-            parent BLOB NOT NULL, child BLOB NOT NULL,
-            PRIMARY KEY (parent, child)) WITHOUT ROWID""",
         """CREATE TABLE IF NOT EXISTS content_subtables (
             parent BLOB NOT NULL, child BLOB NOT NULL,
             PRIMARY KEY (parent, child)) WITHOUT ROWID""",

@@ -94,6 +94,26 @@ def test_bad_reads_are_refused(store, digest, offset, size, status):
     run(main())
 
 
+def test_documents_of_records_are_read_like_blobs(store):
+    data = b"{}"
+    digest = Digest.of(data)
+
+    async def main():
+        service = ContentService(store.blobs, {digest: data}.get)
+        async with serving(service) as connection:
+            request = content_pb2.InfoRequest(digest=digest)
+            assert (await connection.unary(m.CONTENT_INFO, request)).info.size == 2
+            assert await read(connection, digest) == data
+            assert await read(connection, digest, 1, 1) == b"}"
+            with pytest.raises(RpcError) as caught:
+                await connection.unary(
+                    m.CONTENT_INFO, content_pb2.InfoRequest(digest=Digest.of(b"none"))
+                )
+            assert caught.value.status is StatusCode.NOT_FOUND
+
+    run(main())
+
+
 def test_content_is_listed_and_read_only(store):
     digests = {store.blobs.put(b"%d" % index) for index in range(150)}
 
