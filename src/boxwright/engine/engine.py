@@ -243,9 +243,13 @@ class Engine:
             max_used_space=request.maxUsedSpace,
             min_free_space=request.minFreeSpace,
         )
-        async for record in self.usage.prune(policy):
-            yield to_message(record)
-        self.parts.cache.release_unreferenced()
+        removed: list[str] = []
+        try:
+            async for record in self.usage.prune(policy):
+                removed.append(record.id)
+                yield to_message(record)
+        finally:
+            await to_worker(self.parts.cache.forget, removed)
 
     def listen_history(
         self, request: control_pb2.BuildHistoryRequest
@@ -284,10 +288,13 @@ class Engine:
 
     async def _collect(self) -> None:
         await asyncio.sleep(_GC_DELAY_S)
+        removed: list[str] = []
         with contextlib.suppress(BoxwrightError):
             for policy in self._policies:
                 async for record in self.usage.prune(policy):
+                    removed.append(record.id)
                     _log.info("removed %s (%s bytes)", record.id, record.size_bytes)
+            await to_worker(self.parts.cache.forget, removed)
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from boxwright.core.cacheinfo import CacheInfoLink, CacheResult, root_key
@@ -47,13 +47,14 @@ class LocalCacheManager:
             for result_id in result_ids:
                 self.storage.release(result_id)
 
-    def release_unreferenced(self) -> int:
-        """Forget all results that no longer exist; return how many there were."""
-        gone = [r for r in self.storage.result_ids() if not self.results.exists(r)]
+    def forget(self, result_ids: Iterable[str]) -> None:
+        """Forget results that have been removed; one that is missed is noticed when it is found.
+
+        May block; safe from every thread if the storage is.
+        """
         with self.storage.batch():
-            for result_id in gone:
+            for result_id in result_ids:
                 self.storage.release(result_id)
-        return len(gone)
 
     def query(
         self, keys: Sequence[SelectedKey], input_index: int, digest: str, output: int
