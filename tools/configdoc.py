@@ -34,10 +34,19 @@ def type_name(hint: Any) -> str:
     return NAMES[hint]
 
 
+def bare(name: str) -> str:
+    """Return a key as TOML, quoted where it must be."""
+    return name if name.replace("-", "_").isidentifier() else json.dumps(name)
+
+
 def literal(value: Any) -> str:
     """Return a value as TOML."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {literal(each)}" for key, each in value.items()) + " }"
+        return (
+            "{ "
+            + ", ".join(f"{bare(key)} = {literal(each)}" for key, each in value.items())
+            + " }"
+        )
     if isinstance(value, tuple):
         return "[" + ", ".join(literal(each) for each in value) + "]"
     return json.dumps(value)

@@ -299,6 +299,12 @@ class BoxwrightConfig:
 
     registry: RegistryServeConfig = key("registry", RegistryServeConfig, "The embedded registry.")
     disk: DiskConfig = key("disk", DiskConfig, "The hard cap on the state folder.")
+    pull_hosts: dict[str, str] = key(
+        "pullHosts",
+        dict,
+        "For a registry host that is pushed to, the one that pullers know it by.",
+        example={"localhost:5001": "k3d-registry.localhost:5001"},
+    )
     log_quota: str | int = key(
         "logQuota",
         "1GiB",

@@ -148,6 +148,7 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
         Hosts(
             settings.config.registry,
             config_file=str(settings.config_path or "buildkitd.toml"),
+            pull_hosts=settings.config.boxwright.pull_hosts,
         ),
         sessions,
     )
