@@ -249,7 +249,7 @@ class Engine:
                 removed.append(record.id)
                 yield to_message(record)
         finally:
-            await to_worker(self.parts.cache.forget, removed)
+            await to_worker(self.parts.cache.release, removed)
 
     def listen_history(
         self, request: control_pb2.BuildHistoryRequest
@@ -294,7 +294,7 @@ class Engine:
                 async for record in self.usage.prune(policy):
                     removed.append(record.id)
                     _log.info("removed %s (%s bytes)", record.id, record.size_bytes)
-            await to_worker(self.parts.cache.forget, removed)
+            await to_worker(self.parts.cache.release, removed)
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from boxwright.core.cacheinfo import CacheInfoLink, CacheResult, root_key
@@ -21,6 +21,8 @@ from boxwright.solver.types import (
 )
 
 logger = logging.getLogger(__name__)
+
+_RELEASED_AT_ONCE = 100
 
 
 def new_key_id() -> str:
@@ -42,19 +44,14 @@ class LocalCacheManager:
         return self._id
 
     def release(self, result_ids: Sequence[str]) -> None:
-        """Forget results that were removed."""
-        with self.storage.batch():
-            for result_id in result_ids:
-                self.storage.release(result_id)
-
-    def forget(self, result_ids: Iterable[str]) -> None:
-        """Forget results that have been removed; one that is missed is noticed when it is found.
+        """Forget results that were removed; one that is left out is noticed when it is found.
 
         May block; safe from every thread if the storage is.
         """
-        with self.storage.batch():
-            for result_id in result_ids:
-                self.storage.release(result_id)
+        for start in range(0, len(result_ids), _RELEASED_AT_ONCE):
+            with self.storage.batch():  # short ones: look-ups of builds wait for them
+                for result_id in result_ids[start : start + _RELEASED_AT_ONCE]:
+                    self.storage.release(result_id)
 
     def query(
         self, keys: Sequence[SelectedKey], input_index: int, digest: str, output: int
