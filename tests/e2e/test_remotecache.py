@@ -117,6 +117,132 @@ def test_local_cache(cli: Cli, other: Cli, project: Context, tmp_path: Path) -> 
     assert tree(tmp_path / "1") == tree(tmp_path / "2")
 
 
+def blobs_of(folder: Path) -> set[str]:
+    """Return the blobs of a layout."""
+    return {path.name for path in (folder / "blobs/sha256").iterdir()}
+
+
+def test_reset_removes_what_no_tag_needs(cli: Cli, project: Context, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    target = f"type=local,dest={folder},mode=max"
+    cli.build("--cache-to", f"{target},tag=old", project.path).ok()
+    old = blobs_of(folder)
+    for _ in range(2):  # the random steps make other layers each time
+        cli.build("--no-cache", "--cache-to", target, project.path).ok()
+    grown = blobs_of(folder)
+    cli.build("--cache-to", f"{target},reset=true", project.path).ok()
+    left = blobs_of(folder)
+    assert old < left  # another tag needs them
+    assert left < grown
+    (folder / "index.json").write_text(
+        json.dumps({"schemaVersion": 2, "manifests": [_entry(folder, "latest")]})
+    )
+    cli.build("--cache-to", f"{target},reset=1", project.path).ok()
+    assert not old <= blobs_of(folder)
+    refused = cli.build("--cache-to", f"{target},reset=maybe", project.path)
+    assert "failed to parse reset" in refused.text
+    assert "RUN" not in refused.text
+
+
+def _entry(folder: Path, tag: str) -> dict[str, object]:
+    name = "org.opencontainers.image.ref.name"
+    entries = json.loads((folder / "index.json").read_text())["manifests"]
+    (found,) = [each for each in entries if each["annotations"][name] == tag]
+    return dict(found)
+
+
+@pytest.mark.peer("docker-registry")
+@pytest.mark.parametrize(
+    ("attributes", "root", "layer"),
+    [
+        pytest.param("", "oci.image.manifest.v1", "tar+gzip", id="default"),
+        pytest.param("image-manifest=false", "oci.image.index.v1", "tar+gzip", id="index"),
+        pytest.param(
+            "oci-mediatypes=false", "docker.distribution.manifest.list.v2", "tar.gzip", id="docker"
+        ),
+        pytest.param("compression=zstd", "oci.image.manifest.v1", "tar+zstd", id="zstd"),
+        pytest.param(
+            "compression=zstd,compression-level=1,force-compression=true",
+            "oci.image.manifest.v1",
+            "tar+zstd",
+            id="forced",
+        ),
+        pytest.param("compression=uncompressed", "oci.image.manifest.v1", "v1.tar", id="plain"),
+        pytest.param("registry.insecure=true", "oci.image.manifest.v1", "tar+gzip", id="insecure"),
+    ],
+)
+def test_attributes_of_registry_exports(
+    cli: Cli,
+    other: Cli,
+    project: Context,
+    registry: Registry,
+    tmp_path: Path,
+    attributes: str,
+    root: str,
+    layer: str,
+) -> None:
+    ref = f"{registry.host}/cache:a"
+    target = f"type=registry,ref={ref},mode=max" + (f",{attributes}" if attributes else "")
+    cli.build("--cache-to", target, "-o", tmp_path / "1", project.path).ok()
+    manifest = json.loads(_manifest(registry, "cache", "a"))
+    assert manifest["mediaType"].endswith(f"{root}+json")
+    layers = [each["mediaType"] for each in manifest.get("layers") or manifest["manifests"]]
+    assert all(each.endswith(layer) for each in layers if "cacheconfig" not in each), layers
+    source = f"type=registry,ref={ref}"
+    if "insecure" in attributes:
+        source += ",registry.insecure=true"
+    second = other.build("--cache-from", source, "-o", tmp_path / "2", project.path).ok()
+    assert ran(second) == 0
+    assert tree(tmp_path / "1") == tree(tmp_path / "2")
+
+
+@pytest.mark.peer("docker-registry")
+def test_only_new_layers_are_sent_and_the_cost_is_told(
+    cli: Cli, project: Context, registry: Registry
+) -> None:
+    target = f"type=registry,ref={registry.host}/cache:x,mode=max"
+    first = cli.build("--cache-to", target, project.path).ok()
+    (said,) = set(re.findall(r"(\d+) of (\d+) layers were new", first.text))
+    assert said[0] == said[1] != "0"
+    again = cli.build("--cache-to", target, project.path).ok()
+    assert f"0 of {said[1]} layers were new, 0 bytes sent" in again.text
+    project.write("one.txt", "two")
+    changed = cli.build("--cache-to", target, project.path).ok()
+    assert re.search(r"\b1 of \d+ layers were new", changed.text)
+    answer = json.loads(cli("why", "--json").ok().out)
+    (export,) = answer["cacheExports"]
+    assert (export["name"], export["sent_layers"]) == ("exporting cache to registry", 1)
+    assert export["took_ns"] > 0
+    assert answer["savedNs"] > 0
+    told = cli("why").ok().out
+    assert "the cache saved about" in told
+    assert "exporting cache to registry: " in told
+
+
+@pytest.mark.peer("docker-registry")
+def test_the_image_is_exported_before_its_cache(
+    cli: Cli, project: Context, registry: Registry
+) -> None:
+    image = f"{registry.host}/app:1"
+    done = cli.build(
+        "--cache-to",
+        f"type=registry,ref={registry.host}/cache:x,mode=max",
+        "-o",
+        f"type=image,name={image},push=true",
+        project.path,
+    ).ok()
+    assert done.text.index("pushing manifest") < done.text.index("exporting cache to registry")
+    failed = cli.build(
+        "--cache-to",
+        "type=registry,ref=127.0.0.1:1/cache:x",
+        "-o",
+        f"type=image,name={registry.host}/app:2,push=true",
+        project.path,
+    )
+    assert failed.status != 0
+    assert _manifest(registry, "app", "2")  # it was there before the cache was tried
+
+
 @pytest.mark.peer("docker-registry")
 def test_inline_cache(
     cli: Cli, other: Cli, project: Context, registry: Registry, tmp_path: Path

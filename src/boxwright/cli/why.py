@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from boxwright.cli import units
 from boxwright.cli.boxwright import GlobalOptions
 
 if TYPE_CHECKING:
     from boxwright.client.client import Client
-    from boxwright.wire.pb.explain_pb2 import Cause, ExplainedStep, WhyResponse
+    from boxwright.wire.pb.explain_pb2 import Cause, ExplainedStep, ExportState, WhyResponse
 
 _LATEST = "latest"
 _SHOWN = 100
@@ -94,9 +95,20 @@ def describe(answer: WhyResponse) -> str:
     ]
     said = ", ".join([f"{answer.ran} of {answer.total} steps ran", *counts])
     lines.append(f"nothing changed: {said}" if not answer.ran else said)
+    if answer.saved_ns:
+        lines.append(f"the cache saved about {units.seconds(answer.saved_ns)}")
+    lines += map(_export_line, answer.exports)
     for step in answer.steps:
         lines += ["", step.name, *(f"  {line}" for line in _step_lines(step))]
     return "\n".join(lines) + "\n"
+
+
+def _export_line(export: ExportState) -> str:
+    text = f"{export.name}: {units.seconds(export.took_ns)}"
+    if export.error:
+        return f"{text}, failed: {export.error}"
+    new = f"{export.sent_layers} of {export.layers} layers were new"
+    return f"{text}, {new}, {units.size(export.sent_bytes)} sent"
 
 
 def _step_lines(step: ExplainedStep) -> list[str]:
@@ -160,6 +172,11 @@ def to_json(answer: WhyResponse) -> dict[str, Any]:
             "imported": answer.imported,
             "skipped": answer.skipped,
         },
+        "savedNs": answer.saved_ns,
+        "cacheExports": [
+            {field.name: value for field, value in export.ListFields()}
+            for export in answer.exports
+        ],
         "steps": [
             {
                 "name": step.name,

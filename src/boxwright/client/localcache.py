@@ -13,11 +13,18 @@ from pathlib import Path
 
 from boxwright.core.dataclass import dataclass, field
 from boxwright.errors import BoxwrightError, InvalidInputError
-from boxwright.session.providers.contents import OciLayouts, publish_tag, resolve_tag
+from boxwright.session.providers.contents import (
+    OciLayouts,
+    publish_tag,
+    remove_unreferenced,
+    resolve_tag,
+)
 
 _log = logging.getLogger(__name__)
 
 _MANIFEST_KEY = "cache.manifest"
+_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
+_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,7 @@ def offer(
     """Offer the folders of all local caches besides what is offered already; blocks.
 
     Raises:
-        InvalidInputError: a local export names no folder.
+        InvalidInputError: a local export names no folder, or has a wrong ``reset``.
         LayoutError: a folder can't be made.
     """
     for spec in imports:
@@ -77,6 +84,7 @@ def offer(
                 raise InvalidInputError(
                     "a local cache export needs dest", hint="write type=local,dest=FOLDER"
                 )
+            _is_reset(spec)  # said wrong, it is refused before anything runs
             layouts = layouts or OciLayouts()
             layouts.add_cache(folder, writable=True)
     return layouts
@@ -94,4 +102,24 @@ def publish(exports: Sequence[CacheSpec], response: Mapping[str, str]) -> None:
     for spec in exports:
         if spec.type == "local":
             descriptor = json.loads(text)
-            publish_tag(Path(spec.attrs["dest"]), descriptor, spec.attrs.get("tag") or "latest")
+            folder = Path(spec.attrs["dest"])
+            publish_tag(folder, descriptor, spec.attrs.get("tag") or "latest")
+            if _is_reset(spec):
+                _reset(folder)
+
+
+def _is_reset(spec: CacheSpec) -> bool:
+    value = spec.attrs.get("reset", "false")
+    if value not in _TRUE | _FALSE:
+        raise InvalidInputError("failed to parse reset", detail=f"{value!r} is not a boolean")
+    return value in _TRUE
+
+
+def _reset(folder: Path) -> None:
+    """Remove what earlier exports left and no tag needs; the build has succeeded without it."""
+    try:
+        count = remove_unreferenced(folder)
+    except (BoxwrightError, OSError) as error:
+        _log.warning("what is not needed in %s could not be removed: %s", folder, error)
+    else:
+        _log.info("removed %d blobs of earlier caches from %s", count, folder)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from boxwright.core import gojson
 from boxwright.core.clock import Clock
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
 from boxwright.engine.parts import Parts
 from boxwright.engine.results import FrontendResult
@@ -39,12 +39,14 @@ from boxwright.remotecache.keys import ImportedKeys
 from boxwright.remotecache.places import CacheSource, CacheTarget, FolderCache, RegistryCache
 from boxwright.remotecache.results import ImportedResults
 from boxwright.remotecache.snapshotlayers import SourceBlobs, make_remote, open_layers
-from boxwright.remotecache.writer import write_cache
+from boxwright.remotecache.writer import WrittenCache, write_cache
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.solver.cachemanager import LocalCacheManager
 from boxwright.solver.exporter import ExportMode, ExportOptions, ExportWalk
 from boxwright.solver.types import CachedResult, Remote, Result
+from boxwright.store import trace
 from boxwright.store.leases import Lease
+from boxwright.wire.pb import explain_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +122,7 @@ class CacheImports:
                     pass
 
             chains = await reader.read_cache(source, provider, on_root=on_root)
+            trace.point("cache-import-read")
             return [
                 self._manager(f"{name}#{number}" if number else name, name, graph)
                 for number, graph in enumerate(chains)
@@ -175,6 +178,7 @@ class CacheExports:
         self._clock = clock
         self._session_id = session_id
         self._lease = lease
+        self.reports: list[explain_pb2.ExportState] = []
 
     async def run(self, exports: Sequence[CacheExport], result: FrontendResult) -> dict[str, str]:
         """Make all exports that are places of their own and return their response.
@@ -187,25 +191,35 @@ class CacheExports:
             if export.place is Place.INLINE:
                 continue
             identity = f"{self._session_id}-cache-{number}"
+            report = explain_pb2.ExportState(name=export.name)
+            self.reports.append(report)
+            began_ns = self._clock.now_ns()
             try:
                 with step(self._stream, self._clock, export.name, identity=identity) as shown:
-                    response.update(await self._run_one(export, result, shown))
+                    written = await self._run_one(export, result, shown)
+                response.update(written.response)
+                report.layers = written.layers
+                report.sent_layers = written.sent_layers
+                report.sent_bytes = written.sent_bytes
             except BoxwrightError as error:
+                report.error = str(error)
                 if not export.ignore_error:
                     raise
                 _log.warning("%s failed, which the request ignores: %s", export.name, error)
+            finally:
+                report.took_ns = self._clock.now_ns() - began_ns
         return response
 
     async def _run_one(
         self, export: CacheExport, result: FrontendResult, shown: StepProgress
-    ) -> Mapping[str, str]:
+    ) -> WrittenCache:
         chains = CacheChains()
         with shown.part("preparing build cache for export"):
             walk = ExportWalk(chains)
             for ref in result.all_refs():
                 await self._walk(walk, await ref.result(), export.compression, export.mode)
         with shown.part("sending cache export"):
-            written = await write_cache(
+            return await write_cache(
                 chains,
                 self._target(export),
                 shown,
@@ -213,7 +227,6 @@ class CacheExports:
                 oci_types=export.oci_types,
                 image_manifest=export.image_manifest,
             )
-        return written.response
 
     async def _walk(
         self, walk: ExportWalk, result: CachedResult, compression: Compression, mode: ExportMode

@@ -12,9 +12,10 @@ from boxwright.engine.why import FINISHED, Cause, Comparison, StepKeys, is_local
 from boxwright.errors import NotFoundError
 from boxwright.wire.pb import explain_pb2
 
-_CANDIDATES = 10
+_CANDIDATES = 50
 _SEARCHED = 200
 _SIMILAR = 0.5
+_SPARED = frozenset({explain_pb2.LOCAL, explain_pb2.IMPORTED, explain_pb2.SKIPPED})
 
 
 class Explainer:
@@ -48,6 +49,8 @@ class Explainer:
                 if ran:
                     shown.against, causes = comparisons.causes(number)
                     shown.causes.extend(causes)
+        response.saved_ns = comparisons.saved_ns()
+        response.exports.extend(build.keys.exports)
         if request.step and not named:
             raise NotFoundError(
                 f"build {build.ref} has no step {request.step!r}",
@@ -103,6 +106,22 @@ class _Comparisons:
                 changes = self._records.tables.changes
                 self._made.append(Comparison(candidate, self._build, changes))
             yield self._made[number]
+
+    def saved_ns(self) -> int:
+        """Return what the steps that did not run took when they last ran, as far as is known."""
+        left = {
+            number
+            for number, step in enumerate(self._build.keys.steps)
+            if step.outcome in _SPARED and not is_local(step)
+        }
+        saved = 0
+        for comparison in self._all():
+            found = {n: c for n in left if (c := comparison.counterpart(n)) and c.took_ns}
+            saved += sum(other.took_ns for other in found.values())
+            left -= found.keys()
+            if not left:
+                break
+        return saved
 
     def causes(self, number: int) -> tuple[str, list[Cause]]:
         """Return what a step was compared with, and why it ran."""

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 from sqlite3 import Cursor
 
 from boxwright.core.dataclass import dataclass
+from boxwright.core.digest import Digest
 from boxwright.engine.contenttables import ContentTables, Table
+from boxwright.progress.events import VertexEvent
 from boxwright.store.database import Database
 from boxwright.wire.pb import explain_pb2
 
@@ -33,6 +35,16 @@ class KeyRecord:
     project: bytes
     keys: explain_pb2.BuildKeys
     tables: tuple[Table, ...] = ()
+
+    def add_times(self, events: Iterable[VertexEvent]) -> None:
+        """Note how long the steps took that ran."""
+        by_digest = {event.digest: event for event in events}
+        for step in self.keys.steps:
+            event = by_digest.get(Digest(step.digest))
+            if event is None or event.started_ns is None or event.completed_ns is None:
+                continue
+            if step.outcome == explain_pb2.RAN:
+                step.took_ns = max(0, event.completed_ns - event.started_ns)
 
 
 @dataclass(frozen=True, slots=True)

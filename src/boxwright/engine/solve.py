@@ -49,7 +49,7 @@ from boxwright.remotecache.attributes import CacheEntry, CacheExport, Place, rea
 from boxwright.remotecache.snapshotlayers import DamagedCacheError
 from boxwright.solver.jobs import Job
 from boxwright.store.leases import Lease
-from boxwright.wire.pb import control_pb2
+from boxwright.wire.pb import control_pb2, explain_pb2
 from boxwright.wire.status import to_rpc_error
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class SolveRun:
         self._engine = engine
         self._build = build
         self._request = build.request
+        self._cache_reports: list[explain_pb2.ExportState] = []
         self._wanted = Wanted()
         self._record: control_pb2.BuildHistoryRecord | None = None
         self._documents: Documents | None = None
@@ -238,6 +239,7 @@ class SolveRun:
         caches = CacheExports(
             engine.parts, self._build.stream, engine.clock, self._request.Session, lease
         )
+        self._cache_reports = caches.reports
         inline = None
         if any(item.place is Place.INLINE for item in cache_exports):
             inline = partial(caches.inline, result)
@@ -403,15 +405,19 @@ class SolveRun:
         sessions = self._engine.sessions.sessions
         shared = (each.shared_key for each in sessions if each.id == self._request.Session)
         try:
-            return await self._engine.parts.keys.collect(
+            kept = await self._engine.parts.keys.collect(
                 bridge.job,
                 bridge.frontends,
                 imports.states() if imports is not None else [],
                 next(shared, ""),
             )
+            kept.add_times(self._build.stream.vertices)
+            kept.keys.exports.extend(self._cache_reports)
         except Exception:  # noqa: BLE001 - an explanation must not cost a build its end
             _log.exception("what build %s was made of is lost", self._request.Ref)
             return None
+        else:
+            return kept
 
 
 def _save_more(

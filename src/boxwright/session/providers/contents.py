@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError
+from boxwright.oci.mediatypes import is_index, is_manifest
 
 READ_PREFIX = "oci:"
 CACHE_PREFIX = "local:"
@@ -24,6 +26,7 @@ EXPORT_STORE = "export"
 _TAG = "org.opencontainers.image.ref.name"
 _CHUNK_BYTES = 1 << 20
 _INDEX_LIMIT_BYTES = 8 << 20
+_BLOB = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class LayoutError(BoxwrightError):
@@ -210,6 +213,33 @@ def publish_tag(folder: Path, descriptor: dict[str, Any], tag: str) -> None:
     publish(folder, {**descriptor, "annotations": {_TAG: tag}}, [])
 
 
+def remove_unreferenced(folder: Path) -> int:
+    """Remove the blobs of a layout that no entry of its index leads to; return how many.
+
+    Raises:
+        LayoutError: the index, or a manifest that it leads to, can't be read; nothing is removed.
+        OSError: a blob can't be removed.
+    """
+    blobs = folder / "blobs/sha256"
+    pending: list[Any] = list(_index(folder).get("manifests") or [])
+    kept: set[str] = set()
+    while pending:
+        entry = pending.pop()
+        name = str(entry.get("digest", "")).removeprefix("sha256:")
+        media_type = str(entry.get("mediaType", ""))
+        if name in kept:
+            continue
+        kept.add(name)
+        if is_index(media_type) or is_manifest(media_type):
+            document = _document(blobs / name)
+            pending += [*(document.get("manifests") or ()), *(document.get("layers") or ())]
+            pending += [document["config"]] if document.get("config") else []
+    unused = [path for path in blobs.iterdir() if _BLOB.match(path.name) and path.name not in kept]
+    for path in unused:
+        path.unlink()
+    return len(unused)
+
+
 def _key(entry: dict[str, Any]) -> Any:  # noqa: ANN401 - a name or a digest
     annotations = entry.get("annotations")
     if not isinstance(annotations, dict):
@@ -219,14 +249,17 @@ def _key(entry: dict[str, Any]) -> Any:  # noqa: ANN401 - a name or a digest
 
 
 def _index(folder: Path) -> dict[str, Any]:
-    path = folder / "index.json"
+    return _document(folder / "index.json")
+
+
+def _document(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()[:_INDEX_LIMIT_BYTES]
         index = json.loads(data)
     except (OSError, ValueError) as exc:
         raise LayoutError(f"can't read {path}", detail=str(exc)) from exc
     if not isinstance(index, dict):
-        raise LayoutError(f"{path} is not an index")
+        raise LayoutError(f"{path} is no index or manifest")
     return index
 
 

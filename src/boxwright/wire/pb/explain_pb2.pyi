@@ -34,7 +34,7 @@ class WhyRequest(_message.Message):
     def __init__(self, ref: _Optional[str] = ..., step: _Optional[str] = ..., against: _Optional[str] = ...) -> None: ...
 
 class WhyResponse(_message.Message):
-    __slots__ = ("ref", "steps", "against", "total", "ran", "local", "imported", "skipped")
+    __slots__ = ("ref", "steps", "against", "total", "ran", "local", "imported", "skipped", "saved_ns", "exports")
     REF_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     AGAINST_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,8 @@ class WhyResponse(_message.Message):
     LOCAL_FIELD_NUMBER: _ClassVar[int]
     IMPORTED_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    SAVED_NS_FIELD_NUMBER: _ClassVar[int]
+    EXPORTS_FIELD_NUMBER: _ClassVar[int]
     ref: str
     steps: _containers.RepeatedCompositeFieldContainer[ExplainedStep]
     against: str
@@ -51,7 +53,9 @@ class WhyResponse(_message.Message):
     local: int
     imported: int
     skipped: int
-    def __init__(self, ref: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[ExplainedStep, _Mapping]]] = ..., against: _Optional[str] = ..., total: _Optional[int] = ..., ran: _Optional[int] = ..., local: _Optional[int] = ..., imported: _Optional[int] = ..., skipped: _Optional[int] = ...) -> None: ...
+    saved_ns: int
+    exports: _containers.RepeatedCompositeFieldContainer[ExportState]
+    def __init__(self, ref: _Optional[str] = ..., steps: _Optional[_Iterable[_Union[ExplainedStep, _Mapping]]] = ..., against: _Optional[str] = ..., total: _Optional[int] = ..., ran: _Optional[int] = ..., local: _Optional[int] = ..., imported: _Optional[int] = ..., skipped: _Optional[int] = ..., saved_ns: _Optional[int] = ..., exports: _Optional[_Iterable[_Union[ExportState, _Mapping]]] = ...) -> None: ...
 
 class ExplainedStep(_message.Message):
     __slots__ = ("digest", "name", "outcome", "origin", "against", "causes")
@@ -86,7 +90,7 @@ class Cause(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., subject: _Optional[str] = ..., old: _Optional[str] = ..., new: _Optional[str] = ..., detail: _Optional[str] = ..., step: _Optional[str] = ...) -> None: ...
 
 class BuildKeys(_message.Message):
-    __slots__ = ("steps", "frontend", "options", "imports")
+    __slots__ = ("steps", "frontend", "options", "imports", "exports")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -98,14 +102,16 @@ class BuildKeys(_message.Message):
     FRONTEND_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     IMPORTS_FIELD_NUMBER: _ClassVar[int]
+    EXPORTS_FIELD_NUMBER: _ClassVar[int]
     steps: _containers.RepeatedCompositeFieldContainer[StepKeys]
     frontend: str
     options: _containers.ScalarMap[str, str]
     imports: _containers.RepeatedCompositeFieldContainer[ImportState]
-    def __init__(self, steps: _Optional[_Iterable[_Union[StepKeys, _Mapping]]] = ..., frontend: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., imports: _Optional[_Iterable[_Union[ImportState, _Mapping]]] = ...) -> None: ...
+    exports: _containers.RepeatedCompositeFieldContainer[ExportState]
+    def __init__(self, steps: _Optional[_Iterable[_Union[StepKeys, _Mapping]]] = ..., frontend: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., imports: _Optional[_Iterable[_Union[ImportState, _Mapping]]] = ..., exports: _Optional[_Iterable[_Union[ExportState, _Mapping]]] = ...) -> None: ...
 
 class StepKeys(_message.Message):
-    __slots__ = ("digest", "name", "op", "cache_maps", "inputs", "outcome", "origin", "ignore_cache", "pin", "load_failures")
+    __slots__ = ("digest", "name", "op", "cache_maps", "inputs", "outcome", "origin", "ignore_cache", "pin", "load_failures", "took_ns")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     OP_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +122,7 @@ class StepKeys(_message.Message):
     IGNORE_CACHE_FIELD_NUMBER: _ClassVar[int]
     PIN_FIELD_NUMBER: _ClassVar[int]
     LOAD_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    TOOK_NS_FIELD_NUMBER: _ClassVar[int]
     digest: str
     name: str
     op: bytes
@@ -126,7 +133,8 @@ class StepKeys(_message.Message):
     ignore_cache: bool
     pin: str
     load_failures: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, digest: _Optional[str] = ..., name: _Optional[str] = ..., op: _Optional[bytes] = ..., cache_maps: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[InputKeys, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., origin: _Optional[str] = ..., ignore_cache: _Optional[bool] = ..., pin: _Optional[str] = ..., load_failures: _Optional[_Iterable[str]] = ...) -> None: ...
+    took_ns: int
+    def __init__(self, digest: _Optional[str] = ..., name: _Optional[str] = ..., op: _Optional[bytes] = ..., cache_maps: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[InputKeys, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., origin: _Optional[str] = ..., ignore_cache: _Optional[bool] = ..., pin: _Optional[str] = ..., load_failures: _Optional[_Iterable[str]] = ..., took_ns: _Optional[int] = ...) -> None: ...
 
 class InputKeys(_message.Message):
     __slots__ = ("step", "output", "selector", "content", "table")
@@ -149,3 +157,19 @@ class ImportState(_message.Message):
     name: str
     error: str
     def __init__(self, name: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
+class ExportState(_message.Message):
+    __slots__ = ("name", "took_ns", "layers", "sent_layers", "sent_bytes", "error")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TOOK_NS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    SENT_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    took_ns: int
+    layers: int
+    sent_layers: int
+    sent_bytes: int
+    error: str
+    def __init__(self, name: _Optional[str] = ..., took_ns: _Optional[int] = ..., layers: _Optional[int] = ..., sent_layers: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
