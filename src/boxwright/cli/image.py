@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from boxwright.cli.boxwright import GlobalOptions
+from boxwright.cli.imagetools import copy_image, create_image, inspect_image, verify_image
 
 if TYPE_CHECKING:
     from boxwright.engine.engine import Engine
@@ -25,7 +26,7 @@ _DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 
 @click.group(context_settings=_HELP)
 def image() -> None:
-    """List, pull, remove and run the images of the engine's own store."""
+    """Look after images: those of the engine's own store, and in registries and layouts."""
 
 
 def open_store(options: GlobalOptions) -> Store:
@@ -283,3 +284,7 @@ def process_of(built: Image, wanted: dict[str, Any]) -> ProcessSpec:
         cwd=wanted["workdir"] or config.working_dir or "/",
         user=wanted["user"] or config.user or "",
     )
+
+
+for _command in (inspect_image, copy_image, create_image, verify_image):
+    image.add_command(_command)
