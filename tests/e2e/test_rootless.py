@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -189,3 +190,36 @@ def test_a_stock_client_drives_the_user_s_daemon(
         assert daemon.end(signal.SIGTERM) == 0
     finally:
         daemon.close()
+
+
+def test_the_doctor_tries_what_builds_need(user: User) -> None:
+    done = user.run("doctor", "rootless").ok()
+    assert "builds run: user namespace with" in done.out
+    assert "overlayfs of the kernel" in done.out
+    found = json.loads(user.run("doctor", "rootless", "--json").ok().out)
+    assert {each["name"] for each in found["findings"]} >= {
+        "seccomp",
+        "AppArmor",
+        "subordinate ids",
+        "overlayfs",
+        "fuse",
+        "process sandbox",
+    }
+    assert not list(user.home.glob(".boxwright-doctor-*"))
+
+
+def test_the_doctor_names_what_blocks(user: User) -> None:
+    # util-linux's filter-free way to forbid it: no more user namespaces below this one.
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces; exec "$@"'
+    inner = ["/usr/bin/python3", "-m", "boxwright", "doctor", "rootless"]
+    argv = [
+        *("setpriv", "--reuid", user.name, "--regid", user.name, "--init-groups", "--reset-env"),
+        *("env", f"PYTHONPATH={user.home}/lib", f"HOME={user.home}", "PATH=/usr/bin:/bin"),
+        *("unshare", "--user", "--map-current-user", "--keep-caps"),
+        *("/bin/sh", "-c", forbid, "sh", *inner),
+    ]
+    done = run(argv, cwd=Path("/"))
+    assert done.status == 27, done.text
+    assert "FAIL user namespace" in done.out
+    assert "user.max_user_namespaces=0" in done.out
+    assert "builds can't run" in done.out

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +19,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 _RUNTIMES = ("crun", "runc")
 _APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 _TIMEOUT_S = 10.0
+_FAILED = 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +34,52 @@ class Finding:
 
 @click.command(context_settings=_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(*, as_json: bool) -> int:
+@click.argument("what", required=False, type=click.Choice(["rootless"]))
+@click.pass_context
+def doctor(context: click.Context, *, what: str | None, as_json: bool) -> int:
     """Check what building needs on this machine.
+
+    With "rootless": try, as the present user, all that building without root needs, name what
+    blocks it, and say in which mode builds will run.
 
     \b
     Examples:
       boxwright doctor
+      boxwright doctor rootless
       boxwright doctor --json
     """  # noqa: D301 - click reads the backspace
+    if what == "rootless":
+        return _rootless(context, as_json=as_json)
     findings = [check() for check in CHECKS]
     if as_json:
         click.echo(json.dumps([asdict(each) for each in findings], indent=2))
     else:
-        for each in findings:
-            click.echo(f"{'ok  ' if each.ok else 'FAIL'} {each.name}: {each.observed}")
-            if each.hint and not each.ok:
-                click.echo(f"     hint: {each.hint}")
-    return 0 if all(each.ok for each in findings) else 27
+        _show(findings)
+    return 0 if all(each.ok for each in findings) else _FAILED
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    for each in findings:
+        click.echo(f"{'ok  ' if each.ok else 'FAIL'} {each.name}: {each.observed}")
+        if each.hint and not each.ok:
+            click.echo(f"     hint: {each.hint}")
+
+
+def _rootless(context: click.Context, *, as_json: bool) -> int:
+    from boxwright.cli.doctor_rootless import diagnose
+    from boxwright.engine.settings import default_root
+
+    named = context.find_root().params.get("root")
+    is_root = os.geteuid() == 0
+    state = Path(named) if named else default_root(os.environ, is_root=is_root)
+    diagnosis = diagnose(state.absolute())
+    if as_json:
+        findings = [asdict(each) for each in diagnosis.findings]
+        click.echo(json.dumps({"findings": findings, "mode": diagnosis.mode}, indent=2))
+    else:
+        _show(diagnosis.findings)
+        click.echo(f"builds run: {diagnosis.mode}" if diagnosis.mode else "builds can't run")
+    return 0 if diagnosis.can_build else _FAILED
 
 
 def check_python() -> Finding:
