@@ -788,3 +788,39 @@ def test_a_layer_is_fetched_from_whoever_offers_it_last_and_can(store):
         assert fetched == ["gone", "gone", str(layer.descriptor.digest)]
 
     asyncio.run(scenario())
+
+
+def test_what_a_layer_touched_and_left_as_it_was_is_no_part_of_it_elsewhere(store):
+    def touch(root: Path) -> None:
+        (root / "etc/stub").touch()
+        (root / "etc/stub").unlink()
+        kept = (root / "kept").stat()
+        (root / "kept").write_text("1")
+        os.utime(root / "kept", ns=(kept.st_atime_ns, kept.st_mtime_ns))
+        (root / "new").write_text("2")
+
+    async def scenario():
+        manager = SnapshotManager.open(store)
+        base = await commit(manager, None, put(etc__passwd="root", kept="1"))
+        step = await commit(manager, base, touch)
+        async with manager.diff(base, step).mounted() as root:
+            assert {path.name for path in root.iterdir()} == {"new"}
+        other = await commit(manager, None, put(etc__hosts="h", kept="other"))
+        merged = manager.merge([other, manager.diff(base, step)])
+        assert await contents(merged) == {"etc/hosts": "h", "kept": "other", "new": "2"}
+        assert await contents(step) == {"etc/passwd": "root", "kept": "1", "new": "2"}
+
+    asyncio.run(scenario())
+
+
+def test_a_folder_over_a_file_does_not_show_the_folder_under_it(store):
+    async def scenario():
+        manager = SnapshotManager.open(store)
+        base = await commit(manager, None, put(x="0"))
+        under = await commit(manager, base, put(dir__a="1"))
+        file = await commit(manager, None, put(dir="file"))
+        over = await commit(manager, base, put(dir__b="2"))
+        merged = manager.merge([under, file, over])
+        assert await contents(merged) == {"x": "0", "dir/b": "2"}
+
+    asyncio.run(scenario())

@@ -7,7 +7,7 @@ store answers that it may not.
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from typing import BinaryIO, Final, NoReturn
 
 from google.protobuf.message import Message
@@ -27,14 +27,24 @@ _LIST_BATCH: Final = 100
 
 
 class ContentService:
-    """Serves one engine's blobs."""
+    """Serves one engine's blobs.
+
+    Args:
+        blobs: The store.
+        documents: Finds what is read though there is no such blob (blocking).
+        unlisted: Digests that are read but not listed: BuildKit keeps what belongs to the
+            history in a namespace of its own, in which clients only look up.
+    """
 
     def __init__(
-        self, blobs: BlobStore, documents: Callable[[Digest], bytes | None] = lambda _digest: None
+        self,
+        blobs: BlobStore,
+        documents: Callable[[Digest], bytes | None] = lambda _digest: None,
+        unlisted: Callable[[], Container[str]] = frozenset,
     ) -> None:
-        """Serve ``blobs``, and what ``documents`` (blocking) finds where there is no blob."""
         self._blobs = blobs
         self._documents = documents
+        self._unlisted = unlisted
 
     def register(self, server: Server) -> None:
         """Add all methods to ``server``."""
@@ -71,17 +81,21 @@ class ContentService:
     async def list(
         self, request: content_pb2.ListContentRequest
     ) -> AsyncIterator[content_pb2.ListContentResponse]:
-        """Yield all blobs in batches.
+        """Yield all blobs in batches, but those that belong to the history.
 
         Raises:
             InvalidInputError: filters are given; none are supported.
         """
         if any(request.filters):
             raise InvalidInputError("content filters are not supported")
-        found = await to_worker(lambda: list(self._blobs.walk()))
+        found = await to_worker(self._listed)
         for start in range(0, len(found), _LIST_BATCH):
             batch = found[start : start + _LIST_BATCH]
             yield content_pb2.ListContentResponse(info=[_to_message(each) for each in batch])
+
+    def _listed(self) -> Sequence[BlobInfo]:
+        unlisted = self._unlisted()
+        return [each for each in self._blobs.walk() if each.digest not in unlisted]
 
     async def read(
         self, request: content_pb2.ReadContentRequest

@@ -126,7 +126,10 @@ class Front:
         self._health.register(self.server)
         ControlService(engine).register(self.server)
         BridgeService(engine).register(self.server)
-        ContentService(engine.parts.store.blobs, engine.history.document).register(self.server)
+        history = engine.history
+        ContentService(engine.parts.store.blobs, history.document, history.blobs).register(
+            self.server
+        )
         ExplainService(engine).register(self.server)
 
     async def listen(self, wanted: Sequence[Listener]) -> list[str]:

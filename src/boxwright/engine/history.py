@@ -61,6 +61,13 @@ class History:
         """Take back :meth:`started` for a build that never got a record."""
         self._active.pop(ref, None)
 
+    def blobs(self) -> frozenset[str]:
+        """Return the digests of the blobs that records refer to (blocking)."""
+        rows = self._store.db.execute(
+            "SELECT log_digest FROM build_history WHERE log_digest IS NOT NULL"
+        )
+        return frozenset(digest for (digest,) in rows)
+
     def get(self, ref: str) -> Record | None:
         """Return the record of a finished build."""
         rows = self._store.db.execute("SELECT record FROM build_history WHERE ref = ?", (ref,))

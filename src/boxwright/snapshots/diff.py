@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -221,6 +221,41 @@ def _same_content(old_path: bytes, new_path: bytes) -> bool:
                 return True
 
 
+def is_pure(tree: LayerTree, upper: Path) -> bool:
+    """Return whether a layer's folder holds its changes and nothing else.
+
+    A folder that was only opened for writing, or a file that was changed and changed back, is
+    copied into an upper folder too; on another base it would hide what that has there. An opaque
+    folder hides whatever is below it.
+
+    Args:
+        tree: The layer over what it was made on.
+        upper: Its own folder.
+    """
+    wanted: set[bytes] = set()
+    for change in changes(tree):
+        if change.kind != "unmodified":
+            path = change.path
+            while path and path not in wanted:
+                wanted.add(path)
+                path = os.path.dirname(path)
+    count = 0
+    pending = [b""]
+    root = os.fsencode(upper)
+    while pending:
+        prefix = pending.pop()
+        for name, info in _listing(os.path.join(root, prefix)):
+            path = os.path.join(prefix, name)
+            count += 1
+            if path not in wanted:
+                return False
+            if stat.S_ISDIR(info.st_mode):
+                if is_opaque(os.path.join(root, path)):
+                    return False
+                pending.append(path)
+    return count == len(wanted)
+
+
 def write_difference(
     lower: Path | None,
     upper: Path | None,
@@ -231,7 +266,25 @@ def write_difference(
 ) -> None:
     """Write what ``upper`` has over ``lower`` into ``target``, as a layer folder.
 
+    See :func:`write_layer`.
+    """
+    found = tree_changes(lower, upper)
+    write_layer(found, lower, upper, backing, target, userxattr=userxattr)
+
+
+def write_layer(
+    found: Iterable[Change],
+    lower: Path | None,
+    upper: Path | None,
+    backing: Sequence[Path],
+    target: Path,
+    *,
+    userxattr: bool,
+) -> None:
+    """Write changes into ``target``, as a layer folder.
+
     Args:
+        found: The changes of ``upper`` over ``lower``.
         lower: Root of the lower tree.
         upper: Root of the upper tree.
         backing: The layer folders that ``upper`` is a view of, base first: files are linked
@@ -256,7 +309,7 @@ def write_difference(
             os.mkdir(os.path.join(out, parent), 0o700)
             folders.append(parent)
 
-    for change in tree_changes(lower, upper):
+    for change in found:
         if change.kind == "unmodified":
             continue
         ensure_parents(change.path)

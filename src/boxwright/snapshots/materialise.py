@@ -207,9 +207,9 @@ class _Flattener:
         source, target = self._layer / path, self._target / path
         hides = is_opaque(source)
         if os.path.lexists(target) and (hides or not target.is_dir() or target.is_symlink()):
-            was_hidden = is_whiteout(target.lstat())
+            # What was here, a whiteout or any file, hid the folders below: so must this.
+            hides = hides or target.is_symlink() or not target.is_dir()
             self._replace(path)
-            hides = hides or was_hidden
         if target.exists() and not hides:
             return
         target.mkdir(mode=0o700)

@@ -41,6 +41,7 @@ class Node:
         fs: The folder of its own layer, whether made already or not.
         refs: Handles out there; the record can't be deleted while there are any.
         fetches: Ways to fetch the layer's blob, the latest last.
+        pure: The folder of the layer's changes and nothing else, once it was asked for.
         prepared: Everything that a mount needs is on the disk.
         readers: Users of the shared view.
         lock: Guards making and dropping the view and the record's own folder.
@@ -50,6 +51,7 @@ class Node:
     fs: Path
     refs: int = 0
     fetches: list[Fetch] = field(default_factory=list)
+    pure: Path | None = None
     prepared: bool = False
     readers: int = 0
     view: Path | None = None

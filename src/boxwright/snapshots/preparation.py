@@ -19,9 +19,10 @@ from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError
 from boxwright.snapshots import materialise
 from boxwright.snapshots.backend import MAX_LAYERS
-from boxwright.snapshots.diff import write_difference
+from boxwright.snapshots.diff import changes, is_pure, write_difference, write_layer
 from boxwright.snapshots.errors import LayerMissingError
 from boxwright.snapshots.node import Node
+from boxwright.snapshots.refs import LayerTree
 from boxwright.store import disk_errors
 from boxwright.store.trash import remove_tree
 
@@ -84,7 +85,7 @@ class Preparation:
         base = self._base_stack(node)
         if node.row.plain:
             return [*base, self._manager.folder(node.row.id) / "view"]
-        return base + [layer.fs for layer in self._upper_layers(node)]
+        return base + [layer.pure or layer.fs for layer in self._upper_layers(node)]
 
     def _base_stack(self, node: Node) -> list[Path]:
         if node.row.kind == "merge":
@@ -229,10 +230,11 @@ class Preparation:
             await self.prepare(self._manager.node(node.row.parents[0]))
         for layer in self._upper_layers(node):
             await self.prepare_layer(layer)
+            await self._purify(layer)
         async with node.lock:
             if node.row.plain or await self._is_stackable(node):
                 return
-            upper = [layer.fs for layer in self._upper_layers(node)]
+            upper = [layer.pure or layer.fs for layer in self._upper_layers(node)]
             async with AsyncExitStack() as stack:
                 base = self._base_stack(node)
                 below = (
@@ -249,6 +251,17 @@ class Preparation:
                 )
             self._made(node, plain=True)
 
+    async def _purify(self, layer: Node) -> None:
+        """Have a folder with nothing but the changes of a layer, for use on another base."""
+        if layer.pure is not None or layer.row.kind != "layer" or not layer.row.parents:
+            return
+        manager = self._manager
+        async with manager.layer_tree(layer.row.id) as tree, layer.lock:
+            if layer.pure is None:
+                layer.pure = await to_worker(
+                    _pure_folder, tree, manager.folder(layer.row.id), manager.backend.userxattr
+                )
+
     async def _is_stackable(self, node: Node) -> bool:
         """Return whether the layers of a merge or diff may be stacked just as they are.
 
@@ -257,7 +270,7 @@ class Preparation:
         The kernel refuses the same folder twice in one stack.
         """
         base = self._base_stack(node)
-        upper = [layer.fs for layer in self._upper_layers(node)]
+        upper = [layer.pure or layer.fs for layer in self._upper_layers(node)]
         if not upper and not base:
             return False
         stack = base + upper
@@ -288,6 +301,23 @@ class Preparation:
                     _write_difference, folder, lower, upper, backing, manager.backend.userxattr
                 )
             self._made(node, present=True)
+
+
+def _pure_folder(
+    tree: LayerTree,
+    folder: Path,
+    userxattr: bool,  # noqa: FBT001 - crosses to_worker
+) -> Path:
+    target = folder / "pure"
+    remove_tree(target)  # of an earlier process
+    if is_pure(tree, tree.upper):
+        return tree.upper
+    materialise.make_root(target, tree.view)
+    with disk_errors(target):
+        write_layer(
+            changes(tree), tree.lower, tree.view, [tree.upper], target, userxattr=userxattr
+        )
+    return target
 
 
 def _write_difference(

@@ -118,7 +118,9 @@ def test_content_is_listed_and_read_only(store):
     digests = {store.blobs.put(b"%d" % index) for index in range(150)}
 
     async def main():
-        async with serving(ContentService(store.blobs)) as connection:
+        log = store.blobs.put(b"of a build that is over")
+        async with serving(ContentService(store.blobs, unlisted=lambda: {log})) as connection:
+            assert await read(connection, log) == b"of a build that is over"
             async with connection.stream(m.CONTENT_LIST) as call:
                 await call.send(content_pb2.ListContentRequest())
                 await call.close_send()
