@@ -347,6 +347,8 @@ def _sbom(opts: Mapping[str, str]) -> Sbom | None:
     generator = attrs.pop("generator", None)
     if generator is None:
         return Sbom("", attrs)
+    if not generator:
+        raise InvalidInputError("sbom generator cannot be empty", hint="name an image")
     try:
         ref = Reference.parse(generator).with_default_tag()
     except InvalidInputError as error:

@@ -26,6 +26,7 @@ _BUILD_TYPE_1 = (
 )
 _BUILD_TYPE_02 = "https://mobyproject.org/buildkit@v1"
 _COMPATIBILITY_VERSION = 30
+_PRIVATE = ("build-arg:", "label:", "input-metadata:")
 _VERSIONS = {"v1": PREDICATE_SLSA_1, "v0.2": PREDICATE_SLSA_02}
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
@@ -349,12 +350,15 @@ def _named(name: str, *, optional: bool) -> dict[str, Any]:
 def _scrub(request: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """Leave out what may be private: build arguments, labels, names of secrets.
 
+    Configs of images that other builds have made (``input-metadata:``) have their build
+    arguments in the history; BuildKit leaves those in.
+
     Returns:
         The rest, and whether arguments or labels were left out.
     """
     out = {key: value for key, value in request.items() if key not in {"secrets", "ssh"}}
     args = dict(out.get("args") or {})
-    kept = {k: v for k, v in args.items() if not k.startswith(("build-arg:", "label:"))}
+    kept = {k: v for k, v in args.items() if not k.startswith(_PRIVATE)}
     scrubbed = len(kept) < len(args)
     out["args"] = kept
     records = dict(out.get("inputs") or {})

@@ -163,6 +163,11 @@ class Capture:
 
     def _add_git(self, source: GitAttributes, pin: str) -> None:
         url = source.remote + (f"#{source.ref}" if source.ref else "")
+        if source.login is not None:  # the remote comes without it
+            scheme, _, rest = url.partition("://")
+            user, password = source.login
+            masked = (_MASK if user else "") + (f":{_MASK}" if password else "")
+            url = f"{scheme}://{masked}@{rest}"
         self.git.setdefault(redact(url), pin)
         for name in (source.token_secret, source.header_secret):
             if name:

@@ -82,13 +82,14 @@ def test_both_versions_say_the_same() -> None:
 
 
 def test_min_leaves_out_what_may_be_private() -> None:
-    found = captured(**{"build-arg:TOKEN": "hunter2", "label:x": "y", "target": "t"})
+    options = {"build-arg:TOKEN": "hunter2", "label:x": "y", "target": "t"}
+    found = captured(**options, **{"input-metadata:base": "hunter2"})
     found.request["root"] = request_record("", {"build-arg:TOKEN": "hunter2"}, found)
     text = json.dumps(document(found, mode="min"))
     assert "hunter2" not in text
     assert "key" not in text
     full = document(found)["buildDefinition"]["externalParameters"]["request"]
-    assert full["args"] == {"build-arg:TOKEN": "hunter2", "label:x": "y", "target": "t"}
+    assert full["args"] == {**options, "input-metadata:base": "hunter2"}
     assert full["secrets"] == [{"id": "key"}]
     assert full["ssh"] == [{"id": "default", "optional": True}]
     assert full["root"]["request"]["args"] == {"build-arg:TOKEN": "hunter2"}
