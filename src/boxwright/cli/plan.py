@@ -7,7 +7,6 @@ import io
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -278,8 +277,14 @@ def shared_key(root: Path) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def _temporary_folder() -> Path:
+    import tempfile
+
+    return Path(tempfile.mkdtemp(prefix="boxwright-"))
+
+
 def _dockerfile_from_stdin(plan: BuildPlan, content: bytes) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="boxwright-"))
+    folder = _temporary_folder()
     plan.cleanup.append(folder)
     (folder / "Dockerfile").write_bytes(content)
     return folder
@@ -302,7 +307,7 @@ def _context_from_stdin(plan: BuildPlan, flags: BuildFlags, stdin: BinaryIO) -> 
     if flags.file:
         raise UsageError("ambiguous Dockerfile source: both standard input and --file")
     folder = _dockerfile_from_stdin(plan, head + stdin.read())
-    empty = Path(tempfile.mkdtemp(prefix="boxwright-"))
+    empty = _temporary_folder()
     plan.cleanup.append(empty)
     plan.request.locals = {"context": empty, "dockerfile": folder}
 

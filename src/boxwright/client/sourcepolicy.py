@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
 from boxwright.errors import InvalidInputError, NotFoundError
@@ -21,6 +20,8 @@ def read_policy(path: str | Path) -> sourcepolicy_pb2.Policy:
         NotFoundError: the file can't be read.
         InvalidInputError: it is no policy.
     """
+    from google.protobuf import json_format
+
     try:
         data = Path(path).read_bytes()
     except OSError as exc:

@@ -8,9 +8,7 @@ with a suggestion, as BuildKit has keys for machines and back ends that we do no
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -66,6 +64,8 @@ def load(path: Path | None, *, default: Path | None = None) -> LoadedConfig:
     chosen = path or default
     if chosen is None or (path is None and not chosen.exists()):
         return LoadedConfig(Config(), None, ())
+    import tomllib
+
     try:
         data = tomllib.loads(chosen.read_text("utf-8"))
     except OSError as exc:
@@ -118,6 +118,8 @@ class _Reader:
             self.warnings.append(f"configuration key {dotted} has no effect")
 
     def _unknown(self, dotted: str, name: str, known: list[str]) -> None:
+        import difflib
+
         close = difflib.get_close_matches(name, known, 1, 0.6)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         if dotted.startswith("boxwright."):

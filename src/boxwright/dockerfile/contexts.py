@@ -11,7 +11,6 @@ import asyncio
 import io
 import json
 import re
-import tarfile
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 
@@ -37,6 +36,7 @@ DOCKERIGNORE = ".dockerignore"
 _HTTP = re.compile(r"https?://")
 _HTTP_FILENAME = "context"
 _HEADER_SIZE = 1024
+_TAR_BLOCK = 512
 _ARCHIVE_MAGIC = (b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\x00")
 _CONFIG_KEY = "containerimage.config"
 
@@ -404,10 +404,12 @@ def is_archive(header: bytes) -> bool:
     """Return whether a file that begins like this is a tar archive, compressed or not."""
     if header.startswith(_ARCHIVE_MAGIC):
         return True
-    if len(header) < tarfile.BLOCKSIZE:
+    if len(header) < _TAR_BLOCK:
         return False
+    import tarfile
+
     try:
-        tarfile.TarInfo.frombuf(header[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+        tarfile.TarInfo.frombuf(header[:_TAR_BLOCK], "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return False
     return True
@@ -415,6 +417,8 @@ def is_archive(header: bytes) -> bool:
 
 def archive_newest_mtime(data: bytes) -> int | None:
     """Return the latest time of a regular file in an archive, in seconds; None if none."""
+    import tarfile
+
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             times = [int(member.mtime) for member in archive if member.isreg()]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import email.utils
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.message import Message
 from urllib.parse import unquote, urlsplit
 
 from boxwright.core import gojson
@@ -76,7 +74,9 @@ class HttpAttributes:
             "Checksum": str(digest),
         }
         if modified is not None:
-            fields["LastModTime"] = email.utils.format_datetime(modified, usegmt=True)
+            from email.utils import format_datetime
+
+            fields["LastModTime"] = format_datetime(modified, usegmt=True)
         if self.auth_secret:
             fields["AuthHeaderSecret"] = self.auth_secret
         if self.headers:
@@ -111,8 +111,10 @@ def parse_go_int(name: str, text: str) -> int:
 
 def parse_http_date(text: str) -> datetime | None:
     """Return the time of a header (RFC 9110, 5.6.7) in UTC; None if it is none."""
+    from email.utils import parsedate_to_datetime
+
     try:
-        found = email.utils.parsedate_to_datetime(text)
+        found = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     if found.tzinfo is None:
@@ -125,6 +127,8 @@ def choose_filename(url: str, given: str, disposition: str = "") -> str:
     if given:
         return safe_filename(given)
     if disposition:
+        from email.message import Message
+
         message = Message()
         message["Content-Disposition"] = disposition
         named = message.get_filename("")

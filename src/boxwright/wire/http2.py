@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable
 from typing import Final, cast
 
-import hpack
-
 from boxwright.wire import frames as f
 from boxwright.wire.frames import ErrorCode, Http2Limits
 from boxwright.wire.http2send import (
@@ -63,6 +61,8 @@ class Http2(SendSide):
         self._recv_window = self.limits.connection_window
         self._recv_unacked = 0
         self._credit_connection_at = max(1, self.limits.connection_window // 2)
+        import hpack  # its tables are large, and an embedded engine has no connection
+
         self._decoder = hpack.Decoder(max_header_list_size=self.limits.max_header_list)
         self._block: list[bytes] = []
         self._block_size = 0
@@ -325,6 +325,8 @@ class Http2(SendSide):
             self._end_block()
 
     def _end_block(self) -> None:
+        import hpack
+
         block = self._block[0] if len(self._block) == 1 else b"".join(self._block)
         stream_id, self._block_stream, self._block = self._block_stream, 0, []
         try:
