@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 
 from boxwright.core.platform import Platform
 from boxwright.errors import BoxwrightError
-from boxwright.executor.errors import ExecFailedError, go_quote
+from boxwright.executor.errors import ExecFailedError, OutOfMemoryError, go_quote
 from boxwright.executor.executor import Attached, Executor
 from boxwright.executor.process import (
     NetworkMode,
@@ -112,6 +112,9 @@ class ExecOp:
                         attached=Attached(is_stoppable=True),
                     )
                 except ExecFailedError as error:
+                    if isinstance(error, OutOfMemoryError):
+                        # BuildKit's clients show its sentence, which names no number, and the log.
+                        ctx.progress.log(_STDERR, f"out of memory: {error.detail}\n".encode())
                     failure = error
                 except BoxwrightError as error:  # what never ran is named as what failed is
                     failed = f"process {go_quote(line)} did not complete successfully"
