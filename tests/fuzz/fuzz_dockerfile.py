@@ -6,10 +6,12 @@ installed it is guided by coverage; without, random bytes are thrown for ten sec
 
 from __future__ import annotations
 
-import importlib
-import random
 import sys
-import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import running
 
 
 def check(data: bytes) -> None:
@@ -39,30 +41,9 @@ def check(data: bytes) -> None:
             raise AssertionError("an error without a place") from error
 
 
-def throw_random_bytes(seconds: float) -> int:
-    """Check random inputs for a while; return how many."""
-    words = [b"FROM a\n", b"RUN ", b"COPY ", b"<<E", b"\nE\n", b"\\\n", b"--mount=", b"${a", b"}"]
-    words += [b"'", b'"', b"#", b"\n", b" ", b"=", b"[", b"]", b"\xff", b"ENV ", b"ONBUILD "]
-    chooser = random.Random(0)
-    end = time.monotonic() + seconds
-    count = 0
-    while time.monotonic() < end:
-        check(b"".join(chooser.choices(words, k=chooser.randrange(1, 30))))
-        count += 1
-    return count
-
-
-def main() -> None:
-    """Fuzz with Atheris, or without."""
-    try:
-        atheris = importlib.import_module("atheris")
-    except ImportError:
-        print(f"no atheris: {throw_random_bytes(10.0)} random inputs checked")
-        return
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, check)
-    atheris.Fuzz()
+WORDS = [b"FROM a\n", b"RUN ", b"COPY ", b"<<E", b"\nE\n", b"\\\n", b"--mount=", b"${a", b"}"]
+WORDS += [b"'", b'"', b"#", b"\n", b" ", b"=", b"[", b"]", b"\xff", b"ENV ", b"ONBUILD "]
 
 
 if __name__ == "__main__":
-    main()
+    running.main(check, lambda chooser: running.joined(WORDS, chooser))

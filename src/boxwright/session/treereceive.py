@@ -76,6 +76,8 @@ class _Transfer:
                 elif packet.type == packets.STAT:
                     self._take_stat(packet.payload)
                 elif packet.type == packets.FIN:
+                    if not self._complete:  # else what waits for the rest would wait for ever
+                        raise TransferError("the sender ended the transfer before all was sent")
                     return
                 else:
                     raise _refusal(packet)
