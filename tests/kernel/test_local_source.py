@@ -258,6 +258,41 @@ def test_patterns_of_one_sync_do_not_stick(kind, context, tmp_path):
     run(tmp_path, context, use)
 
 
+def test_without_trust_in_stats_the_content_decides(context, tmp_path):
+    async def use(bench):
+        first = await bench.sync(Elsewhere, **{"local.differ": "none"})
+        same = await bench.sync(Elsewhere, **{"local.differ": "none"})
+        assert same.id == first.id
+        for name, content in (("bin", b"?!"), ("src/a", b"A"), ("src/deep/b", b"c" * 100_000)):
+            stat = (context / name).stat()
+            (context / name).write_bytes(content)
+            os.utime(context / name, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        changed = await bench.sync(Elsewhere, **{"local.differ": "none"})
+        assert changed.id != first.id
+        await assert_same(bench, changed)
+        assert (await bench.sync(Elsewhere, **{"local.differ": "none"})).id == changed.id
+
+    run(tmp_path, context, use)
+
+
+def test_files_too_many_or_too_large_to_hold_are_written_without_trust(
+    context, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(localtree, "_DOUBTFUL_FILES", 2)
+    monkeypatch.setattr(localtree, "_DOUBTFUL_BYTES", 1000)
+
+    async def use(bench):
+        await bench.sync(Elsewhere)
+        for name in ("bin", "src/a", "src/deep/b"):
+            content = (context / name).read_bytes()
+            stat = (context / name).stat()
+            (context / name).write_bytes(content[::-1])
+            os.utime(context / name, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        await assert_same(bench, await bench.sync(Elsewhere, **{"local.differ": "none"}))
+
+    run(tmp_path, context, use)
+
+
 def test_folders_of_one_name_do_not_push_each_other_out(context, tmp_path):
     """buildctl gives all folders one key: going back to the first must cost nothing."""
     other = tmp_path / "other"

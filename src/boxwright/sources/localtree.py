@@ -8,13 +8,15 @@ interrupted sync leaves nothing behind. After some layers the tree is copied int
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.workers import to_worker
-from boxwright.session.base import FIRST_STATS
+from boxwright.session.base import FIRST_STATS, TransferError
 from boxwright.session.packets import Stat, decode_stat, join_path, split_path
 from boxwright.session.treewrite import TreeNames, TreeWriter, remove
 from boxwright.snapshots import content_tree
@@ -36,6 +38,8 @@ from boxwright.sources.localindex import (
 )
 
 MAX_DEPTH = 16
+_DOUBTFUL_BYTES = 256 << 10
+_DOUBTFUL_FILES = 16
 RECORD_TYPE = "source.local"
 _TREE_KINDS = {KIND_DIR: content_tree.FOLDER, KIND_SYMLINK: content_tree.SYMLINK}
 
@@ -49,6 +53,28 @@ def kind_of(stat: Stat) -> int:
     if stat.is_hardlink:
         return KIND_HARDLINK
     return KIND_FILE if stat.is_file else KIND_OTHER
+
+
+@dataclass(slots=True)
+class _Doubtful:
+    """A file with the stat of the last state, whose content is compared.
+
+    Attributes:
+        stat: What the other side says of it.
+        old: Its entry in the last state.
+        pieces: Its content.
+    """
+
+    stat: Stat
+    old: Entry
+    pieces: list[bytes] = field(default_factory=list)
+
+    def is_same(self) -> bool:
+        """Return whether the content is that of the last state."""
+        hasher = hashlib.sha256(content_header(self.stat))
+        for data in self.pieces:
+            hasher.update(data)
+        return hasher.digest() == self.old.digest
 
 
 class LocalTree:
@@ -84,6 +110,10 @@ class LocalTree:
         self._gone: set[bytes] = set()
         self._touched: set[bytes] = set()
         self._planned_dirs: set[bytes] = set()
+        self._doubtful: dict[int, _Doubtful] = {}
+        self._doubtful_paths: set[bytes] = set()
+        self._doubtful_links: list[Stat] = []
+        self._doubtful_bytes = 0
         self.names = TreeNames()
         self.writer = TreeWriter(b"", keep_owner=keep_owner, header=content_header)
         self.entries: dict[bytes, Entry] = {}
@@ -120,10 +150,31 @@ class LocalTree:
         if self.keep_if_same(path, rest):
             return False
         stat = decode_stat(raw_stat)
+        if self._doubt(file_id, stat, rest):
+            return True
         if self.add_changed(stat, rest):
             self.writer.expect(file_id, stat)
             return True
         return False
+
+    def _doubt(self, file_id: int, stat: Stat, rest: bytes) -> bool:
+        """Take over a small file whose stat is the same, until its content says otherwise.
+
+        Dockerfiles are asked for in this way in every build.
+        """
+        old = self._base.entries.get(stat.path)
+        if (
+            old is None
+            or old.rest != rest
+            or old.kind != KIND_FILE
+            or stat.size > _DOUBTFUL_BYTES
+            or len(self._doubtful) == _DOUBTFUL_FILES
+        ):
+            return False
+        self.keep(stat.path, old)
+        self._doubtful[file_id] = _Doubtful(stat, old)
+        self._doubtful_paths.add(stat.path)
+        return True
 
     def keep_if_same(self, path: bytes, rest: bytes) -> bool:
         """Take over an entry of the last state if nothing about it has changed."""
@@ -155,7 +206,15 @@ class LocalTree:
             and stat.linkname not in self._fresh_files
         ):
             self.entries[path] = old  # the same second name of the same, unchanged file
+            if stat.linkname in self._doubtful_paths:
+                self._doubtful_links.append(stat)
             return False
+        return self._note_changed(stat, rest, kind, inode, ctime_ns)
+
+    def _note_changed(
+        self, stat: Stat, rest: bytes, kind: int, inode: int = 0, ctime_ns: int = 0
+    ) -> bool:
+        path = stat.path
         self.entries[path] = entry = Entry(rest, kind, b"", inode, ctime_ns)
         self._changed_paths.append(path)
         self._touch(path)
@@ -184,8 +243,8 @@ class LocalTree:
                 self._touch(path)
 
     async def prepare(self) -> None:
-        """Make and mount the new layer, once."""
-        if self._mutable is not None:
+        """Make and mount the new layer, once, and only if there is a change."""
+        if self._mutable is not None or not self.changed:
             return
         flatten = self._base_ref is not None and self._base.depth >= MAX_DEPTH
         parent = None if flatten else self._base_ref
@@ -200,17 +259,44 @@ class LocalTree:
         self._flat = parent is None
 
     def write(self, batch: Sequence[tuple[int, bytes]]) -> None:
-        """Write pieces of files."""
-        self.writer.write(batch)
+        """Write pieces of files; those of doubtful ones are kept until all are here.
+
+        Raises:
+            TransferError: a small file was sent as a large one.
+        """
+        if self._doubtful:
+            certain = []
+            for file_id, data in batch:
+                doubtful = self._doubtful.get(file_id)
+                if doubtful is None:
+                    certain.append((file_id, data))
+                    continue
+                doubtful.pieces.append(data)
+                self._doubtful_bytes += len(data)
+            if self._doubtful_bytes > 2 * _DOUBTFUL_FILES * _DOUBTFUL_BYTES:
+                raise TransferError("files grew while they were sent")
+            batch = certain
+        if batch:
+            self.writer.write(batch)
 
     async def finish(self) -> None:
         """Write what remains; the tree is then as the other side named it."""
+        refuted = [each for each in self._doubtful.items() if not each[1].is_same()]
+        for file_id, doubtful in refuted:
+            self._note_changed(doubtful.stat, doubtful.old.rest, KIND_FILE)
+            self.writer.expect(file_id, doubtful.stat)
+        for stat in self._doubtful_links:
+            if stat.linkname in self._fresh_files:
+                self._note_changed(stat, self.entries[stat.path].rest, KIND_HARDLINK)
         if self.changed:
             await self.prepare()
-            await to_worker(self._finish)
+            await to_worker(self._finish, refuted)
 
-    def _finish(self) -> None:
+    def _finish(self, refuted: Sequence[tuple[int, _Doubtful]]) -> None:
         self.writer.make_planned()
+        for file_id, doubtful in refuted:
+            self.writer.write([*((file_id, data) for data in doubtful.pieces if data)])
+            self.writer.write([(file_id, b"")])
         for path in self._gone:
             remove(self.writer.absolute(path))
         self.writer.close(tuple(self._touched_folders()))
