@@ -83,15 +83,19 @@ class AnnotationSet:
                 result.manifest_descriptor.update(self.by_platform[place].manifest_descriptor)
         return result
 
-    def check(self, platform_ids: Iterable[str], *, oci_types: bool) -> None:
+    def check(self, platform_ids: Iterable[str] | None, *, oci_types: bool) -> None:
         """Check that the annotations can be stored.
+
+        Args:
+            platform_ids: those of the index; None for an image without one.
+            oci_types: whether the media types are OCI's.
 
         Raises:
             InvalidInputError: for an unknown platform, or Docker types have no place for it.
         """
-        known = set(platform_ids)
+        known = None if platform_ids is None else set(platform_ids)
         for place, item in self.by_platform.items():
-            if place and place not in known:
+            if known is not None and place and place not in known:
                 raise InvalidInputError(f"invalid annotation: no platform {place} found in source")
             beyond = item.index or item.index_descriptor
             if not oci_types and (beyond or item.manifest_descriptor):

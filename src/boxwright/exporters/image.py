@@ -82,8 +82,6 @@ class ImageExporter:
                 setattr(exporter, attribute, parse_bool(key, rest.pop(key), empty=True))
         exporter.dangling_prefix = rest.pop("dangling-name-prefix", "")
         exporter.metadata = rest
-        if exporter.unpack and options.rewrite_timestamp:
-            raise InvalidInputError('exporter option "rewrite-timestamp" conflicts with "unpack"')
         return exporter
 
     def layer_forms(self, source: ExportSource) -> dict[str, LayerForm]:
@@ -110,7 +108,7 @@ class ImageExporter:
         if names:
             result.response[NAME_KEY] = ",".join(names)
         if self.store:
-            for name in names:
+            for name in (each for each in names if each != "*"):  # the frontend gave none
                 await self._tag(name, image.descriptor, context)
         if self.push and names:
             result.finalize = lambda: self._push(names, image.descriptor, context)

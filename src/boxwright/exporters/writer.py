@@ -67,7 +67,9 @@ async def commit_image(
         BoxwrightError: a layer could not be made or fetched.
     """
     platforms = source.platforms()
-    options.annotations.check((item.id for item in platforms), oci_types=options.uses_oci_types)
+    # An image without an index takes what is for all platforms and ignores the rest, as upstream.
+    known = [item.id for item in platforms] if source.is_map else None
+    options.annotations.check(known, oci_types=options.uses_oci_types)
     caches = await context.inline_cache() if context.inline_cache is not None else {}
     with context.step.part("exporting layers"):
         try:

@@ -9,7 +9,7 @@ from typing import IO, Any
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 4 << 20
 
 
 class BlobResponse(web.FileResponse):
@@ -59,24 +59,37 @@ async def _send(target: int, source: int, offset: int, count: int) -> None:
         ConnectionError: the client has gone, or the file is shorter than it was.
     """
     loop = asyncio.get_running_loop()
-    while count > 0:
+    done = loop.create_future()
+
+    def pump() -> None:
+        """Send what the socket takes; called whenever it takes something."""
+        nonlocal offset, count
         try:
             sent = os.sendfile(target, source, offset, min(count, _PIECE_BYTES))
         except BlockingIOError:
-            writable = loop.create_future()
-            loop.add_writer(target, _wake, writable)
-            try:
-                await writable
-            finally:
-                loop.remove_writer(target)
-            continue
-        if sent == 0:
-            raise ConnectionError("the file ended before its announced size")
+            return
+        except OSError as exc:
+            _settle(done, exc)
+            return
         offset += sent
         count -= sent
-        await asyncio.sleep(0)
+        if not sent:
+            _settle(done, ConnectionError("the file ended before its announced size"))
+        elif not count:
+            _settle(done, None)
+
+    # One piece in a turn of the loop, so that others have theirs, and no task is woken for it.
+    loop.add_writer(target, pump)
+    try:
+        await done
+    finally:
+        loop.remove_writer(target)
 
 
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
+def _settle(future: asyncio.Future[None], error: OSError | None) -> None:
+    if future.done():
+        return
+    if error is None:
         future.set_result(None)
+    else:
+        future.set_exception(error)

@@ -1,0 +1,213 @@
+"""Images on their way: pushes, pulls and our registry, ours / theirs, interleaved.
+
+    python benchmarks/registries.py --buildctl /path/buildctl --buildkitd /path/buildkitd
+
+Needs docker-registry; with nginx on PATH (or --nginx) our registry's blobs are compared with the
+same file from there. Wall time is the client's, from start to exit; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from daemons import Daemon, our_argv, registry, running, their_argv
+from run import filesystem, run
+
+PUSH_BYTES = 120_000_000
+PULL_FILES = 9_000
+
+
+def build(options: argparse.Namespace, daemon: Daemon, context: Path, *more: str) -> float:
+    """Run one build; return its wall time in seconds."""
+    argv = [options.buildctl, "--addr", daemon.address, "build", "--frontend", "dockerfile.v0"]
+    argv += ["--local", f"context={context}", "--local", f"dockerfile={context}"]
+    return run([*argv, *more])
+
+
+def report(name: str, times: dict[str, list[float]], mark: float) -> None:
+    """Print medians and their ratio."""
+    ours, theirs = (statistics.median(times[key]) for key in ("ours", "theirs"))
+    verdict = "ok" if ours / theirs <= mark else "over"
+    print(f"{name:<38}{ours:>9.3f}{theirs:>9.3f}{ours / theirs:>8.2f}  mark {mark:.2f}  {verdict}")
+
+
+def pushes(options: argparse.Namespace, daemons: list[Daemon], host: str, work: Path) -> None:
+    """Push a layer of 120 MB that the registry lacks, then the same image again."""
+    new: dict[str, list[float]] = {d.name: [] for d in daemons}
+    again: dict[str, list[float]] = {d.name: [] for d in daemons}
+    context = work / "push"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY data /data\n")
+    for number in range(options.runs):
+        for daemon in daemons if number % 2 == 0 else daemons[::-1]:
+            (context / "data").write_bytes(os.urandom(PUSH_BYTES))
+            build(options, daemon, context)  # the context is there, its layer is not made
+            name = f"{host}/push-{daemon.name}:{uuid.uuid4().hex}"
+            output = f"type=image,name={name},push=true,registry.insecure=true"
+            new[daemon.name].append(build(options, daemon, context, "--output", output))
+            again[daemon.name].append(build(options, daemon, context, "--output", output))
+    report("push of a new 120 MB layer", new, 0.4)
+    report("the same image again", again, 1.0)
+
+
+def pulls(options: argparse.Namespace, daemons: list[Daemon], host: str, work: Path) -> None:
+    """Pull and unpack an image of 300 MB in 9,000 files."""
+    source = random.Random(1)
+    context = work / "pull"
+    for index in range(PULL_FILES):
+        folder = context / "data" / f"d{index // 200:03}"
+        folder.mkdir(parents=True, exist_ok=True)
+        text = b" ".join(source.choices([b"alpha", b"beta", b"gamma", b"delta"], k=3_000))
+        (folder / f"f{index:05}").write_bytes(source.randbytes(17_000) + text[:16_000])
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY data /data\n")
+    name = f"{host}/pulled:{uuid.uuid4().hex}"
+    output = f"type=image,name={name},push=true,registry.insecure=true"
+    build(options, daemons[-1], context, "--output", output)
+    user = work / "use"
+    user.mkdir()
+    (user / "f").write_text("1")
+    (user / "Dockerfile").write_text(f"FROM {name}\nCOPY f /data/f\n")
+    times: dict[str, list[float]] = {d.name: [] for d in daemons}
+    for number in range(options.runs):
+        for daemon in daemons if number % 2 == 0 else daemons[::-1]:
+            run([options.buildctl, "--addr", daemon.address, "prune", "--all"])
+            times[daemon.name].append(build(options, daemon, user))
+    report("pull and unpack of 300 MB", times, 0.6)
+
+
+@contextlib.contextmanager
+def our_registry(root: Path) -> Iterator[str]:
+    """Run ``boxwright registry serve`` while the block runs; yield its address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    program = str(Path(sys.executable).with_name("boxwright"))
+    argv = [program, "--root", str(root), "registry", "serve", "--listen", address]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(address)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextlib.contextmanager
+def nginx(program: str, files: Path, work: Path) -> Iterator[str]:
+    """Run nginx over a folder while the block runs; yield its address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    config = work / "nginx.conf"
+    paths = "".join(
+        f"{name}_temp_path {work};"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config.write_text(
+        f"daemon off; worker_processes 1; error_log {work}/ng.log; pid {work}/ng.pid; user root;"
+        f" events {{}} http {{ access_log off; sendfile on; {paths}"
+        f" server {{ listen {address}; location / {{ root {files}; }} }} }}\n"
+    )
+    process = subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(address)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_for(address: str) -> None:
+    """Wait until something listens."""
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with socket.socket() as one:
+            if one.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(0.05)
+    raise SystemExit(f"error: nothing listens at {address}")
+
+
+def serving(options: argparse.Namespace, work: Path) -> None:
+    """Fetch one blob of 300 MB from our registry and from nginx."""
+    program = options.nginx or shutil.which("nginx") or ""
+    if not program:
+        print("no nginx: our registry's blobs are compared with nothing")
+        return
+    root = work / "serve"
+    context = work / "serve-context"
+    context.mkdir()
+    (context / "data").write_bytes(os.urandom(300_000_000))
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY data /data\n")
+    boxwright = str(Path(sys.executable).with_name("boxwright"))
+    argv = [boxwright, "--root", str(root), "build", "-t", "big", "--progress", "plain"]
+    run([*argv, "-o", "type=image,compression=uncompressed", str(context)])
+    blobs = root / "blobs/sha256"
+    blob = max(blobs.iterdir(), key=lambda path: path.stat().st_size)
+    with our_registry(root) as ours, nginx(program, blobs, work) as theirs:
+        addresses = {
+            "ours": f"http://{ours}/v2/big/blobs/sha256:{blob.name}",
+            "theirs": f"http://{theirs}/{blob.name}",
+        }
+        times: dict[str, list[float]] = {name: [] for name in addresses}
+        for number in range(options.runs * 3):
+            order = list(addresses) if number % 2 == 0 else list(addresses)[::-1]
+            for name in order:
+                argv = ["curl", "-sf", "-o", "/dev/null", addresses[name]]
+                times[name].append(run(argv))
+        report("a blob of 300 MB (theirs: nginx)", times, 1.25)
+
+
+def main() -> None:
+    """Parse the command line, start what must run, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--buildctl", default=shutil.which("buildctl"), help="stock client")
+    parser.add_argument("--buildkitd", required=True, help="stock daemon to compare with")
+    parser.add_argument("--nginx", default="", help="nginx to compare our registry with")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", default="", help="pushes, pulls or serving")
+    parser.add_argument("--work", default=None, help="where contexts and state go")
+    options = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="boxwright-bench-", dir=options.work))
+    kinds: dict[str, Callable[..., None]] = {"pushes": pushes, "pulls": pulls}
+    try:
+        print(f"# state on {filesystem(str(work))}; {options.runs} runs; {os.cpu_count()} cores")
+        print(f"{'seconds':<38}{'ours':>9}{'theirs':>9}{'ratio':>8}")
+        with contextlib.ExitStack() as stack:
+            daemons = []
+            for name in ("ours", "theirs"):
+                (work / name).mkdir()
+                address = f"unix://{work}/{name}/d.sock"
+                argv = (
+                    our_argv(work / name, address, "")
+                    if name == "ours"
+                    else their_argv(options.buildkitd, work / name, address, "")
+                )
+                daemon = running(name, argv, work / name, address, options.buildctl)
+                daemons.append(stack.enter_context(daemon))
+            host = stack.enter_context(registry(work))
+            for name, measure in kinds.items():
+                if options.only in {"", name}:
+                    measure(options, daemons, host, work)
+        if options.only in {"", "serving"}:
+            serving(options, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
