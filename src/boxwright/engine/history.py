@@ -19,6 +19,7 @@ from boxwright.core.workers import to_worker
 from boxwright.engine.errors import UnknownBuildError
 from boxwright.engine.filters import compile_filters
 from boxwright.engine.keyrecords import KeyRecords
+from boxwright.store import trace
 from boxwright.store.store import Store
 from boxwright.wire.pb import control_pb2
 
@@ -99,6 +100,7 @@ class History:
             record.logs.digest or None,
             record.SerializeToString(),
         )
+        trace.point("history-logged")
         with self._store.db.transaction(durable=True) as cursor:
             cursor.execute(
                 "INSERT OR REPLACE INTO build_history"
@@ -107,6 +109,7 @@ class History:
                 row,
             )
             also(cursor)
+        trace.point("history-recorded")
 
     def _expire(self) -> list[str]:
         oldest = self._clock.now_ns() - self._max_age_ns

@@ -25,6 +25,7 @@ from boxwright.exporters.base import (
 from boxwright.exporters.options import ImageOptions
 from boxwright.exporters.writer import CommittedImage, commit_image, layer_forms
 from boxwright.snapshots.layers import LayerForm
+from boxwright.store import trace
 
 _FLAGS = {
     "push": "push",
@@ -103,6 +104,7 @@ class ImageExporter:
             raise UnimplementedError("this builder can't push images")
         source, options = with_attributes(source, self.options, self.metadata)
         image = await commit_image(source, options, context)
+        trace.point("image-committed")
         names = self._names(source, image.descriptor)
         result = ExportResult(image_response(image), image.descriptor)
         if names:
@@ -124,6 +126,7 @@ class ImageExporter:
         with context.step.part(f"naming to {name}"):
             full = _full_name(name)
             await to_worker(context.store.images.set, full, descriptor)
+            trace.point("image-named")
             if self.name_canonical and "@" not in name:
                 pinned = f"{full}@{descriptor.digest}"
                 await to_worker(context.store.images.set, pinned, descriptor)

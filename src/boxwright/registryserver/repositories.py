@@ -20,6 +20,7 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference
 from boxwright.errors import BoxwrightError
+from boxwright.store import trace
 from boxwright.store.store import Store
 
 # A blob that was pushed waits so long for a manifest that needs it.
@@ -215,10 +216,12 @@ class Repositories:
                     raise ManifestInvalidError("manifest unknown", missing=item.digest)
             self._store.blobs.put(body)
             self._store.blobs.add_refs(digest, needed)
+            trace.point("manifest-stored")
             kind = str(stated or media_type)
             annotations = json.dumps(data.get("annotations") or {})
             row = (repository, digest, kind, subject_digest, artifact_type, annotations)
             self._record(row, reference, now_ns)
+            trace.point("manifest-recorded")
         return digest, subject_digest
 
     def _record(self, row: tuple[Any, ...], reference: str, now_ns: int) -> None:

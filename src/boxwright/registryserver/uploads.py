@@ -15,6 +15,7 @@ from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, NotFoundError
+from boxwright.store import trace
 from boxwright.store.blobs import BlobStore, BlobWriter
 
 _IDLE_LIMIT_S = 3600.0
@@ -99,8 +100,10 @@ class Uploads:
         """
         async with upload.lock:
             upload.writer.expect(expected)
+            trace.point("upload-received")
             try:
                 await to_worker(upload.writer.commit)
+                trace.point("upload-published")
             finally:
                 self._uploads.pop(upload.id, None)
                 upload.writer.abort()

@@ -21,6 +21,7 @@ from boxwright.remotecache.format import (
     CacheConfig,
 )
 from boxwright.remotecache.places import CacheTarget
+from boxwright.store import trace
 from boxwright.store.leases import Lease
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,9 @@ async def write_cache(
     layers = [blobs[d] for d in dict.fromkeys(layer.blob for layer in config.layers)]
     written.layers = len(layers)
     await _write_layers(layers, target, step, lease, written)
+    trace.point("cache-layers-written")
     document = await _write_config(config, target, step)
+    trace.point("cache-config-written")
     media_type, body = _manifest(
         [blob.descriptor for blob in layers],
         document,
@@ -81,6 +84,7 @@ async def write_cache(
     kind = "cache image manifest" if image_manifest else "cache manifest"
     with step.part(f"writing {kind} {root.digest}"):
         await target.put_manifest(root, body)
+    trace.point("cache-exported")
     written.descriptor = root
     written.response[MANIFEST_KEY] = gojson.dumps(root.to_json())
     cost = f"{written.sent_layers} of {written.layers} layers were new"

@@ -27,6 +27,18 @@ POINTS = (
     "snapshot-row-deleted",
     "snapshot-trashed",
     "cachemount-made",
+    "image-committed",
+    "image-named",
+    "history-logged",
+    "history-recorded",
+    "cache-layers-written",
+    "cache-config-written",
+    "cache-exported",
+    "cache-import-read",
+    "upload-received",
+    "upload-published",
+    "manifest-stored",
+    "manifest-recorded",
 )
 
 callbacks: dict[str, Callable[[], None]] = {}
