@@ -94,7 +94,7 @@ def _closure(code: str) -> list[Path]:
     """Return the files that a program's imports load, by running only its imports."""
     imports = [line for line in code.splitlines() if line.startswith(("import ", "from "))]
     listing = (
-        "\nimport sys, encodings.idna, encodings.ascii, encodings.latin_1, asyncio.base_events"
+        "\nimport sys, encodings.idna, encodings.ascii, encodings.latin_1, asyncio.base_events, hpack"
         "\nfor m in list(sys.modules.values()):"
         "\n    f = getattr(m, '__file__', None)"
         "\n    if f: print(f)"

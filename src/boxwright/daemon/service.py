@@ -14,13 +14,13 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from boxwright.config.schema import GrpcConfig
+from boxwright.core.dataclass import dataclass
 from boxwright.core.workers import install_pool
 from boxwright.daemon.bridge import BridgeService
 from boxwright.daemon.content import ContentService

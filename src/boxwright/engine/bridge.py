@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from boxwright._version import __version__
 from boxwright.core.clock import Clock
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference

@@ -13,8 +13,8 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.reference import Reference
 from boxwright.dockerfile.bridge import FrontendBridge
 from boxwright.engine.containers import ContainerHost

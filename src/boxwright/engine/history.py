@@ -89,9 +89,7 @@ class History:
         )
         return zlib.decompress(rows[0][0]) if rows else None
 
-    def _save(
-        self, record: Record, also: Callable[[Cursor], None] = lambda _cursor: None
-    ) -> None:
+    def _save(self, record: Record, also: Callable[[Cursor], None] = lambda _cursor: None) -> None:
         row = (
             record.Ref,
             record.CreatedAt.ToNanoseconds(),

@@ -392,12 +392,13 @@ class SolveRun:
             record.logs.media_type = MEDIA_TYPE
             record.logs.digest = digest
             record.logs.size = size
-            await self._engine.history.completed(record, partial(_save_more, record, keys, self._kept))
+            await self._engine.history.completed(
+                record, partial(_save_more, record, keys, self._kept)
+            )
         except BoxwrightError as exc:
             # A full disk must not hide why the build failed, nor fail one that succeeded.
             _log.error("the record of build %s is lost: %s", record.Ref, exc)
             self._engine.history.forget_active(record.Ref)
-
 
     async def _keys(self, bridge: BuildBridge) -> KeyRecord | None:
         """Return what the keys of the build's steps were made of; a lost one fails no build."""

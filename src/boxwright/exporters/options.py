@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Self
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.core.reference import Reference
 from boxwright.errors import InvalidInputError
 from boxwright.exporters.annotations import AnnotationSet

@@ -12,11 +12,11 @@ import base64
 import json
 import posixpath
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
 from boxwright.core.cacheinfo import RANDOM_PREFIX
+from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.errors import InvalidInputError

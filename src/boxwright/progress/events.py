@@ -6,11 +6,10 @@ vertex or status replace earlier ones, log events add up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import Final
 
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.digest import Digest
-
 
 LOCAL: Final = "local"
 """Taken from the engine's own cache."""

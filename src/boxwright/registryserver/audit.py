@@ -88,7 +88,9 @@ def check(store: Store) -> tuple[int, list[Damage]]:
 
 
 def _manifests(store: Store) -> Iterator[tuple[str, Digest]]:
-    for repository, digest in store.db.execute("SELECT repository, digest FROM registry_manifests"):
+    for repository, digest in store.db.execute(
+        "SELECT repository, digest FROM registry_manifests"
+    ):
         yield repository, Digest(digest)
     for record in store.images.list():
         yield record.name, record.descriptor.digest

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from dataclasses import dataclass
 
+from boxwright.core.dataclass import dataclass
 from boxwright.fsutil.patterns import ParentMatches, PatternMatcher
 from boxwright.snapshots.content_tree import FOLDER, SYMLINK, TreeNode, clean
 from boxwright.snapshots.glob import Glob

@@ -169,7 +169,9 @@ class BlobFetcher:
                 listener(arrived)
 
         async with self._slots:
-            async with self._blobs.room.reserved(descriptor.size):  # until the disk has reserved it
+            async with self._blobs.room.reserved(
+                descriptor.size
+            ):  # until the disk has reserved it
                 writer = await to_worker(
                     self._blobs.writer, expected=descriptor.digest, expected_size=descriptor.size
                 )

@@ -7,12 +7,12 @@ receive are used instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
+from boxwright.core.dataclass import dataclass
 from boxwright.wire.pb import (
     auth_pb2,
     content_pb2,
