@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from daemons import Daemon, our_argv, registry, running, their_argv, wait_until_it_answers
-from scenarios import SCENARIOS, Scenario
+from scenarios import SCENARIOS, Scenario, many_records
 
 
 def build(options: argparse.Namespace, daemon: Daemon, context: Path, scenario: Scenario) -> float:
@@ -128,6 +128,28 @@ def embedded(options: argparse.Namespace, daemons: list[Daemon]) -> None:
             )
 
 
+def pruning(options: argparse.Namespace, daemons: list[Daemon]) -> None:
+    """Compare how long forgetting many records takes; each is one small file operation."""
+    definition = Path(options.work) / "records.pb"
+    times = {}
+    for daemon in daemons:
+        definition.write_bytes(many_records(options.records, daemon.name))
+        with definition.open("rb") as file:
+            subprocess.run(
+                [options.buildctl, "--addr", daemon.address, "build", "--progress", "quiet"],
+                stdin=file,
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
+        began = time.perf_counter()
+        prune(options, daemon)
+        times[daemon.name] = time.perf_counter() - began
+    ours, theirs = times["ours"], times.get("theirs")
+    ratio = ours / theirs if theirs else float("nan")
+    name = f"prune of {options.records:,} records"
+    print(f"{name:<38}{ours:>9.3f}{theirs or float('nan'):>9.3f}{ratio:>8.2f}  mark 0.20")
+
+
 def report(scenario: Scenario, result: dict) -> None:
     """Print one line."""
     medians = {name: statistics.median(values) for name, values in result["times"].items()}
@@ -160,6 +182,7 @@ def main() -> None:
     parser.add_argument("--runtime", default="", help="the same OCI runtime on both sides")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", default="", help="scenarios whose name holds this text")
+    parser.add_argument("--records", type=int, default=10_000, help="to prune; 0: not measured")
     parser.add_argument("--work", default=None, help="where contexts and state go")
     parser.add_argument("--json", help="write all figures to this file")
     options = parser.parse_args()
@@ -201,6 +224,8 @@ def main() -> None:
                     result = measure(options, daemons, scenario)
                     everything[scenario.name] = result
                     report(scenario, result)
+            if options.only in "prune" and options.records:
+                pruning(options, daemons)
             if options.only in "embedded":
                 embedded(options, daemons)
             print(

@@ -103,6 +103,21 @@ def _change_one(context: Path, seed: int) -> None:
     path.write_bytes(random.Random(seed).randbytes(1100))
 
 
+def many_records(count: int, nonce: str) -> bytes:
+    """Return a definition of so many small file operations, in chains of twenty, merged."""
+    from boxwright import llb
+
+    states = []
+    for first in range(0, count, 20):
+        state = llb.scratch()
+        for number in range(first, min(first + 20, count)):
+            state = state.file(llb.mkfile(f"/f{number}", f"{nonce} {number}".encode()))
+        states.append(state)
+    while len(states) > 1:
+        states = [llb.merge(states[at : at + 25]) for at in range(0, len(states), 25)]
+    return states[0].marshal().SerializeToString()
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One measurement.

@@ -9,6 +9,7 @@ is never touched.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,8 +20,9 @@ from boxwright.core.workers import to_worker
 from boxwright.engine.filters import compile_filters
 from boxwright.engine.status import timestamp
 from boxwright.errors import BoxwrightError
+from boxwright.snapshots.deletion import delete_many
 from boxwright.snapshots.manager import SnapshotManager
-from boxwright.snapshots.usage import SnapshotRecord
+from boxwright.snapshots.usage import CACHE_MOUNT_TYPE, SnapshotRecord
 from boxwright.store.store import Store
 from boxwright.wire.pb import control_pb2
 
@@ -29,6 +31,7 @@ _log = logging.getLogger(__name__)
 # Layers that a finished build exported must be able to go when room is needed now.
 _PRESSED_GRACE_NS = 30 * 10**9
 _LARGE_BLOB = 1 << 20
+_BATCH = 256
 
 _INTERNAL_TYPES = frozenset({"internal", "frontend"})
 
@@ -142,10 +145,15 @@ class Candidates:
         """Return the next record; None if nothing may go."""
         return self._ready.pop() if self._ready else None
 
-    def removed(self, record: SnapshotRecord) -> None:
-        """Say that a record is gone: what it was built on may be next."""
+    def take_all(self) -> list[SnapshotRecord]:
+        """Return every record that may go now: for a rule that stops at no size."""
+        ready, self._ready = self._ready[::-1], []
+        return ready
+
+    def removed(self, *records: SnapshotRecord) -> None:
+        """Say that records are gone: what they were built on may be next."""
         freed = []
-        for parent_id in record.parents:
+        for parent_id in (each for record in records for each in record.parents):
             self._children[parent_id] -= 1
             parent = self._records.get(parent_id)
             if parent is not None and self._may_go(parent):
@@ -234,7 +242,13 @@ class Usage:
     ) -> AsyncIterator[SnapshotRecord]:
         """Remove what a rule concerns while more than ``keep`` bytes are used; None: all."""
         candidates = Candidates(self._snapshots.records(), allowed_by(rule, self._clock.now_ns()))
-        while keep is None or used > keep:
+        while keep is None and (ready := candidates.take_all()):
+            for start in range(0, len(ready), _BATCH):
+                gone = await self._delete(ready[start : start + _BATCH])
+                candidates.removed(*gone)
+                for each in gone:
+                    yield each
+        while keep is not None and used > keep:
             record = candidates.take()
             if record is None:
                 return
@@ -246,6 +260,21 @@ class Usage:
             candidates.removed(record)
             self._on_removed((record.id,))
             yield replace(record, size_bytes=size)
+
+    async def _delete(self, records: Sequence[SnapshotRecord]) -> list[SnapshotRecord]:
+        """Remove those that nobody has begun to use; return them with their sizes."""
+        trees = [record.id for record in records if record.record_type != CACHE_MOUNT_TYPE]
+        sizes = await delete_many(self._snapshots, trees)
+        for record in records:
+            if record.record_type == CACHE_MOUNT_TYPE:
+                with contextlib.suppress(BoxwrightError):
+                    sizes[record.id] = await self._snapshots.delete(record.id)
+        self._on_removed(list(sizes))
+        return [
+            replace(record, size_bytes=sizes[record.id])
+            for record in records
+            if record.id in sizes
+        ]
 
     async def _collect_blobs(self, *, is_pressed: bool = False) -> int:
         """Remove blobs that nothing needs; return the bytes."""

@@ -575,24 +575,34 @@ class SnapshotManager:
         """
         if self.cache_mounts is not None and self.cache_mounts.has(snapshot_id):
             return await self.cache_mounts.delete(snapshot_id)
-        node = self.node(snapshot_id)
         size = await self.size_bytes(snapshot_id)
-        if node.refs or node.readers or node.lock.locked():
-            raise SnapshotInUseError(snapshot_id, "a build uses it")
-        if self.table.children(snapshot_id):
-            raise SnapshotInUseError(snapshot_id, "another snapshot is built on it")
-        if self.cache_mounts is not None and self.cache_mounts.is_parent(snapshot_id):
-            raise SnapshotInUseError(snapshot_id, "a cache mount is built on it")
+        if reason := self.held_by(snapshot_id):
+            raise SnapshotInUseError(snapshot_id, reason)
         if snapshot_id in self.store.leases.snapshots():
             raise SnapshotInUseError(snapshot_id, "a lease holds it")
         self.table.delete(snapshot_id)
         trace.point("snapshot-row-deleted")
-        self._nodes.pop(snapshot_id, None)
-        if self.content_hashes is not None:
-            self.content_hashes.forget(snapshot_id)
+        self.forget(snapshot_id)
         self.store.discard(self.folder(snapshot_id))
         trace.point("snapshot-trashed")
         return size
+
+    def held_by(self, snapshot_id: str) -> str:
+        """Return who needs a snapshot besides leases, in words; empty: nobody."""
+        node = self._nodes.get(snapshot_id)
+        if node is not None and (node.refs or node.readers or node.lock.locked()):
+            return "a build uses it"
+        if self.table.children(snapshot_id):
+            return "another snapshot is built on it"
+        if self.cache_mounts is not None and self.cache_mounts.is_parent(snapshot_id):
+            return "a cache mount is built on it"
+        return ""
+
+    def forget(self, snapshot_id: str) -> None:
+        """Drop from memory what is known about a snapshot whose row is gone."""
+        self._nodes.pop(snapshot_id, None)
+        if self.content_hashes is not None:
+            self.content_hashes.forget(snapshot_id)
 
     async def sync(self) -> int:
         """Write all trees to the disk and note it; return how many were not covered before."""
