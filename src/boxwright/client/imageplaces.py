@@ -245,23 +245,25 @@ class LayoutPlace:
 
     async def open(self, blob: Descriptor) -> BinaryIO:
         """Open a blob's file."""
-
-        def opened() -> BinaryIO:
-            try:
-                file = (self._folder / layout.blob_path(blob.digest)).open("rb")
-            except OSError as error:
-                raise NotFoundError(
-                    f"{self.name} lacks a blob", detail=f"{blob.digest}: {error.strerror}"
-                ) from error
-            return _verified(file, blob, self.name)
-
-        return await to_worker(opened)
+        path = self._folder / layout.blob_path(blob.digest)
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise NotFoundError(
+                f"{self.name} lacks a blob", detail=f"{blob.digest}: {error.strerror}"
+            ) from error
+        try:
+            return await to_worker(_verified, file, blob, self.name)
+        except BaseException:  # also when a sibling's failure ends the wait
+            file.close()
+            raise
 
     async def put_blob(self, blob: Descriptor, source: ImagePlace) -> None:
         """Copy a blob into the folder."""
         path = self._folder / layout.blob_path(blob.digest)
         if not await to_worker(path.exists):
-            await to_worker(_publish, path, await source.open(blob))
+            with await source.open(blob) as file:
+                await to_worker(_publish, path, file)
 
     async def put_manifest(self, descriptor: Descriptor, body: bytes, *, is_root: bool) -> None:
         """Write a manifest."""
@@ -349,7 +351,8 @@ class StorePlace:
         """Take a blob into the store."""
         await self._hold(blob.digest)
         if not await self.has(blob):
-            await to_worker(self._take, blob, await source.open(blob))
+            with await source.open(blob) as file:
+                await to_worker(self._take, blob, file)
 
     async def _hold(self, digest: Digest) -> None:
         if self._lease is None:
