@@ -5,6 +5,7 @@ Every counted step adds a line to a file in a cache mount, which is no part of a
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -35,14 +36,16 @@ def runs(client: Cli, tmp_path: Path) -> Callable[[str], int]:
     """Return a function that says how often a step ran."""
     reader = Context(tmp_path / "reader")
     reader.dockerfile(
-        f"RUN {MOUNT} mkdir /out && cp -r /counts /out/ && touch /out/counts\n"
+        f"ARG ROUND\nRUN {MOUNT} mkdir /out && cp -r /counts /out/ && touch /out/counts\n"
         "FROM scratch\nCOPY --from=base /out /\n"
     )
+    rounds = itertools.count()
 
     def count(name: str) -> int:
         out = tmp_path / "counts"
         shutil.rmtree(out, ignore_errors=True)
-        client.build("--no-cache-filter", "base", "-o", out, reader.path).ok()
+        # not --no-cache-filter: that would empty the cache mount, too
+        client.build("--build-arg", f"ROUND={next(rounds)}", "-o", out, reader.path).ok()
         file = out / "counts" / name
         return len(file.read_text().splitlines()) if file.exists() else 0
 

@@ -85,6 +85,8 @@ RUN --mount=type=cache,id=log,target=/other --mount=type=cache,target=/c \\
     assert not (second.root / "c").exists()
     third = build("--build-arg", "ROUND=3", "--build-arg", "BUILDKIT_CACHE_MOUNT_NS=else")
     assert third.lines("log") == ["3"]
+    fresh = build("--build-arg", "ROUND=4", "--no-cache")
+    assert fresh.lines("log") == fresh.lines("id") == fresh.lines("private") == ["4"]
 
 
 def test_tmpfs_mounts(build: Builder, context: Context) -> None:

@@ -160,3 +160,26 @@ def test_only_synced_folders_survive_a_power_cut(tmp_path):
     store = Store.open(tmp_path)
     asyncio.run(second(store))
     store.close()
+
+
+def test_what_is_forgotten_is_empty_for_the_next_and_kept_for_who_has_it(store):
+    async def scenario():
+        caches = open_mounts(store)
+        for key in ("k", "k:parent", "kk"):
+            async with caches.acquired(key, "shared") as root:
+                (root / "f").write_text(key)
+        async with caches.acquired("k", "shared") as old:
+            await caches.forget({"k": False})
+            assert (old / "f").read_text() == "k"
+            async with caches.acquired("k", "shared") as new:
+                assert new != old
+                assert list(new.iterdir()) == []
+        assert not old.exists()
+        async with caches.acquired("k:parent", "shared") as root:
+            assert (root / "f").read_text() == "k:parent"
+        await caches.forget({"k": True})
+        for key, left in (("k:parent", []), ("kk", ["f"])):
+            async with caches.acquired(key, "shared") as root:
+                assert [each.name for each in root.iterdir()] == left
+
+    asyncio.run(scenario())

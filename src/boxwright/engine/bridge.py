@@ -38,7 +38,7 @@ from boxwright.engine.sourcemeta import (
 )
 from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
 from boxwright.executor.cdi import CdiRegistry
-from boxwright.llb.definition import assemble, decode
+from boxwright.llb.definition import assemble, decode, pruned_cache_ids
 from boxwright.llb.graph import Edge
 from boxwright.llb.marshal import platform_from_pb, platform_to_pb
 from boxwright.progress.events import SourceRange, WarningEvent
@@ -195,6 +195,8 @@ class BuildBridge:
 
         async def run() -> CachedResult:
             caches = await self._imports.managers(spec.cache_imports) if self._imports else ()
+            if emptied := pruned_cache_ids(edge):
+                await self.containers.world.cache_mounts.forget(emptied)
             try:
                 return await self.job.build(edge, caches=caches)
             except BoxwrightError as exc:

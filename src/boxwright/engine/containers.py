@@ -17,7 +17,7 @@ from pathlib import Path
 
 from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.workers import to_worker
-from boxwright.engine.entitlements import NETWORK_HOST, SECURITY_INSECURE
+from boxwright.engine.entitlements import NETWORK_HOST, SECURITY_INSECURE, check_modes
 from boxwright.engine.errors import EntitlementError
 from boxwright.errors import InvalidInputError, NotFoundError
 from boxwright.executor.executor import Attached, Executor
@@ -245,6 +245,7 @@ class Container:
             process.close_input()
 
     async def _spec(self, message: gateway_pb2.InitMessage) -> ProcessSpec:
+        check_modes(ops_pb2.NetMode.UNSET, message.Security)
         security = SecurityMode(message.Security)
         if security is SecurityMode.INSECURE and SECURITY_INSECURE not in self.host.granted:
             raise EntitlementError(SECURITY_INSECURE, by_daemon=False)

@@ -38,6 +38,18 @@ def granted(requested: Iterable[str], enabled: Iterable[str]) -> frozenset[str]:
     return frozenset(result)
 
 
+def check_modes(network: int, security: int) -> None:
+    """Refuse modes of a later protocol, which would otherwise be taken for others.
+
+    Raises:
+        InvalidInputError: there is no such mode.
+    """
+    if network not in ops_pb2.NetMode.values():
+        raise InvalidInputError(f"invalid network mode {network}")
+    if security not in ops_pb2.SecurityMode.values():
+        raise InvalidInputError(f"invalid security mode {security}")
+
+
 def check_graph(
     target: Edge, entitlements: frozenset[str], devices: CdiRegistry | None = None
 ) -> None:
@@ -61,6 +73,7 @@ def check_graph(
         if vertex.op.WhichOneof("op") != "exec":
             continue
         step = vertex.op.exec
+        check_modes(step.network, step.security)
         wanted = (
             (step.network == ops_pb2.NetMode.HOST, NETWORK_HOST),
             (step.security == ops_pb2.SecurityMode.INSECURE, SECURITY_INSECURE),

@@ -24,9 +24,15 @@ _MAX_IDENTIFIER = 16_384
 class SourceDeniedError(PermissionDeniedError):
     """A policy does not let the build use a source."""
 
-    def __init__(self, identifier: str, *, detail: str = "source denied by policy") -> None:
+    def __init__(
+        self,
+        identifier: str,
+        *,
+        how: str = "denied by policy",
+        detail: str = "source denied by policy",
+    ) -> None:
         super().__init__(
-            f'source "{identifier}" denied by policy',
+            f'source "{identifier}" {how}',
             detail=detail,
             hint="the source policy of this build names what it may use",
         )
@@ -133,7 +139,7 @@ class _Rule:
     def convert(self, op: ops_pb2.SourceOp, budget: Budget) -> bool:
         """Change ``op`` as the rule says and return whether that made a difference."""
         if not self.message.HasField("updates"):
-            raise InvalidPolicyError("a CONVERT rule without updates")
+            raise InvalidPolicyError("missing destination for convert rule")
         updates = self.message.updates
         wanted = self._format(
             op.identifier, updates.identifier or self.message.selector.identifier, budget
@@ -191,7 +197,7 @@ class SourceRules:
             )
         for rule in (rule for rules in self._policies for rule in rules):
             if not rule.message.HasField("selector"):
-                raise InvalidPolicyError("a rule without selector")
+                raise InvalidPolicyError("invalid nil selector in policy")
 
     def __bool__(self) -> bool:
         return any(self._policies)
@@ -239,7 +245,10 @@ class SourceRules:
                     if rule.convert(op, budget):
                         return True
                 case other:
-                    raise InvalidPolicyError(f"unknown action {other}")
+                    selector = rule.message.selector.identifier
+                    raise InvalidPolicyError(
+                        f'rule {other} {selector}: unknown type "{op.identifier}"'
+                    )
         if denied:
             raise SourceDeniedError(op.identifier)
         return False

@@ -15,6 +15,7 @@ from boxwright.engine.parallel import gather_or_cancel
 from boxwright.engine.policy import SourceDeniedError, SourceRules
 from boxwright.engine.policyregex import Budget
 from boxwright.errors import InvalidInputError, LimitExceededError
+from boxwright.llb.build_giturl import is_git_transport, parse_git_url
 from boxwright.llb.definition import DecodedOp, recompute
 from boxwright.session.manager import SessionManager
 from boxwright.wire import errdetails
@@ -114,17 +115,22 @@ class SourcePolicy:
     ) -> bool:
         changed = False
         for _ in range(_MAX_TURNS):
+            written, source.identifier = source.identifier, normalized(source)
+            shown = source.identifier
             if rules:
                 changed |= await to_worker(rules.evaluate, source, budget)
-            if not self._session_id or resolve is None:
-                return changed
-            update = await self._ask(source, platform, resolve)
+            update = None
+            if self._session_id and resolve is not None:
+                update = await self._ask(source, platform, resolve)
             if update is None:
+                if source.identifier == shown:
+                    source.identifier = written
                 return changed
             source.CopyFrom(update)
             changed = True
         raise LimitExceededError(
-            "the client's policy converts a source without end", detail=source.identifier
+            "too many policy requests",
+            detail=f"the client's policy converts a source without end: {source.identifier}",
         )
 
     async def _ask(
@@ -153,8 +159,33 @@ class SourcePolicy:
                 case _:
                     raise InvalidInputError("the client's policy gives no decision")
         raise LimitExceededError(
-            "the client's policy asks too many questions", detail=source.identifier
+            "too many policy requests",
+            detail=f"the client's policy asks and does not decide: {source.identifier}",
         )
+
+
+def normalized(source: ops_pb2.SourceOp) -> str:
+    """Return the one identifier that policies know a source by, however it is written.
+
+    A rule for a repository would otherwise be passed by with another spelling of its path.
+    """
+    scheme, separator, rest = source.identifier.partition("://")
+    if scheme != "git" or not separator:
+        return source.identifier
+    try:
+        named = parse_git_url(rest if is_git_transport(rest) else f"https://{rest}")
+        full = source.attrs.get("git.fullurl", "")
+        if full and not is_git_transport(full):
+            full = f"https://{full}"
+        remote = parse_git_url(full) if full else named
+    except InvalidInputError:
+        return source.identifier  # refused when it is resolved
+    if named is None or remote is None:
+        return source.identifier
+    fragment = f"#{named.ref}" if named.ref or named.subdir else ""
+    if named.subdir:
+        fragment += f":{named.subdir}"
+    return f"git://{remote.identifier}{fragment}"
 
 
 def _decided(
@@ -168,7 +199,7 @@ def _decided(
         return decision.update
     said = [message.message for message in decision.denyMessages if message.message]
     error = SourceDeniedError(
-        source.identifier, detail="; ".join(said) or "the client's policy does not allow it"
+        source.identifier, how="not allowed by policy: action DENY", detail="; ".join(said)
     )
     fact = policysession_pb2.DecisionResponse(
         action=sourcepolicy_pb2.DENY, denyMessages=decision.denyMessages

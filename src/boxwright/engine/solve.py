@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from sqlite3 import Cursor
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from boxwright.engine.policycheck import SourcePolicy, rules_of
 from boxwright.engine.provenance import Provenance, RequestScope
 from boxwright.engine.push import Pusher
 from boxwright.engine.recorder import MEDIA_TYPE, StatusRecorder
+from boxwright.engine.resultcheck import platform_warnings
 from boxwright.engine.results import FrontendResult
 from boxwright.engine.status import timestamp
 from boxwright.errors import BoxwrightError, InvalidInputError, UnimplementedError
@@ -44,6 +45,7 @@ from boxwright.exporters.base import (
     InlineCache,
 )
 from boxwright.oci import mediatypes
+from boxwright.progress.events import WarningEvent
 from boxwright.progress.step import StepProgress, step
 from boxwright.remotecache.attributes import CacheEntry, CacheExport, Place, read_exports
 from boxwright.remotecache.snapshotlayers import DamagedCacheError
@@ -70,6 +72,7 @@ class SolveRun:
         self._engine = engine
         self._build = build
         self._request = build.request
+        self._warnings: list[str] = []
         self._cache_reports: list[explain_pb2.ExportState] = []
         self._wanted = Wanted()
         self._record: control_pb2.BuildHistoryRecord | None = None
@@ -229,8 +232,18 @@ class SolveRun:
         exporters: list[Exporter],
         cache_exports: list[CacheExport],
     ) -> dict[str, str]:
+        warnings = platform_warnings(
+            self._request.FrontendAttrs,
+            result.metadata,
+            len(result.all_refs()),
+            is_map=bool(result.refs),
+        )
+        if warnings and not exporters:
+            with step(self._build.stream, self._engine.clock, "Verifying build result") as shown:
+                self._warn(shown, warnings)
         if not exporters and not cache_exports:
             return {}
+        self._warnings = warnings
         single, many = await snapshots_of(result)
         attestations = await exported(result, self._date_s())
         source = ExportSource(single, many, result.metadata, attestations)
@@ -309,7 +322,13 @@ class SolveRun:
                 inline_cache=inline(exporter, shown) if inline is not None else None,
                 clock=engine.clock,
             )
+            self._warn(shown, self._warnings)
+            self._warnings = []
             return await exporter.export(source, context)
+
+    def _warn(self, shown: StepProgress, warnings: Iterable[str]) -> None:
+        for text in warnings:
+            self._build.stream.write(WarningEvent(shown.digest, 1, text.encode()))
 
     # --- the record --------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from boxwright.exporters.writer import CommittedImage, commit_image, layer_forms
 from boxwright.fsutil.tar import Entry, EntryType, TarWriter
 from boxwright.oci import layout
 from boxwright.oci.patch import format_time
-from boxwright.session.base import FileSink, Session
+from boxwright.session.base import FileSink, OutputDeclinedError, Session
 from boxwright.snapshots.layers import LayerForm
 from boxwright.store import Store
 
@@ -204,10 +204,12 @@ async def send_pieces(sink: FileSink, pieces: Iterator[bytes]) -> None:
     try:
         while piece := await to_worker(next, pieces, b""):
             await sink.write(piece)
+        await sink.close()
+    except OutputDeclinedError:
+        await sink.abort()
     except BaseException:
         await sink.abort()
         raise
-    await sink.close()
 
 
 def _archive(store: Store, files: Mapping[str, bytes | Digest | None]) -> Iterator[bytes]:

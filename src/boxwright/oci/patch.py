@@ -204,6 +204,8 @@ def _decode(config: bytes) -> dict[str, Any]:
         value = json.loads(config)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError("invalid image config for export", detail=str(error)) from None
+    if value is None:
+        raise InvalidInputError("invalid null image config for export")
     if not isinstance(value, dict):
         raise InvalidInputError("invalid image config for export", detail="not a JSON object")
     return value

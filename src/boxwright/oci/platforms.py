@@ -65,11 +65,13 @@ def _entries(raw: bytes) -> list[Any]:
 
 
 def _entry(item: object) -> ResultPlatform:
+    if isinstance(item, dict) and not item.get("ID"):
+        raise InvalidInputError("invalid empty platform key for exporter")
     if not isinstance(item, dict) or not isinstance(item.get("Platform"), dict):
         raise InvalidInputError("invalid platform value for exporter", detail=repr(item)[:200])
     platform = Platform.from_json(item["Platform"])
-    identity = str(item.get("ID") or "")
-    if not identity or not platform.os or not platform.architecture:
+    identity = str(item["ID"])
+    if not platform.os or not platform.architecture:
         raise InvalidInputError("invalid platform value for exporter", detail=repr(item)[:200])
     return ResultPlatform(identity, platform.normalized())
 

@@ -25,6 +25,13 @@ class SessionLostError(BoxwrightError):
         )
 
 
+class OutputDeclinedError(BoxwrightError):
+    """The client has the output already, and takes no bytes of it (``AlreadyExists``)."""
+
+    def __init__(self) -> None:
+        super().__init__("the client has this output already")
+
+
 class DirNotAllowedError(NotFoundError):
     """The client shares no folder of this name."""
 

@@ -22,6 +22,7 @@ from boxwright.session import metadata as md
 from boxwright.session.base import (
     BytePipe,
     FileSink,
+    OutputDeclinedError,
     SecretNotFoundError,
     SessionLostError,
     SshAgentNotFoundError,
@@ -394,8 +395,18 @@ class _StreamSink:
         self._stream = stream
         self._session = session
 
-    async def write(self, data: bytes) -> None:
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         with self._session.errors("sending an output"):
+            try:
+                yield
+            except RpcError as exc:
+                if exc.status is StatusCode.ALREADY_EXISTS:
+                    raise OutputDeclinedError from exc
+                raise
+
+    async def write(self, data: bytes) -> None:
+        with self._errors():
             if len(data) <= MAX_CHUNK_BYTES:
                 await self._stream.send_bytes(encode_chunk(data))
                 return
@@ -404,7 +415,7 @@ class _StreamSink:
                 await self._stream.send_bytes(encode_chunk(chunk))
 
     async def close(self) -> None:
-        with self._session.errors("sending an output"):
+        with self._errors():
             await self._stream.close_send()
             while await self._stream.recv_bytes() is not None:
                 pass

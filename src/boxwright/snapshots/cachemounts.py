@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -180,7 +180,13 @@ class CacheMounts:
             if slot.parent is not None:
                 await slot.parent.release()
             del self._slots[mount_id]
+            if self._is_forgotten(mount_id):
+                await self.delete(mount_id)
             self._wake()
+
+    def _is_forgotten(self, mount_id: str) -> bool:
+        rows = self._store.db.execute("SELECT key FROM cache_mounts WHERE id = ?", (mount_id,))
+        return bool(rows) and str(rows[0][0]).startswith("\0")
 
     def _wake(self) -> None:
         """Have everybody who waits look again; the first to look takes it."""
@@ -188,6 +194,28 @@ class CacheMounts:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    async def forget(self, ids: Mapping[str, bool]) -> None:
+        """Have the next step that asks for one of these find an empty folder.
+
+        A folder that a step uses stays that step's, and is nobody's afterwards.
+
+        Args:
+            ids: The mounts' ids, and whether they start from a snapshot.
+        """
+        for cache_id, has_parent in ids.items():
+            key = f"{cache_id}:" if has_parent else cache_id
+            rows = self._store.db.execute(
+                "SELECT id FROM cache_mounts WHERE key = ? OR (? AND substr(key, 1, ?) = ?)",
+                (key, has_parent, len(key), key),
+            )
+            for (mount_id,) in rows:
+                self._store.db.execute(
+                    "UPDATE cache_mounts SET key = ? WHERE id = ?", (f"\0{mount_id}", mount_id)
+                )
+                if mount_id not in self._slots:
+                    await self.delete(mount_id)
+        self._wake()
 
     # -- listing, deleting --------------------------------------------------------------
 

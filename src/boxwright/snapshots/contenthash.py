@@ -23,7 +23,13 @@ from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.snapshots.content_tree import FILE, FOLDER, SYMLINK, ContentTree, TreeNode
-from boxwright.snapshots.hasher import ChecksumError, Hasher, UnreadError, hash_file
+from boxwright.snapshots.hasher import (
+    ChecksumError,
+    EmptyTreeError,
+    Hasher,
+    UnreadError,
+    hash_file,
+)
 from boxwright.snapshots.selection import Selection, selected_entries, selection_digest
 from boxwright.snapshots.tarsum import file_hash, unix_mode
 
@@ -76,7 +82,7 @@ async def checksum(
     if ref is None:
         if path in {"/", ""}:
             return Digest.of(b"")
-        raise ChecksumError("scratch", path, "no such file or directory")
+        raise EmptyTreeError(path)
     selection = Selection(follow_links, wildcard, tuple(include), tuple(exclude), tuple(required))
     return await content_hashes(ref.manager).checksum(ref, path, selection)
 

@@ -52,6 +52,14 @@ class ChecksumError(BoxwrightError):
         self.reason = reason
 
 
+class EmptyTreeError(ChecksumError):
+    """A path in a tree that has none; there is no snapshot to name."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("scratch", path)
+        self.brief = f"lstat {path}: no such file or directory"
+
+
 class UnreadError(Exception):
     """Something has to be read, and nothing is mounted."""
 

@@ -100,3 +100,9 @@ def test_a_device_that_is_not_there(devices: CdiRegistry) -> None:
     edge = step(cdiDevices=[ops_pb2.CDIDevice(name="a.example/dev=y", optional=True)])
     check_graph(edge, frozenset(), devices)
     assert got(edge) == []
+
+
+@pytest.mark.parametrize(("field", "text"), [("network", "network"), ("security", "security")])
+def test_modes_that_nobody_knows_are_refused(field: str, text: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"invalid {text} mode 9"):
+        check_graph(step(**{field: 9}), frozenset())

@@ -293,3 +293,22 @@ def test_a_client_that_never_decides_is_stopped():
     asks = policysession_pb2.CheckPolicyResponse(request=question)
     with pytest.raises(LimitExceededError):
         asyncio.run(applied(SourceRules(), *([asks] * 50)))
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        "git://example.com/repo.git",
+        "git://example.com/../repo.git#main",
+        "git://example.com/x/../repo.git#v1:sub",
+    ],
+)
+def test_a_git_source_is_known_however_it_is_spelt(identifier):
+    denied = rules(rule(DENY, "git://example.com/repo.git*"))
+    op = image("x").marshal()
+    ops = decode(op)
+    source = next(each for each in ops if each.op.WhichOneof("op") == "source")
+    source.op.source.identifier = identifier
+    policy = SourcePolicy(denied, SessionManager())
+    with pytest.raises(SourceDeniedError):
+        asyncio.run(policy.apply(ops, SourceRules(), None))
