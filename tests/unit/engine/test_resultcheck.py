@@ -45,8 +45,10 @@ def made(*platforms: tuple[str, str]) -> dict[str, bytes]:
             [AMD],
             True,
             [
-                "Requested platforms linux/amd64,linux/arm64 do not match result platforms "
-                "linux/amd64"
+                (
+                    "Requested platforms linux/amd64,linux/arm64 do not match result platforms "
+                    "linux/amd64"
+                )
             ],
         ),
         (
