@@ -180,7 +180,10 @@ class FileOpRun:
             owner = await self._owner(stack, action)
             if kind == "copy":
                 source = await self._open(stack, action.secondaryInput)
+                linked = tree.linker.linked
                 await self._copy(action.copy, source, tree, owner)
+                if tree.linker.linked > linked:
+                    tree.ref.note_links(source.layers)
                 return
             root = await stack.enter_async_context(tree.ref.mounted())
             match kind:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boxwright.core.workers import to_worker
-from boxwright.snapshots.usage import tree_size
+from boxwright.snapshots.links import own_size
 from boxwright.store import trace
 from boxwright.store.store import Store
 
@@ -31,11 +31,10 @@ async def delete_many(snapshots: SnapshotManager, ids: Sequence[str]) -> dict[st
         if snapshot_id not in leased and not snapshots.held_by(snapshot_id)
     ]
     with snapshots.store.db.transaction():
-        for snapshot_id in gone:
-            snapshots.table.delete(snapshot_id)
+        heirs = [snapshots.table.delete(snapshot_id) for snapshot_id in gone]
     trace.point("snapshot-row-deleted")
-    for snapshot_id in gone:
-        snapshots.forget(snapshot_id)
+    for snapshot_id, others in zip(gone, heirs, strict=True):
+        snapshots.forget(snapshot_id, others)
     await to_worker(_discard, snapshots.store, [snapshots.folder(each) for each in gone])
     trace.point("snapshot-trashed")
     return {snapshot_id: sizes[snapshot_id] for snapshot_id in gone}
@@ -53,13 +52,19 @@ async def _sizes(snapshots: SnapshotManager, ids: Sequence[str]) -> dict[str, in
         else:
             known[snapshot_id] = row.size
     if unknown:
-        folders = [snapshots.folder(each) for each in unknown]
-        known.update(zip(unknown, await to_worker(_count, folders), strict=True))
+        trees = [
+            (
+                snapshots.folder(each),
+                [snapshots.folder(source) for source in snapshots.table.links.sources(each)],
+            )
+            for each in unknown
+        ]
+        known.update(zip(unknown, await to_worker(_count, trees), strict=True))
     return known
 
 
-def _count(folders: Sequence[Path]) -> list[int]:
-    return [tree_size(folder) for folder in folders]
+def _count(trees: Sequence[tuple[Path, list[Path]]]) -> list[int]:
+    return [own_size(folder, sources)[0] for folder, sources in trees]
 
 
 def _discard(store: Store, folders: Sequence[Path]) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -33,13 +33,14 @@ from boxwright.linux import files
 from boxwright.snapshots import chains, materialise
 from boxwright.snapshots.backend import Backend, BackendName, open_backend
 from boxwright.snapshots.errors import SnapshotInUseError, SnapshotNotFoundError
+from boxwright.snapshots.links import own_size
 from boxwright.snapshots.mounts import Mounts
 from boxwright.snapshots.node import LayerBlob, Node
 from boxwright.snapshots.preparation import Preparation
 from boxwright.snapshots.records import Records, Row
 from boxwright.snapshots.recovery import recover
 from boxwright.snapshots.refs import ImmutableRef, Layer, LayerTree, MutableRef
-from boxwright.snapshots.usage import CACHE_MOUNT_TYPE, SnapshotRecord, tree_size
+from boxwright.snapshots.usage import CACHE_MOUNT_TYPE, SnapshotRecord
 from boxwright.store import Store, trace
 from boxwright.store.trash import remove_tree
 
@@ -229,7 +230,9 @@ class SnapshotManager:
             usage_count=1,
             boot=self.store.boot_id,
         )
-        self.table.insert(row)
+        with self.store.db.transaction():
+            self.table.insert(row)
+            self.table.links.add(row.id, ref.sources)
         trace.point("snapshot-recorded")
         await self._forget_mutable(ref)
         node = self._remember(row)
@@ -541,15 +544,32 @@ class SnapshotManager:
         return found
 
     async def size_bytes(self, snapshot_id: str) -> int:
-        """Return what a record's own folder takes on the disk; counted once, then stored."""
+        """Return what a record's own folder takes on the disk; counted once, then stored.
+
+        Files that it shares with a snapshot that it copied from count there.
+        """
         node = self.node(snapshot_id)
         if node.row.size is None:
-            size = await to_worker(tree_size, self.folder(snapshot_id))
-            if node.row.present or node.row.plain:
+            sources = self.table.links.sources(snapshot_id)
+            folders = [self.folder(source) for source in sources]
+            size, sharing = await to_worker(own_size, self.folder(snapshot_id), folders)
+            is_settled = sources == self.table.links.sources(snapshot_id)
+            if is_settled and (node.row.present or node.row.plain):
+                kept = {sources[number] for number in sharing}
+                self.table.links.drop(snapshot_id, set(sources) - kept)
                 node.row.size = size
                 self.table.update(snapshot_id, size=size)
             return size
         return node.row.size
+
+    async def _freed_bytes(self, snapshot_id: str) -> int:
+        """Return what deleting a snapshot gives back: not what others have links to."""
+        heirs = self.table.links.heirs(snapshot_id)
+        if not heirs:
+            return await self.size_bytes(snapshot_id)
+        others = [*heirs, *self.table.links.sources(snapshot_id)]
+        folders = [self.folder(other) for other in others]
+        return (await to_worker(own_size, self.folder(snapshot_id), folders))[0]
 
     async def usage(self) -> list[SnapshotRecord]:
         """Return :meth:`records` with all sizes counted."""
@@ -567,7 +587,7 @@ class SnapshotManager:
         return self.records()
 
     async def delete(self, snapshot_id: str) -> int:
-        """Delete a snapshot or cache mount that nothing needs; return the bytes that it took.
+        """Delete a snapshot or cache mount that nothing needs; return the bytes that it freed.
 
         Raises:
             SnapshotNotFoundError: there is no such snapshot.
@@ -575,14 +595,14 @@ class SnapshotManager:
         """
         if self.cache_mounts is not None and self.cache_mounts.has(snapshot_id):
             return await self.cache_mounts.delete(snapshot_id)
-        size = await self.size_bytes(snapshot_id)
+        size = await self._freed_bytes(snapshot_id)
         if reason := self.held_by(snapshot_id):
             raise SnapshotInUseError(snapshot_id, reason)
         if snapshot_id in self.store.leases.snapshots():
             raise SnapshotInUseError(snapshot_id, "a lease holds it")
-        self.table.delete(snapshot_id)
+        heirs = self.table.delete(snapshot_id)
         trace.point("snapshot-row-deleted")
-        self.forget(snapshot_id)
+        self.forget(snapshot_id, heirs)
         self.store.discard(self.folder(snapshot_id))
         trace.point("snapshot-trashed")
         return size
@@ -598,9 +618,12 @@ class SnapshotManager:
             return "a cache mount is built on it"
         return ""
 
-    def forget(self, snapshot_id: str) -> None:
-        """Drop from memory what is known about a snapshot whose row is gone."""
+    def forget(self, snapshot_id: str, heirs: Iterable[str] = ()) -> None:
+        """Drop from memory what is known about a snapshot whose row is gone, and heirs' sizes."""
         self._nodes.pop(snapshot_id, None)
+        for heir in heirs:
+            if heir in self._nodes:
+                self._nodes[heir].row.size = None
         if self.content_hashes is not None:
             self.content_hashes.forget(snapshot_id)
 

@@ -221,9 +221,11 @@ class Preparation:
         row = node.row
         row.present, row.plain = row.present or present, row.plain or plain
         row.boot, row.size = self._manager.store.boot_id, None
-        self._manager.table.update(
-            row.id, present=row.present, plain=row.plain, boot=row.boot, size=None
-        )
+        table = self._manager.table
+        table.update(row.id, present=row.present, plain=row.plain, boot=row.boot, size=None)
+        if row.kind != "layer":
+            below = (self._manager.node(parent) for parent in row.parents if parent)
+            table.links.add(row.id, {each.row.id for tree in below for each in self.layers(tree)})
 
     async def _prepare_derived(self, node: Node) -> None:
         if node.row.kind == "merge":

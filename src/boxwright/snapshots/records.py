@@ -19,6 +19,7 @@ from typing import Literal
 from boxwright.core.dataclass import dataclass
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
+from boxwright.snapshots.links import Links
 from boxwright.store import Database
 
 Kind = Literal["layer", "merge", "diff"]
@@ -65,6 +66,7 @@ class Records:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self.links = Links(database)
 
     def insert(self, row: Row) -> None:
         """Store a new row with its edges to its parents.
@@ -146,13 +148,19 @@ class Records:
         """Return the ids of all records that others are built on."""
         return {row[0] for row in self._db.execute("SELECT parent FROM snapshot_parents")}
 
-    def delete(self, snapshot_id: str) -> None:
+    def delete(self, snapshot_id: str) -> list[str]:
         """Remove a row, its edges, blob variants and content digests.
+
+        Returns:
+            The records whose sizes are to be counted again: they have links into its files.
 
         Raises:
             sqlite3.IntegrityError: another record is built on it.
         """
-        self._db.execute("DELETE FROM snapshots WHERE id = ?", (snapshot_id,))
+        with self._db.transaction() as cursor:
+            heirs = self.links.bequeath(snapshot_id)
+            cursor.execute("DELETE FROM snapshots WHERE id = ?", (snapshot_id,))
+        return heirs
 
     def unsynced(self) -> list[Row]:
         """Return the rows whose trees no syncfs has covered yet, the oldest first."""

@@ -7,7 +7,7 @@ in ``commit`` or ``release``. Both belong to the event loop of their manager.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -228,6 +228,7 @@ class MutableRef:
         self.description = description
         self.record_type = record_type
         self.created_ns = manager.clock.now_ns()
+        self.sources: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<MutableRef {self.id}>"
@@ -236,6 +237,10 @@ class MutableRef:
     def upper(self) -> Path:
         """The folder that receives the changes, in overlayfs's form; never write while mounted."""
         return self._manager.folder(self.id) / "fs"
+
+    def note_links(self, layers: Iterable[Path]) -> None:
+        """Say that files may have been linked from these layer folders of other snapshots."""
+        self.sources.update(layer.parent.name for layer in layers)
 
     @property
     def is_mounted(self) -> bool:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from boxwright.core.dataclass import dataclass
+from boxwright.snapshots.links import own_size
 from boxwright.snapshots.records import Records, Row
 from boxwright.snapshots.recovery import recover
-from boxwright.snapshots.usage import tree_size
 from boxwright.store import Store
 
 
@@ -67,7 +67,7 @@ def repair_trees(store: Store) -> None:
     for row in table.all():
         if list(_missing(row, folder / row.id)):
             store.discard(folder / row.id)
-        elif row.size is not None and tree_size(folder / row.id) != row.size:
+        elif row.size is not None and _size(table, row, folder / row.id) != row.size:
             table.update(row.id, size=None)
     if folder.exists():
         recover(store, table, folder)
@@ -97,9 +97,14 @@ def _row_problems(store: Store, row: Row, folder: Path) -> Iterator[TreeProblem]
         if not wanted.get(name, False):
             item = f"{row.id}/{name}"
             yield TreeProblem("stray-file", item, "nothing knows it", is_damage=False)
-    if row.size is not None and (size := tree_size(folder)) != row.size:
+    if row.size is not None and (size := _size(Records(store.db), row, folder)) != row.size:
         detail = f"{row.size} bytes recorded, {size} bytes on the disk"
         yield TreeProblem("wrong-size", row.id, detail, is_damage=False)
+
+
+def _size(table: Records, row: Row, folder: Path) -> int:
+    sources = [folder.with_name(source) for source in table.links.sources(row.id)]
+    return own_size(folder, sources)[0]
 
 
 def _missing(row: Row, folder: Path) -> Iterator[str]:

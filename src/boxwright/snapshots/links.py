@@ -1,0 +1,140 @@
+"""Files that snapshots share by hard link: each is counted once, where it was first.
+
+A snapshot that copied by link is noted with the snapshots that it may have links into, its
+*sources*. What it shares with them counts there. When a source is deleted, the oldest of those that
+shared with it takes its place: its files live on in them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from boxwright.store import schema
+from boxwright.store.database import Database
+
+_BLOCK = 512
+
+schema.register(
+    "snapshot-links",
+    [
+        """CREATE TABLE IF NOT EXISTS snapshot_links (
+            snapshot TEXT NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+            source TEXT NOT NULL REFERENCES snapshots (id) ON DELETE CASCADE,
+            PRIMARY KEY (snapshot, source)) WITHOUT ROWID""",
+        "CREATE INDEX IF NOT EXISTS snapshot_links_by_source ON snapshot_links (source)",
+    ],
+)
+
+
+class Links:
+    """Who may share files with whom."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def add(self, snapshot_id: str, sources: Iterable[str]) -> None:
+        """Note that a snapshot may have links into others; those that are gone are left out."""
+        self._db.execute_many(
+            "INSERT OR IGNORE INTO snapshot_links SELECT ?1, id FROM snapshots"
+            " WHERE id = ?2 AND id <> ?1",
+            [(snapshot_id, source) for source in sources],
+        )
+
+    def sources(self, snapshot_id: str) -> list[str]:
+        """Return the snapshots that this one may have links into."""
+        query = "SELECT source FROM snapshot_links WHERE snapshot = ?"
+        return [row[0] for row in self._db.execute(query, (snapshot_id,))]
+
+    def heirs(self, snapshot_id: str) -> list[str]:
+        """Return who may have links into this one, the oldest first."""
+        query = (
+            "SELECT snapshot FROM snapshot_links JOIN snapshots ON id = snapshot"
+            " WHERE source = ? ORDER BY created_ns, id"
+        )
+        return [row[0] for row in self._db.execute(query, (snapshot_id,))]
+
+    def drop(self, snapshot_id: str, sources: Iterable[str]) -> None:
+        """Note that a snapshot has no links into these after all."""
+        self._db.execute_many(
+            "DELETE FROM snapshot_links WHERE snapshot = ? AND source = ?",
+            [(snapshot_id, source) for source in sources],
+        )
+
+    def bequeath(self, snapshot_id: str) -> list[str]:
+        """Hand on what a snapshot is to others before it is deleted.
+
+        Returns:
+            Who shared with it, the oldest first: their sizes are to be counted again.
+        """
+        heirs = self.heirs(snapshot_id)
+        if heirs:
+            above = self.sources(snapshot_id)
+            for heir in heirs:
+                self.add(heir, above if heir == heirs[0] else [*above, heirs[0]])
+            self._db.execute_many(
+                "UPDATE snapshots SET size = NULL WHERE id = ?", [(heir,) for heir in heirs]
+            )
+        return heirs
+
+
+def own_size(folder: Path, sources: Sequence[Path] = ()) -> tuple[int, list[int]]:
+    """Return the bytes of a tree without what ``sources`` have as well, each inode once.
+
+    Returns:
+        The bytes on the disk, 0 for a missing tree; and which of the sources share files.
+    """
+    own, shared = _sizes(folder)
+    sharing = []
+    for number, source in enumerate(sources):
+        if not shared:
+            break
+        found = shared.keys() & set(_inodes(source))
+        if found:
+            sharing.append(number)
+            for inode in found:
+                del shared[inode]
+    return own + sum(shared.values()), sharing
+
+
+def _sizes(folder: Path) -> tuple[int, dict[int, int]]:
+    """Return the bytes that a tree has alone, and by inode those that have links elsewhere."""
+    own = 0
+    shared: dict[int, int] = {}
+    links_left: dict[int, int] = {}
+    pending = [os.fspath(folder)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    info = entry.stat(follow_symlinks=False)
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    elif info.st_nlink > 1:
+                        inode = info.st_ino
+                        left = links_left.get(inode, info.st_nlink) - 1
+                        links_left[inode] = left
+                        shared[inode] = info.st_blocks * _BLOCK
+                        if not left:
+                            own += shared.pop(inode)
+                        continue
+                    own += info.st_blocks * _BLOCK
+        except FileNotFoundError:
+            continue
+    return own, shared
+
+
+def _inodes(folder: Path) -> Iterator[int]:
+    """Yield the inodes of everything in a tree but folders, without asking for their status."""
+    pending = [os.fspath(folder)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    else:
+                        yield entry.inode()
+        except FileNotFoundError:
+            continue
