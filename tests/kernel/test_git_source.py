@@ -11,6 +11,7 @@ import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from boxwright.sources.base import SourceContext
 from boxwright.sources.git import GitSource, GitSources
 from boxwright.sources.git_access import GitAccess
 from boxwright.sources.git_repository import GitRepositories
+from boxwright.sources.resolutions import Resolutions
 from boxwright.store import Store
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("git")]
@@ -186,6 +188,27 @@ def test_a_moved_branch_is_seen_and_an_unmoved_one_not_fetched(tmp_path: Path) -
         moved = bench.source("trunk")
         assert await bench.key(moved) != first
         assert (await bench.files(moved))["file"] == "two\n"
+
+    run(tmp_path, use)
+
+
+def test_a_build_sees_the_tag_as_it_was_first(tmp_path: Path) -> None:
+    async def use(bench: Bench) -> None:
+        repository = bench.repository
+        first = repository.git("rev-parse", "HEAD")
+        repository.git("tag", "-a", "-m", "first", "v1")
+        tag = repository.git("rev-parse", "v1")
+        bench.context = replace(bench.context, resolutions=(Resolutions(),))
+        told = await bench.source("v1").metadata(bench.context, return_object=False)
+        assert (told.checksum, told.commit_checksum) == (tag, first)
+        second = repository.commit({"file": "two\n"})
+        repository.git("tag", "-f", "-a", "-m", "second", "v1")
+        assert (await bench.source("v1").metadata(bench.context, return_object=False)) == told
+        assert (await bench.files(bench.source("v1")))["file"] == "one\n"
+        # Who knows better what it wants gets that.
+        assert (await bench.files(bench.source("v1", checksum=second)))["file"] == "two\n"
+        bench.context = replace(bench.context, resolutions=(Resolutions(),))
+        assert (await bench.files(bench.source("v1")))["file"] == "two\n"
 
     run(tmp_path, use)
 

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from boxwright.session.services import SessionServices
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.sources.base import SourceContext
 from boxwright.sources.http import HttpDownloads, HttpSource, HttpSources
+from boxwright.sources.resolutions import Resolutions
 from boxwright.store import Store
 
 pytestmark = pytest.mark.root
@@ -204,6 +206,29 @@ def test_an_unchanged_tag_costs_one_head(tmp_path: Path) -> None:
         assert bench.site.asked == [("HEAD", "/file")]  # both are remembered
 
     run(tmp_path, use)
+
+
+def test_a_build_sees_what_it_was_told_first(tmp_path: Path) -> None:
+    async def use(bench: Bench) -> None:
+        held: list[Callable[[], Awaitable[None]]] = []
+
+        def build() -> SourceContext:
+            return replace(bench.context, on_cleanup=held.append, resolutions=(Resolutions(),))
+
+        bench.context = build()
+        told = await bench.source().metadata(bench.context)
+        bench.site.content = b"changed"
+        assert await bench.content(bench.source()) == {"file": CONTENT}
+        key = told.digest
+        assert (await bench.source().cache_key(bench.context, 0)).pin == key
+        assert await bench.source().content_checksum(bench.context, "sha256", b"") == key
+        bench.context = build()
+        assert await bench.content(bench.source()) == {"file": b"changed"}
+        for release in held:
+            await release()
+
+    site = run(tmp_path, use)
+    assert len(site.asked) == 2
 
 
 def test_an_old_date_is_asked_about(tmp_path: Path) -> None:

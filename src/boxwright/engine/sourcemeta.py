@@ -5,9 +5,11 @@ from __future__ import annotations
 from boxwright.core.dataclass import dataclass
 from boxwright.errors import InvalidInputError, UnimplementedError
 from boxwright.session.manager import SessionManager
+from boxwright.solver.jobs import Job
 from boxwright.sources.base import SourceContext, SourceProgress, SourceResolver
 from boxwright.sources.git import GitMetadata, GitSource
 from boxwright.sources.http import HttpMetadata, HttpSource
+from boxwright.sources.resolutions import Resolutions
 from boxwright.wire.pb import gateway_pb2, ops_pb2
 
 _ALGORITHMS = {
@@ -48,15 +50,20 @@ class SourceMetadataResolver:
         self._sessions = sessions
 
     async def resolve(
-        self, question: SourceQuestion, session_id: str, progress: SourceProgress
+        self, question: SourceQuestion, job: Job, session_id: str, progress: SourceProgress
     ) -> GitMetadata | HttpAnswerMetadata:
-        """Return what the source is now.
+        """Return what the source is for this job: the steps that use it will find the same.
 
         Raises:
             UnimplementedError: it is neither git nor http.
             BoxwrightError: of the source.
         """
-        context = SourceContext(self._sessions.group([session_id]), progress)
+        context = SourceContext(
+            self._sessions.group([session_id]),
+            progress,
+            job.on_cleanup,
+            (Resolutions.of(job.values),),
+        )
         op = question.op
         source = self._sources.resolve(op.identifier, dict(op.attrs))
         if isinstance(source, GitSource):

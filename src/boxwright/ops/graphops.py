@@ -22,6 +22,7 @@ from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.solver.types import CacheMap, JobContext, OpSlot, Result
 from boxwright.sources.base import Source, SourceContext, SourceResolver
+from boxwright.sources.resolutions import Resolutions
 from boxwright.wire.pb import ops_pb2 as pb
 
 _EMPTY = -1
@@ -204,4 +205,9 @@ class SourceOp:
         return self._source
 
     def _context(self, ctx: JobContext) -> SourceContext:
-        return SourceContext(self._sessions.group(ctx.sessions()), ctx.progress, ctx.on_cleanup)
+        return SourceContext(
+            self._sessions.group(ctx.sessions()),
+            ctx.progress,
+            ctx.on_cleanup,
+            tuple(map(Resolutions.of, ctx.job_values())),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError
@@ -52,6 +52,10 @@ class Owner:
 
     def session_ids(self, seen: set[Owner]) -> Iterator[str]:
         """Yield the sessions of all jobs behind this owner."""
+        raise NotImplementedError
+
+    def remembered(self, seen: set[Owner]) -> Iterator[dict[str, Any]]:
+        """Yield what is remembered with the jobs behind this owner."""
         raise NotImplementedError
 
     def admissions(self, seen: set[Owner]) -> Iterator[Admit]:
@@ -102,6 +106,10 @@ class ActiveVertex(Owner):
     def sessions(self) -> tuple[str, ...]:
         """Ids of the sessions of all jobs that want the vertex now, oldest first."""
         return tuple(dict.fromkeys(self.session_ids(set())))
+
+    def job_values(self) -> tuple[dict[str, Any], ...]:
+        """What is remembered with each of the jobs that want the vertex now, oldest first."""
+        return tuple(self.remembered(set()))
 
     def on_cleanup(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Call back when no job wants the vertex any more."""
@@ -159,6 +167,14 @@ class ActiveVertex(Owner):
         seen.add(self)
         for owner in sorted(self.owners, key=lambda o: isinstance(o, ActiveVertex)):
             yield from owner.session_ids(seen)
+
+    def remembered(self, seen: set[Owner]) -> Iterator[dict[str, Any]]:
+        """Yield the values of all jobs that want the vertex."""
+        if self in seen:
+            return
+        seen.add(self)
+        for owner in self.owners:
+            yield from owner.remembered(seen)
 
     def admissions(self, seen: set[Owner]) -> Iterator[Admit]:
         """Yield how jobs that want the vertex directly check definitions, then the others."""

@@ -37,7 +37,7 @@ class Job(Owner):
         self.watch: Watch | None = None
         """Told of results; must be quick, and must not raise."""
         self.values: dict[str, Any] = {}
-        """What the engine wants to remember with the job."""
+        """What the engine and the ops want to remember with the job."""
         self._solver = solver
         self._cleanups: list[Callable[[], Awaitable[None]]] = []
         self._discarded = False
@@ -56,6 +56,12 @@ class Job(Owner):
         if self not in seen and self.session_id:
             seen.add(self)
             yield self.session_id
+
+    def remembered(self, seen: set[Owner]) -> Iterator[dict[str, Any]]:
+        """Yield the job's values."""
+        if self not in seen:
+            seen.add(self)
+            yield self.values
 
     def admissions(self, seen: set[Owner]) -> Iterator[Admit]:
         """Yield the job's check of definitions, if it has one."""

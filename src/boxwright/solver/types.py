@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from boxwright.core.cacheinfo import CacheInfoLink, CacheResult
 from boxwright.core.dataclass import dataclass, field
@@ -86,6 +86,10 @@ class JobContext(Protocol):
 
     def sessions(self) -> tuple[str, ...]:
         """Ids of the sessions of all jobs that want the vertex *now*, oldest first."""
+        ...
+
+    def job_values(self) -> tuple[dict[str, Any], ...]:
+        """What is remembered with each of the jobs that want the vertex *now*, oldest first."""
         ...
 
     def on_cleanup(self, callback: Callable[[], Awaitable[None]]) -> None:

@@ -10,6 +10,7 @@ from boxwright.core.platform import Platform
 from boxwright.errors import InvalidInputError
 from boxwright.session.manager import SessionGroup
 from boxwright.snapshots.refs import ImmutableRef
+from boxwright.sources.resolutions import Resolutions
 
 
 class UnknownSchemeError(InvalidInputError):
@@ -44,11 +45,13 @@ class SourceContext:
         sessions: The clients to ask.
         progress: Where parts of the work are shown.
         on_cleanup: Has something done when no build wants the source any more.
+        resolutions: What sources resolved to in each of the builds.
     """
 
     sessions: SessionGroup
     progress: SourceProgress | None = None
     on_cleanup: Callable[[Callable[[], Awaitable[None]]], None] | None = None
+    resolutions: tuple[Resolutions, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

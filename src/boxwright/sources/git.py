@@ -27,6 +27,7 @@ from boxwright.sources.git_remote import (
 )
 from boxwright.sources.git_repository import GitRepositories
 from boxwright.sources.git_run import Git
+from boxwright.sources.resolutions import resolve_once
 from boxwright.store import schema
 
 SCHEME = "git"
@@ -124,7 +125,17 @@ class GitSource:
 
     async def _resolve(self, context: SourceContext) -> GitResolution:
         if self._found is None:
-            self._found = self._wanted.fixed() or await self._ask(context)
+            self._found = self._wanted.fixed()
+        if self._found is None:
+            place = (self._wanted.remote, self._wanted.ref)
+            resolved = await resolve_once(
+                context.resolutions,
+                GitResolution,
+                place,
+                lambda: self._ask(context),
+                self._wanted.is_at,
+            )
+            self._found = resolved
         return self._found
 
     async def _ask(self, context: SourceContext) -> GitResolution:

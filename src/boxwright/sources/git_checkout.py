@@ -14,7 +14,7 @@ from pathlib import Path
 from boxwright.core.dataclass import dataclass
 from boxwright.core.workers import to_worker
 from boxwright.linux.files import openat2_beneath
-from boxwright.sources.git_errors import GitSubdirError
+from boxwright.sources.git_errors import GitChecksumError, GitSubdirError
 from boxwright.sources.git_remote import GitAttributes, GitResolution
 from boxwright.sources.git_repository import OWN_REFS
 from boxwright.sources.git_run import Git
@@ -68,6 +68,8 @@ class Checkout:
         commit = (
             await git.run("rev-parse", "--verify", f"{self.found.object_id}^{{commit}}")
         ).strip()
+        if self.found.peeled not in {"", commit}:  # the remote said so; the key is made of it
+            raise GitChecksumError(wanted.remote, self.found.peeled, [commit])
         await git.run("remote", "add", "origin", wanted.remote)
         await git.run("checkout", "--quiet", "--detach", "--force", commit, what=what)
         if not wanted.skip_submodules and await to_worker(os.path.lexists, tree / ".gitmodules"):

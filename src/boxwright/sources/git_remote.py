@@ -136,6 +136,11 @@ class GitAttributes:
             ref = f"refs/heads/{ref}"
         return GitResolution(ref or commit, commit)
 
+    def is_at(self, found: GitResolution) -> bool:
+        """Return whether a ref is at the commit that is asked for, if one is."""
+        checksum = self.checksum.lower()
+        return any(object_id.startswith(checksum) for object_id in found.object_ids)
+
 
 @dataclass(frozen=True, slots=True)
 class GitResolution:
@@ -155,6 +160,11 @@ class GitResolution:
     def commit(self) -> str:
         """The commit."""
         return self.peeled or self.object_id
+
+    @property
+    def object_ids(self) -> list[str]:
+        """What the ref points at and, if that is a tag, its commit."""
+        return [self.object_id, self.peeled] if self.peeled else [self.object_id]
 
 
 def is_commit(text: str) -> bool:
@@ -208,10 +218,8 @@ def check(wanted: GitAttributes, found: GitResolution) -> GitResolution:
     Raises:
         GitChecksumError: it has not.
     """
-    offered = [found.object_id] + ([found.peeled] if found.peeled else [])
-    checksum = wanted.checksum.lower()
-    if checksum and not any(object_id.startswith(checksum) for object_id in offered):
-        raise GitChecksumError(wanted.remote, wanted.checksum, offered)
+    if not wanted.is_at(found):
+        raise GitChecksumError(wanted.remote, wanted.checksum, found.object_ids)
     return found
 
 

@@ -113,6 +113,9 @@ async def _fetch(bare: Git, wanted: GitAttributes, found: GitResolution) -> None
         raise
     except GitError:
         await _fetch_all(bare, wanted, found, what)
+        if not await _has(bare, found):  # a ref that has moved; servers of files have it still
+            with contextlib.suppress(GitError):
+                await bare.run("fetch", *flags, "--", wanted.remote, found.object_id, what=what)
     if not await _has(bare, found):
         raise GitRefNotFoundError(wanted.remote, found.object_id)
 

@@ -30,6 +30,7 @@ from boxwright.sources.http_errors import HttpDigestMismatchError, status_error
 from boxwright.sources.http_records import HttpRecord, HttpRecords
 from boxwright.sources.http_request import HttpRequest, redacted
 from boxwright.sources.http_save import DownloadedFile, save
+from boxwright.sources.resolutions import resolve_once
 
 if TYPE_CHECKING:
     from boxwright.sources.http_fetch import HttpAnswer, HttpFetcher
@@ -89,7 +90,12 @@ class HttpSource:
                 wanted.checksum, choose_filename(wanted.url, wanted.filename)
             )
         if self._resolved is None:
-            self._resolved = await self._downloads.resolve(wanted, context)
+            self._resolved = await resolve_once(
+                context.resolutions,
+                HttpMetadata,
+                wanted.request_digest,
+                lambda: self._downloads.resolve(wanted, context),
+            )
         return self._resolved
 
     async def content_checksum(self, context: SourceContext, algorithm: str, suffix: bytes) -> str:
