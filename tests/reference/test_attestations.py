@@ -48,7 +48,7 @@ def statements(archive: Path) -> list[dict[str, Any]]:
 
 
 def comparable(statement: dict[str, Any]) -> dict[str, Any]:
-    """Return a statement without times, ids, sizes and the version of the Dockerfile program."""
+    """Return a statement without times, ids, sizes and the version of the Dockerfile language."""
     value = json.loads(json.dumps(statement))
     _sort_mapping(value)
     text = _VOLATILE.sub('"?"', json.dumps(value, sort_keys=True)).replace('""?""', '"?"')

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from boxwright._version import __version__
+from boxwright._version import BUILDKIT_VERSION, __version__
 
 if TYPE_CHECKING:
     import logging
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from boxwright.engine.engine import Engine
 
 # The third field is read by clients as BuildKit's version.
-_BUILDKIT_VERSION_LINE = f"buildkitd boxwright v0.32.2 {__version__}"
+_BUILDKIT_VERSION_LINE = f"buildkitd boxwright {BUILDKIT_VERSION} {__version__}"
 _BUILDKITD_ROOT = "/var/lib/buildkit"
 _HELP = {"help_option_names": ["-h", "--help"]}
 _CONTAINERD_SWITCHES = ("worker-selinux", "worker-rootless", "worker-gc")

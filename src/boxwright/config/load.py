@@ -21,7 +21,7 @@ from boxwright.errors import BoxwrightError, Code
 
 # Keys that BuildKit knows and this daemon has no use for: silently accepted.
 _FOREIGN = frozenset(
-    "trace provenanceEnvDir proxyNetwork otel frontend system cache ghacache worker.containerd "
+    "trace proxyNetwork otel frontend system cache ghacache worker.containerd "
     "grpc.securityDescriptor worker.oci.proxySnapshotterPath worker.oci.stargzSnapshotter "
     "worker.oci.selinux "
     "worker.oci.userRemapUnsupported".split()

@@ -332,3 +332,8 @@ class Config:
     registry: dict[str, RegistryConfig] = key("registry", dict, "Registry hosts.")
     history: HistoryConfig = key("history", HistoryConfig, "Finished builds.")
     boxwright: BoxwrightConfig = key("boxwright", BoxwrightConfig, "Keys of our own.")
+    provenance_env_dir: str = key(
+        "provenanceEnvDir",
+        "/etc/buildkit/provenance.d",
+        "Folder of JSON files whose keys provenance documents say of this builder.",
+    )

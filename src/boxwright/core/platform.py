@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from boxwright.core.dataclass import dataclass, replace
 from boxwright.errors import InvalidInputError
 
 _PART = re.compile(r"[A-Za-z0-9_.-]+\Z")
 _OS_PART = re.compile(r"([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.%-]*)((?:\+[A-Za-z0-9_.%-]+)*)\))?\Z")
+_OS_OPTION_ESCAPES = str.maketrans(
+    {char: f"%{ord(char):02X}" for char in "%+()/"}
+)  # what the text form uses itself
 _OS_ALIASES = {"macos": "darwin"}
 _ARCH_ALIASES: dict[str, tuple[str, str]] = {
     "i386": ("386", ""),
@@ -44,7 +48,9 @@ class Platform:
 
     def __str__(self) -> str:
         """Return ``os[(version+feature…)]/arch[/variant]``, as containerd's FormatAll does."""
-        details = "+".join([self.os_version, *sorted(set(self.os_features))])
+        features = sorted(set(self.os_features) - {""})
+        parts = [part.translate(_OS_OPTION_ESCAPES) for part in (self.os_version, *features)]
+        details = "+".join(parts)
         head = f"{self.os}({details})" if details else self.os
         return "/".join(part for part in (head, self.architecture, self.variant) if part)
 
@@ -65,13 +71,24 @@ class Platform:
         return replace(self, os=os_name, architecture=alias, variant=variant)
 
     def matches(self, other: Platform) -> bool:
-        """Return whether an image for ``other`` is exactly for this platform."""
+        """Return whether an image for ``other`` is exactly for this platform.
+
+        The image's features must all be known here. Versions of the system count on Windows
+        alone, where a kernel runs no other version's programs (containerd's rules).
+        """
         mine, theirs = self.normalized(), other.normalized()
-        return (mine.os, mine.architecture, mine.variant) == (
+        if (mine.os, mine.architecture, mine.variant) != (
             theirs.os,
             theirs.architecture,
             theirs.variant,
-        )
+        ):
+            return False
+        features = set(theirs.os_features)
+        if mine.os == "windows":
+            features.discard("win32k")
+            if not _is_windows_compatible(mine.os_version, theirs.os_version):
+                return False
+        return features <= set(mine.os_features)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of a descriptor's ``platform``."""
@@ -123,10 +140,40 @@ class Platform:
             )
         os_name, version, features = head.groups(default="")
         variant = parts[2] if len(parts) == 3 else ""
-        os_features = tuple(sorted(set(features.split("+")[1:])))
-        return cls(os_name, parts[1], variant, version, os_features).normalized()
+        os_features = tuple(sorted(set(map(unquote, features.split("+")[1:]))))
+        return cls(os_name, parts[1], variant, unquote(version), os_features).normalized()
 
     @classmethod
     def host(cls) -> Platform:
         """Return the platform of this machine."""
         return cls("linux", os.uname().machine).normalized()
+
+
+# Builds from which on Windows runs containers of the long-term release before it.
+_WINDOWS_STABLE = (20348, 26100)  # Server 2022, Server 2025
+_WINDOWS_VERSION = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,5})(?:\.|\Z)")
+
+
+def _windows_version(text: str) -> tuple[int, int, int] | None:
+    found = _WINDOWS_VERSION.match(text)
+    if found is None:
+        return None
+    major, minor, build = map(int, found.groups())
+    return (major, minor, build) if max(major, minor) < 256 and build < 65536 else None
+
+
+def _is_windows_compatible(host: str, image: str) -> bool:
+    """Return whether a Windows of version ``host`` runs images of version ``image``.
+
+    Without a version on either side nothing is known, and nothing refused.
+    """
+    runs = _windows_version(host)
+    if runs is None or not any(runs) or not image:
+        return True
+    made_for = _windows_version(image) or (0, 0, 0)
+    if runs[:2] != made_for[:2]:
+        return False
+    if runs[2] < _WINDOWS_STABLE[0]:
+        return runs[2] == made_for[2]
+    earlier = [build for build in _WINDOWS_STABLE if build < runs[2]]
+    return (earlier[-1] if earlier else _WINDOWS_STABLE[0]) <= made_for[2] <= runs[2]

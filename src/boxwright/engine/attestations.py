@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from boxwright.core import gojson
 from boxwright.core.clock import Clock
@@ -85,9 +86,18 @@ class Documents:
         job: Claims the vertices as long as this is used.
         started_ns: When the build began, since the epoch.
         clock: Tells when the first document was asked for: the build's end.
+        builder_facts: What each document says of this builder.
     """
 
-    def __init__(self, provenance: Provenance, job: Job, started_ns: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        provenance: Provenance,
+        job: Job,
+        started_ns: int,
+        clock: Clock,
+        builder_facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._builder_facts = builder_facts or {}
         self._provenance = provenance
         self._job = job
         self._started_ns = started_ns
@@ -133,6 +143,7 @@ class Documents:
         if found is None:
             return None
         predicate = Predicate.make(found, options, ref.definition)
+        predicate.builder_facts = self._builder_facts
         return partial(self._write, predicate, ref, options)
 
     async def all(self, result: FrontendResult, builder_id: str) -> dict[str, bytes]:

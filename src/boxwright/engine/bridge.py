@@ -21,6 +21,7 @@ from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
 from boxwright.dockerfile import bridge as frontend_api
 from boxwright.engine import capabilities, entitlements, reffiles
+from boxwright.engine.attestationchain import AttestationChain, ChainQuestion
 from boxwright.engine.cacheio import CacheImports
 from boxwright.engine.containers import ContainerHost
 from boxwright.engine.keyfacts import FrontendRuns
@@ -75,6 +76,21 @@ class SolveSpec:
     rules: SourceRules = field(default_factory=SourceRules)
 
 
+def as_run(spec: SolveSpec) -> SolveSpec:
+    """Return a request as it is run: by the built-in frontend where its image is asked for."""
+    options = dict(spec.options or {})
+    if spec.frontend != GATEWAY_FRONTEND or "source" not in options:
+        return spec
+    source = options.pop("source")
+    if source != DOCKERFILE_FRONTEND:
+        # Not at start: see boxwright.engine.preload.
+        from boxwright.dockerfile.frontend import is_own_syntax
+
+        if not is_own_syntax(source):
+            return spec
+    return replace(spec, frontend=DOCKERFILE_FRONTEND, options=options)
+
+
 class ImageResolver(Protocol):
     """Resolves an image name to its digest and config (the engine's image source)."""
 
@@ -88,6 +104,12 @@ class ImageResolver(Protocol):
         store: frontend_api.OciStore | None = None,
     ) -> tuple[str, Digest | None, bytes]:
         """Return the name, the digest of manifest or index, and the config's bytes."""
+        ...
+
+    async def attestation_chain(
+        self, question: ChainQuestion, *, resolve_mode: str, sessions: Sequence[str]
+    ) -> tuple[Digest, AttestationChain | None]:
+        """Return the root's digest and what leads to the statements about an image."""
         ...
 
 
@@ -166,6 +188,7 @@ class BuildBridge:
             result = FrontendResult(ref=await self._lazy(spec.definition, spec))
             scope.results.append(result)
         elif spec.frontend:
+            spec = as_run(spec)
             made_in = scope.child(spec)
             result = await self._run_frontend(spec, made_in)
             made_in.results.append(result)
@@ -236,18 +259,10 @@ class BuildBridge:
         from boxwright.dockerfile import frontend as dockerfile_frontend
 
         options = dict(spec.options or {})
-        name = spec.frontend
-        if name == GATEWAY_FRONTEND and options.get("source") == DOCKERFILE_FRONTEND:
-            name = DOCKERFILE_FRONTEND
-            options.pop("source")
-        if name == GATEWAY_FRONTEND:
-            source = options.get("source", "")
-            if not dockerfile_frontend.is_own_syntax(source):
-                return await self._run_image(source, spec, options, scope)
-            name = DOCKERFILE_FRONTEND
-            options.pop("source")
-        if name != DOCKERFILE_FRONTEND:
-            raise InvalidInputError(f"invalid frontend: {name}", hint="use dockerfile.v0")
+        if spec.frontend == GATEWAY_FRONTEND:
+            return await self._run_image(options.get("source", ""), spec, options, scope)
+        if spec.frontend != DOCKERFILE_FRONTEND:
+            raise InvalidInputError(f"invalid frontend: {spec.frontend}", hint="use dockerfile.v0")
         self.frontends.add(f"built in, {__version__}", options)
         run = _FrontendRun(self, options, dict(spec.inputs or {}), spec.rules, scope)
         try:
@@ -367,21 +382,9 @@ class BuildBridge:
         source = response.Source
         platform = request.Platform if request.HasField("Platform") else None
         await self._policy.check(source, platform, resolve, rules)
-        scheme, _, ref = source.identifier.partition("://")
+        scheme = source.identifier.partition("://")[0]
         if scheme in {"docker-image", "oci-layout"}:
-            store = source.attrs.get("oci.store", "")
-            _, digest, config = await self._image_config(
-                ref,
-                platform=platform_from_pb(platform) if platform is not None else None,
-                resolve_mode=request.ResolveMode,
-                log_name=request.LogName
-                or f"resolve image config for {request.Source.identifier}",
-                store=frontend_api.OciStore(source.attrs.get("oci.session", ""), store)
-                if scheme == "oci-layout"
-                else None,
-            )
-            response.Image.Digest = digest or ""
-            response.Image.Config = config
+            response.Image.CopyFrom(await self._image_meta(request, source))
         elif scheme in {"git", "http", "https"}:
             wanted = request.HTTP.ChecksumRequest
             question = SourceQuestion(
@@ -393,6 +396,44 @@ class BuildBridge:
             fill_response(response, found, wanted.Suffix)
         elif scheme != "local":
             raise UnimplementedError(f"metadata of {scheme} sources is not supported")
+        return response
+
+    async def _image_meta(
+        self, request: gateway_pb2.ResolveSourceMetaRequest, source: ops_pb2.SourceOp
+    ) -> gateway_pb2.ResolveSourceImageResponse:
+        """Return an image's digest and what is wanted of its config and attestations."""
+        response = gateway_pb2.ResolveSourceImageResponse()
+        scheme, _, ref = source.identifier.partition("://")
+        platform = platform_from_pb(request.Platform) if request.HasField("Platform") else None
+        log_name = request.LogName or f"resolve image config for {request.Source.identifier}"
+        wanted, is_layout = request.Image, scheme == "oci-layout"
+        wants_chain = wanted.AttestationChain or bool(wanted.ResolveAttestations)
+        if is_layout or not (wanted.NoConfig and wants_chain):
+            store = source.attrs.get("oci.store", "")
+            _, digest, config = await self._image_config(
+                ref,
+                platform=platform,
+                resolve_mode=request.ResolveMode,
+                log_name=log_name,
+                store=frontend_api.OciStore(source.attrs.get("oci.session", ""), store)
+                if is_layout
+                else None,
+            )
+            response.Digest = digest or ""
+            response.Config = b"" if wanted.NoConfig else config
+            if digest is not None and not is_layout:  # both are to be of one image
+                ref = str(Reference.parse(ref).with_digest(digest))
+        if wants_chain and not is_layout:
+            question = ChainQuestion(
+                ref, platform or Platform.host(), frozenset(wanted.ResolveAttestations)
+            )
+            with step(self._stream, self._clock, log_name, identity=f"{log_name}{platform}"):
+                root, chain = await self._images.attestation_chain(
+                    question, resolve_mode=request.ResolveMode, sessions=(self.session_id,)
+                )
+            response.Digest = root
+            if chain is not None:
+                response.AttestationChain.CopyFrom(chain.to_pb())
         return response
 
     async def _image_config(

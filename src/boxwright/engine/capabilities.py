@@ -117,6 +117,7 @@ GATEWAY_CAPS: tuple[str, ...] = (
     "gateway.exec.filesystem",
     "source.metaresolver",
     "source.metaresolver.http.checksumrequest",
+    "source.metaresolver.image.attestations",
 )
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
-from typing import Self
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Self
 
 from boxwright.config.load import parse_duration_ns, parse_size
 from boxwright.core.clock import Clock, SystemClock
@@ -19,6 +20,7 @@ from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.engine import worker
 from boxwright.engine.build import Build
+from boxwright.engine.builderfacts import builder_facts
 from boxwright.engine.errors import DuplicateBuildError, EngineClosingError, UnknownBuildError
 from boxwright.engine.explain import Explainer
 from boxwright.engine.gateway import GatewayBridge
@@ -44,8 +46,15 @@ _STATUS_INTERVAL_S = 0.1
 class Engine:
     """One state folder being served. Used from the event loop that opened it."""
 
-    def __init__(self, settings: EngineSettings, parts: Parts, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings,
+        parts: Parts,
+        clock: Clock,
+        builder_facts: Mapping[str, Any] | None = None,
+    ) -> None:
         self.settings = settings
+        self.builder_facts = builder_facts or {}
         self.parts = parts
         self.clock = clock
         self.usage = Usage(
@@ -84,8 +93,9 @@ class Engine:
             BoxwrightError: the folder or this machine can't be used; says why.
         """
         clock = clock or SystemClock()
+        facts = await to_worker(builder_facts, Path(settings.config.provenance_env_dir))
         parts = await open_parts(settings, clock)
-        return cls(settings, parts, clock)
+        return cls(settings, parts, clock, facts)
 
     @property
     def sessions(self) -> SessionManager:

@@ -15,6 +15,7 @@ from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
 from boxwright.dockerfile.bridge import OciStore
+from boxwright.engine.attestationchain import AttestationChain, ChainQuestion, resolve_chain
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
 from boxwright.session.manager import SessionManager
 from boxwright.snapshots.manager import SnapshotManager
@@ -62,6 +63,28 @@ class Images:
         remote, root, body = await self.open(name, resolve_mode, sessions)
         resolved = await resolve_manifest(remote, name.familiar, root, body, wanted)
         return str(name), resolved.root.digest, resolved.config
+
+    async def attestation_chain(
+        self, question: ChainQuestion, *, resolve_mode: str, sessions: Sequence[str]
+    ) -> tuple[Digest, AttestationChain | None]:
+        """Return an image's root and the chain to what is said about it.
+
+        Raises:
+            BoxwrightError: not found, unreachable, malformed or too large.
+        """
+        name = Reference.parse(question.name).with_default_tag()
+        remote, root, body = await self.open(name, resolve_mode, sessions)
+
+        async def find_referrers(subject: Digest) -> list[Descriptor]:
+            if isinstance(remote, StoredImage):
+                return []  # a name of the image store; nothing refers to its manifests
+            # Not at start: it brings the HTTP stack with it.
+            from boxwright.registry.referrers import referrers
+
+            async with self._clients(sessions) as client:
+                return await referrers(client, name, subject)
+
+        return root.digest, await resolve_chain(question, remote, (root, body), find_referrers)
 
     async def open(
         self, name: Reference, resolve_mode: str, sessions: Sequence[str]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from boxwright._version import DOCKERFILE_VERSION
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.platform import Platform
@@ -128,6 +129,7 @@ class Predicate:
     build_config: dict[str, Any] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     numbers: Mapping[str, int] = field(default_factory=dict)
+    builder_facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def make(
@@ -213,7 +215,7 @@ class Predicate:
         definition: dict[str, Any] = {"buildType": _BUILD_TYPE_1}
         if self.materials:
             definition["resolvedDependencies"] = self.materials
-        internal: dict[str, Any] = {"builderPlatform": _platform()}
+        internal: dict[str, Any] = {"builderPlatform": _platform(), **self._environment()}
         if self.build_config is not None:
             internal["buildConfig"] = _without_empty(self.build_config)
         definition["externalParameters"] = {
@@ -238,6 +240,12 @@ class Predicate:
         details = {"builder": {"id": self.builder_id}, "metadata": metadata}
         return {"buildDefinition": definition, "runDetails": details}
 
+    def _environment(self) -> dict[str, Any]:
+        """Return what is known of the builder besides its platform."""
+        if self.request.get("frontend") != "dockerfile.v0":
+            return dict(self.builder_facts)
+        return {"dockerfileVersion": DOCKERFILE_VERSION, **self.builder_facts}
+
     def _slsa_02(self, run: Invocation) -> dict[str, Any]:
         config = dict(self.config_source)
         if "path" in config:
@@ -248,7 +256,7 @@ class Predicate:
         out["invocation"] = {
             "configSource": config,
             "parameters": self.request,
-            "environment": {"platform": _platform()},
+            "environment": _sorted({"platform": _platform(), **self._environment()}),
         }
         if self.build_config is not None:
             out["buildConfig"] = _without_empty(self.build_config)

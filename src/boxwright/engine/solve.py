@@ -16,7 +16,7 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.engine.attestations import Documents, Wanted, add_sbom, exported
-from boxwright.engine.bridge import BuildBridge, SolveSpec
+from boxwright.engine.bridge import BuildBridge, SolveSpec, as_run
 from boxwright.engine.build import Build, evaluate, snapshots_of
 from boxwright.engine.cacheio import CacheExports, CacheImports
 from boxwright.engine.containers import ContainerHost
@@ -99,10 +99,12 @@ class SolveRun:
         entitled = granted(request.Entitlements, engine.settings.config.insecure_entitlements)
         self._wanted = Wanted.of(request.FrontendAttrs)
         scope = RequestScope(
-            root=SolveSpec(
-                frontend=request.Frontend,
-                options=dict(request.FrontendAttrs),
-                inputs=dict(request.FrontendInputs),
+            root=as_run(
+                SolveSpec(
+                    frontend=request.Frontend,
+                    options=dict(request.FrontendAttrs),
+                    inputs=dict(request.FrontendInputs),
+                )
             )
         )
         bridge = BuildBridge(
@@ -218,7 +220,11 @@ class SolveRun:
         """Add the attestations that the request asks for."""
         assert bridge.provenance is not None
         self._documents = Documents(
-            bridge.provenance, bridge.job, self._started_ns, self._engine.clock
+            bridge.provenance,
+            bridge.job,
+            self._started_ns,
+            self._engine.clock,
+            self._engine.builder_facts,
         )
         if self._wanted.sbom is not None:
             options = self._request.FrontendAttrs

@@ -6,15 +6,13 @@ import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from boxwright._version import __version__
+from boxwright._version import BUILDKIT_VERSION, DOCKERFILE_VERSION, __version__
 from boxwright.core.platform import Platform
 from boxwright.engine.filters import compile_filters
 from boxwright.executor.cdi import Device
 from boxwright.llb.marshal import platform_to_pb
 from boxwright.wire.pb import worker_pb2
 
-# What clients compare against to decide on features; the release whose wire API this speaks.
-BUILDKIT_VERSION = "v0.32.2"
 PACKAGE = "boxwright"
 _AMD64_LEVELS = {
     "v2": "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3",
@@ -25,9 +23,12 @@ _LABEL_PREFIX = "org.mobyproject.buildkit.worker."
 
 
 def version_message() -> worker_pb2.BuildkitVersion:
-    """Return the version: package, BuildKit-compatible version, and our own as revision."""
+    """Return the versions: what we speak, which clients compare, and our own as revision."""
     return worker_pb2.BuildkitVersion(
-        package=PACKAGE, version=BUILDKIT_VERSION, revision=__version__
+        package=PACKAGE,
+        version=BUILDKIT_VERSION,
+        revision=__version__,
+        dockerfileVersion=DOCKERFILE_VERSION,
     )
 
 

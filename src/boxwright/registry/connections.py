@@ -14,6 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
+from boxwright._version import USER_AGENT
 from boxwright.core.workers import to_worker
 from boxwright.registry.hosts import Endpoint, is_loopback
 
@@ -87,7 +88,7 @@ class Connections:
                 connector=aiohttp.TCPConnector(
                     ssl=endpoint.ssl_context(), limit=0, limit_per_host=_PER_HOST
                 ),
-                headers={"User-Agent": "boxwright"},
+                headers={"User-Agent": USER_AGENT},
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=_READ_BUFFER_BYTES,

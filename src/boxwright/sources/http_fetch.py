@@ -14,6 +14,7 @@ import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from boxwright._version import USER_AGENT
 from boxwright.errors import InvalidInputError
 from boxwright.registry.connections import proxy_for
 from boxwright.registry.dialing import what_broke
@@ -94,7 +95,7 @@ class HttpFetcher:
         if login is not None:  # it wins over a user in the URL
             url = url.with_user(None)
         for _ in range(_MAX_REDIRECTS + 1):
-            headers = {"User-Agent": "boxwright", "Accept-Encoding": "gzip", **request.headers}
+            headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "gzip", **request.headers}
             if login is not None:
                 headers[_LOGIN] = login
             with connection_errors(shown):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from boxwright.core.dataclass import dataclass
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
@@ -29,6 +30,7 @@ _ATTESTATION = "vnd.docker.reference.type"
 _CONFIG_LIMIT_BYTES = 8 << 20
 _MAX_LAYERS = 500
 _MAX_INDEX_DEPTH = 4
+_LEVEL = re.compile(r"v(\d)(?:\.(\d))?")
 
 
 class PlatformNotFoundError(NotFoundError):
@@ -62,18 +64,25 @@ class ResolvedManifest:
 def platform_choices(wanted: Platform) -> list[Platform]:
     """Return the platforms whose images run on ``wanted``, best first (containerd's Only)."""
     wanted = wanted.normalized()
-    choices = [wanted]
-    if wanted.architecture == "amd64":
-        if wanted.variant:
-            top = int(wanted.variant.removeprefix("v") or 1)
-            choices += [Platform(wanted.os, "amd64", f"v{n}") for n in range(top - 1, 1, -1)]
-            choices.append(Platform(wanted.os, "amd64"))
-        choices.append(Platform(wanted.os, "386"))
-    elif wanted.architecture in {"arm", "arm64"}:
-        top = 8 if wanted.architecture == "arm64" else int(wanted.variant[1:] or 7)
-        first = top if wanted.architecture == "arm64" else top - 1
-        choices += [Platform(wanted.os, "arm", f"v{n}") for n in range(first, 4, -1)]
-    return choices
+    machines: list[tuple[str, str]] = []
+    level = _LEVEL.fullmatch(wanted.variant or "v8")
+    major, minor = (int(part or 0) for part in level.groups()) if level else (0, 0)
+    match wanted.architecture:
+        case "amd64":
+            if wanted.variant:
+                machines = [("amd64", f"v{n}") for n in range(major - 1, 1, -1)] + [("amd64", "")]
+            machines.append(("386", ""))
+        case "arm64":
+            if major == 9:
+                machines = [("arm64", f"v9.{n}") for n in range(minor - 1, -1, -1)]
+                machines += [("arm64", f"v8.{n}") for n in range(minor + 5, -1, -1)]
+            elif major == 8:
+                machines = [("arm64", f"v8.{n}") for n in range(minor - 1, -1, -1)]
+            machines += [("arm", f"v{n}") for n in range(8, 4, -1)]
+        case "arm":
+            machines = [("arm", f"v{n}") for n in range(major - 1, 4, -1)]
+    others = (replace(wanted, architecture=name, variant=variant) for name, variant in machines)
+    return [wanted, *(choice.normalized() for choice in others)]
 
 
 def choose_manifest(index: Mapping[str, Any], wanted: Platform, name: str) -> Descriptor:
@@ -85,9 +94,9 @@ def choose_manifest(index: Mapping[str, Any], wanted: Platform, name: str) -> De
     candidates = [Descriptor.from_json(entry) for entry in index.get("manifests") or ()]
     images = [c for c in candidates if _ATTESTATION not in c.annotations]
     for choice in platform_choices(wanted):
-        for candidate in images:
-            if candidate.platform is not None and choice.matches(candidate.platform):
-                return candidate
+        found = [c for c in images if c.platform is not None and choice.matches(c.platform)]
+        if found:  # the one that makes use of most features, then the first
+            return max(found, key=lambda c: len(c.platform.os_features) if c.platform else 0)
     unnamed = [c for c in images if c.platform is None]
     if len(unnamed) == 1 and len(images) == 1:
         return unnamed[0]
@@ -258,7 +267,7 @@ async def resolve_manifest(
         manifest, body = await remote.manifest(chosen.digest)
         data = _object(body, name)
     config_descriptor, layers = _parts(data, manifest, name)
-    config = await _small_blob(remote, config_descriptor, name)
+    config = await small_blob(remote, config_descriptor, name, "config")
     with _as_malformed(name):
         rootfs = _object(config, name).get("rootfs") or {}
         diff_ids = tuple(_sha256(d, name) for d in rootfs.get("diff_ids") or ())
@@ -314,14 +323,22 @@ def _as_malformed(name: str) -> Iterator[None]:
         raise MalformedImageError(f"{name}: malformed manifest", detail=str(exc)) from exc
 
 
-async def _small_blob(remote: ImageRemote, descriptor: Descriptor, name: str) -> bytes:
+async def small_blob(
+    remote: ImageRemote, descriptor: Descriptor, name: str, what: str = "document"
+) -> bytes:
+    """Return a blob that fits into memory, verified.
+
+    Raises:
+        MalformedImageError: it is over 8 MiB, or something else than its digest says.
+        BoxwrightError: of the place that has it.
+    """
     if descriptor.size > _CONFIG_LIMIT_BYTES:
-        raise MalformedImageError(f"{name}: config of {descriptor.size} bytes is too large")
+        raise MalformedImageError(f"{name}: {what} of {descriptor.size} bytes is too large")
     sink = MemorySink(descriptor.size)
     await remote.blob(descriptor, sink)
     if Digest.of(sink.data) != descriptor.digest:
         raise MalformedImageError(
-            f"{name}: config does not have its digest", detail=str(descriptor.digest)
+            f"{name}: {what} does not have its digest", detail=str(descriptor.digest)
         )
     return bytes(sink.data)
 

@@ -24,7 +24,9 @@ from aiohttp import web
 
 from boxwright.core.digest import Digest
 
-_ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<rest>(?:uploads/)?[^/]*)\Z")
+_ROUTE = re.compile(
+    r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|referrers)/(?P<rest>(?:uploads/)?[^/]*)\Z"
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Faults:
         largest_body: answer 413 to larger bodies, 0 for any size.
         redirect_blobs: base address that blob downloads are redirected to.
         refuse_mounts: begin an upload where a mount was asked for.
+        no_referrers: know nothing of the API that lists what refers to a manifest.
     """
 
     failures: list[Failure] = field(default_factory=list)
@@ -90,6 +93,7 @@ class Faults:
     largest_body: int = 0
     redirect_blobs: str = ""
     refuse_mounts: bool = False
+    no_referrers: bool = False
 
 
 @dataclass
@@ -209,6 +213,8 @@ class FakeRegistry:
         name, rest = found["name"], found["rest"]
         if found["kind"] == "manifests":
             return await self._manifest(request, name, rest)
+        if found["kind"] == "referrers":
+            return self._referrers(name, rest)
         if rest.startswith("uploads/"):
             return await self._upload(request, name, rest.removeprefix("uploads/"))
         return await self._blob(request, name, rest)
@@ -229,6 +235,21 @@ class FakeRegistry:
             return _error(404, "MANIFEST_UNKNOWN")
         headers = {"Docker-Content-Digest": wanted, "Content-Type": found[0] or "text/plain"}
         return web.Response(body=found[1], headers=headers)
+
+    def _referrers(self, name: str, subject: str) -> web.Response:
+        if self.faults.no_referrers:
+            return _error(404, "NAME_UNKNOWN")
+        entries = []
+        for (repository, digest), (media_type, body) in self.manifests.items():
+            data = json.loads(body)
+            if repository == name and (data.get("subject") or {}).get("digest") == subject:
+                entry = {"mediaType": media_type, "digest": digest, "size": len(body)}
+                kind = data.get("artifactType") or data["config"]["mediaType"]
+                notes = data.get("annotations") or {}
+                entries.append({**entry, "artifactType": kind, "annotations": notes})
+        index = "application/vnd.oci.image.index.v1+json"
+        listed = {"schemaVersion": 2, "mediaType": index, "manifests": entries}
+        return web.Response(body=json.dumps(listed).encode(), headers={"Content-Type": index})
 
     async def _blob(self, request: web.Request, name: str, digest: str) -> web.StreamResponse:
         data = self.blobs.get((name, digest))
@@ -336,9 +357,7 @@ class FakeRegistry:
             return None
         if self.auth.kind == "basic":
             return _error(401, "UNAUTHORIZED", {"WWW-Authenticate": 'Basic realm="fake"'})
-        name = (
-            request.path.removeprefix("/v2/").partition("/manifests/")[0].partition("/blobs/")[0]
-        )
+        name = re.split("/(?:manifests|blobs|referrers)/", request.path.removeprefix("/v2/"))[0]
         action = "pull" if request.method in {"GET", "HEAD"} else "pull,push"
         wanted = f"repository:{name}:{action}"
         token = header.removeprefix("Bearer ")

@@ -53,10 +53,48 @@ def test_malformed_digests(text: str) -> None:
         ("linux/amd64/v3", "linux/amd64/v3"),
         ("macos/arm64", "darwin/arm64"),
         ("linux/riscv64", "linux/riscv64"),
+        ("windows(10.0.17763)/amd64", "windows(10.0.17763)/amd64"),
+        ("linux(+b+a)/amd64", "linux(+a+b)/amd64"),
+        ("linux(1%2B2+a%25)/amd64", "linux(1%2B2+a%25)/amd64"),
     ],
 )
 def test_platforms(text: str, wanted: str) -> None:
     assert str(Platform.parse(text)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("host", "image", "runs"),
+    [
+        ("10.0.17763.1", "10.0.17763.9", True),
+        ("10.0.17763", "10.0.14393", False),
+        ("10.0.20348", "10.0.17763", False),
+        ("10.0.22621", "10.0.20348", True),
+        ("10.0.26100", "10.0.20348", True),
+        ("10.0.26100", "10.0.25398", True),
+        ("10.0.26200", "10.0.20348", False),
+        ("10.0.20348", "10.0.26100", False),
+        ("11.0.20348", "10.0.20348", False),
+        ("", "10.0.20348", True),
+        ("10.0.20348", "", True),
+        ("10.0.20348", "unknown", False),
+        ("unknown", "10.0.20348", True),
+        ("10.0.99999", "10.0.20348", True),
+    ],
+)
+def test_versions_count_on_windows_alone(host: str, image: str, runs: bool) -> None:
+    wanted = Platform("windows", "amd64", os_version=host)
+    assert wanted.matches(Platform("windows", "amd64", os_version=image)) is runs
+    win32k = Platform("windows", "amd64", os_version=image, os_features=("win32k",))
+    assert wanted.matches(win32k) is runs
+    linux = Platform("linux", "amd64", os_version=host)
+    assert linux.matches(Platform("linux", "amd64", os_version=image))
+
+
+def test_features_of_an_image_must_be_known() -> None:
+    plain, one = Platform("linux", "amd64"), Platform("linux", "amd64", os_features=("a",))
+    assert one.matches(plain)
+    assert one.matches(one)
+    assert not plain.matches(one)
 
 
 @pytest.mark.parametrize("text", ["", "a/b/c/d", "linux/", "/amd64", "nonsense"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from boxwright._version import DOCKERFILE_VERSION
 from boxwright.core import gojson
 from boxwright.core.platform import Platform
 from boxwright.engine.llbjson import build_steps, to_json
@@ -202,3 +203,25 @@ def test_requests_of_inputs_are_found_while_their_build_lasts() -> None:
     records.forget("one")
     assert records.find(definition) is None
     assert records.find(pb.Definition()) is None
+
+
+@pytest.mark.parametrize("version", ["v1", "v0.2"])
+def test_the_builder_says_what_it_is(version: str) -> None:
+    options = ProvenanceOptions.parse({"version": version})
+
+    def told(found: Capture, **facts: Any) -> dict[str, Any]:
+        predicate = Predicate.make(found, options, pb.Definition())
+        predicate.builder_facts = facts
+        made = predicate.to_json(version, RUN)
+        if version == "v1":
+            return made["buildDefinition"]["internalParameters"]
+        return made["invocation"]["environment"]
+
+    known = told(captured(), zone="a", numbers=[1])
+    known.pop("buildConfig", None)
+    names = {"v1": "builderPlatform", "v0.2": "platform"}
+    assert list(known) == sorted([names[version], "dockerfileVersion", "numbers", "zone"])
+    assert known["dockerfileVersion"] == DOCKERFILE_VERSION
+    assert (known["zone"], known["numbers"]) == ("a", [1])
+    assert "dockerfileVersion" not in told(Capture(request={"frontend": "gateway.v0"}))
+    assert "dockerfileVersion" not in told(Capture())

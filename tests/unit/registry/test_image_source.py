@@ -135,6 +135,36 @@ def test_the_best_platform_wins_whatever_the_order():
     assert arm7.digest == Digest.of(b"linux/arm/v6")
 
 
+def test_every_level_below_runs_and_details_stay():
+    v9 = _names("linux/arm64/v9.2")
+    assert v9[:4] == ["linux/arm64/v9.2", "linux/arm64/v9.1", "linux/arm64/v9", "linux/arm64/v8.7"]
+    assert v9[10:12] == ["linux/arm64", "linux/arm/v8"]
+    assert _names("windows(10.0.20348)/amd64") == [
+        "windows(10.0.20348)/amd64",
+        "windows(10.0.20348)/386",
+    ]
+
+
+def test_images_of_a_version_and_of_features():
+    entries = [
+        _entry("windows(10.0.17763.1)/amd64"),
+        _entry("windows(10.0.20348.9)/amd64"),
+        _entry("linux/amd64"),
+        _entry("linux(+a)/amd64"),
+        _entry("linux(+a+b)/amd64"),
+    ]
+
+    def chosen(text):
+        found = choose_manifest({"manifests": entries}, Platform.parse(text), "app")
+        return str(found.platform)
+
+    assert chosen("windows(10.0.20348.1)/amd64") == "windows(10.0.20348.9)/amd64"
+    assert chosen("windows/amd64") == "windows(10.0.17763.1)/amd64"
+    assert chosen("linux/amd64") == "linux/amd64"
+    assert chosen("linux(+a+b+c)/amd64") == "linux(+a+b)/amd64"
+    assert chosen("linux(+b)/amd64") == "linux/amd64"
+
+
 def test_attestations_are_no_images():
     note = {"annotations": {"vnd.docker.reference.type": "attestation-manifest"}}
     attestation = _entry("linux/amd64", b"att", **note)
