@@ -471,9 +471,7 @@ class BuildBridge:
         identifier = question.op.identifier
         name = log_name or f"resolve source metadata for {identifier}"
         with step(self._stream, self._clock, name, identity=f"{name}{identifier}") as shown:
-            return await self._source_metadata.resolve(
-                question, self.job, self.session_id, shown
-            )
+            return await self._source_metadata.resolve(question, self.job, self.session_id, shown)
 
     def warn(self, warning: WarningEvent) -> None:
         """Show a warning."""
