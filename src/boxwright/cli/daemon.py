@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
-    from boxwright.config.schema import Config
+    from boxwright.config.schema import Config, RegistryServeConfig
     from boxwright.engine.engine import Engine
 
 # The third field is read by clients as BuildKit's version.
@@ -236,26 +236,44 @@ def run_daemon(name: str, **options: Any) -> None:  # noqa: ANN401
                 settings,
                 wanted,
                 grace_s=options.get("grace_s", 10.0),
-                beside=_registry_of(config.boxwright.registry.address, log),
+                beside=_registry_of(config.boxwright.registry, log),
             )
         )
 
 
 def _registry_of(
-    address: str, log: logging.Logger
+    wanted: RegistryServeConfig, log: logging.Logger
 ) -> Callable[[Engine], AbstractAsyncContextManager[object]] | None:
-    """Return what serves the engine's images at ``address``; nothing if it is empty."""
-    if not address:
+    """Return what serves the engine's images as ``wanted`` says; nothing without an address.
+
+    Raises:
+        InvalidInputError: the address, the certificate or the users can't be used.
+    """
+    if not wanted.address:
         return None
     from contextlib import asynccontextmanager
 
-    from boxwright.registryserver.serve import ListenOptions, parse_address, serving
+    from boxwright.registryserver.app import ServerOptions
+    from boxwright.registryserver.serve import (
+        ListenOptions,
+        parse_address,
+        read_users,
+        serving,
+    )
 
-    host, port = parse_address(address)
+    host, port = parse_address(wanted.address)
+    options = ListenOptions(
+        host,
+        port,
+        tls_cert=wanted.tls_cert,
+        tls_key=wanted.tls_key,
+        server=ServerOptions(read_only=wanted.read_only, users=read_users(wanted.users)),
+    )
+    options.ssl_context()  # before anything is started
 
     @asynccontextmanager
     async def serve_images(engine: Engine) -> AsyncIterator[None]:
-        async with serving(engine.parts.store, ListenOptions(host, port)) as bound:
+        async with serving(engine.parts.store, options) as bound:
             log.info("registry listening on %s", bound)
             yield
 

@@ -38,7 +38,7 @@ class ConfigError(BoxwrightError):
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A configuration, the file it came from (None: defaults), and what was odd in it."""
+    """A configuration, the file it came from or would come from, and what was odd in it."""
 
     config: Config
     path: Path | None
@@ -63,7 +63,7 @@ def load(path: Path | None, *, default: Path | None = None) -> LoadedConfig:
     """
     chosen = path or default
     if chosen is None or (path is None and not chosen.exists()):
-        return LoadedConfig(Config(), None, ())
+        return LoadedConfig(Config(), chosen, ())
     import tomllib
 
     try:

@@ -272,6 +272,25 @@ class RegistryServeConfig:
     address: str = key(
         "address", "", "host:port to serve the image store on.", example="127.0.0.1:5000"
     )
+    tls_cert: str = key(
+        "tlsCert",
+        "",
+        "PEM file with its certificate (and chain); without, it speaks plain HTTP.",
+        example="/etc/boxwright/tls/registry.pem",
+    )
+    tls_key: str = key(
+        "tlsKey",
+        "",
+        "PEM file with its private key.",
+        example="/etc/boxwright/tls/registry.key",
+    )
+    users: str = key(
+        "users",
+        "",
+        "File of NAME:PASSWORD lines; without, everybody who can connect may use it.",
+        example="/etc/boxwright/registry-users",
+    )
+    read_only: bool = key("readOnly", False, "Serve what is there, take nothing.")
 
 
 @dataclass(frozen=True)
@@ -304,6 +323,13 @@ class BoxwrightConfig:
         dict,
         "For a registry host that is pushed to, the one that pullers know it by.",
         example={"localhost:5001": "k3d-registry.localhost:5001"},
+    )
+    registry_logins: str = key(
+        "registryLogins",
+        "",
+        "Docker's config.json with the daemon's own logins, used for all clients where a client "
+        "has none for a host.",
+        example="/etc/boxwright/registry-logins.json",
     )
     log_quota: str | int = key(
         "logQuota",

@@ -29,6 +29,7 @@ from boxwright.ops.execmounts import MountWorld
 from boxwright.ops.factory import OpFactory
 from boxwright.ops.sshsocket import forward_socket
 from boxwright.ops.stepgate import StepGate
+from boxwright.registry.auth import AuthSource
 from boxwright.registry.hosts import Hosts
 from boxwright.session.manager import SessionManager
 from boxwright.snapshots.backend import BackendName
@@ -126,6 +127,15 @@ def _networks(settings: EngineSettings, run_dir: Path) -> Networks:
     return Networks.open(wanted, run_dir / "net", is_root=not settings.rootless)
 
 
+def _own_logins(path: str) -> AuthSource | None:
+    """Return the daemon's logins for registries, if a file of them is named."""
+    if not path:
+        return None
+    from boxwright.session.providers.filelogins import FileLogins
+
+    return FileLogins(Path(path))
+
+
 async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
     worker = settings.config.worker.oci
     backend = _BACKENDS.get(worker.snapshotter, "overlay")
@@ -151,6 +161,7 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
             pull_hosts=settings.config.boxwright.pull_hosts,
         ),
         sessions,
+        await to_worker(_own_logins, settings.config.boxwright.registry_logins),
     )
     images = Images(store, clients, sessions)
     fetcher = BlobFetcher(store.blobs)

@@ -183,10 +183,15 @@ class RegistryClient:
             RegistryError: by cause, the last endpoint's.
         """
         offset = 0
+        last_answer = "none"
+
+        def note(status: int) -> None:
+            nonlocal last_answer
+            last_answer = f"GET {status}"
 
         async def take(endpoint: Endpoint) -> None:
             nonlocal offset
-            async for data in self._blob_from(endpoint, ref, descriptor, offset):
+            async for data in self._blob_from(endpoint, ref, descriptor, offset, note):
                 await sink.write(data)
                 offset += len(data)
                 if on_progress:
@@ -209,7 +214,8 @@ class RegistryClient:
                         f"download from registry {endpoint.name} broke off",
                         host=endpoint.name,
                         detail=f"blob {descriptor.digest} at byte {offset} of {descriptor.size}: "
-                        f"{failure.detail if failure else 'the registry ended it too early'}",
+                        f"{failure.detail if failure else 'the registry ended it too early'}"
+                        f"; last answer: {last_answer}",
                         hint="run it again: what is complete is kept",
                     ) from failure
                 _log.info("%s: resuming at byte %d", descriptor.digest, offset)
@@ -248,7 +254,12 @@ class RegistryClient:
         raise failure
 
     async def _blob_from(
-        self, endpoint: Endpoint, ref: Reference, descriptor: Descriptor, offset: int
+        self,
+        endpoint: Endpoint,
+        ref: Reference,
+        descriptor: Descriptor,
+        offset: int,
+        on_answer: Callable[[int], None],
     ) -> AsyncIterator[bytes]:
         repository = endpoint.repository(ref.path)
         headers = {"Range": f"bytes={offset}-"} if offset else {}
@@ -261,6 +272,7 @@ class RegistryClient:
         )
         try:
             async with self.transport.send(endpoint, request) as response:
+                on_answer(response.status)
                 # Who does not know ranges sends all of it again.
                 skip = offset if response.status == 200 else 0
                 position = offset - skip

@@ -163,16 +163,46 @@ async def error_from(
             detail=detail,
             hint=f"log in with credentials that may do this (docker login {endpoint.name})",
         )
-    hint = ""
-    if "NAME_INVALID" in codes and "_" in response.url.path:
-        hint = "this registry may not take '_' in names: use '-'"
+    brief, hint = _explain(endpoint, method, response, codes)
     return RegistryError(
-        f"registry {endpoint.name} failed",
-        host=endpoint.name,
-        status=response.status,
-        detail=detail,
-        hint=hint,
+        brief, host=endpoint.name, status=response.status, detail=detail, hint=hint
     )
+
+
+def _explain(
+    endpoint: Endpoint, method: str, response: aiohttp.ClientResponse, codes: str
+) -> tuple[str, str]:
+    """Return what an error of a registry comes to, and what to do about it, if it is known."""
+    name, status, path = endpoint.name, response.status, response.url.path
+    is_write = method not in {"GET", "HEAD"}
+    if "NAME_INVALID" in codes:
+        hint = "this registry may not take '_' in names: use '-'" if "_" in path else ""
+        return f"registry {name} does not take this image name", hint
+    if "NAME_UNKNOWN" in codes and is_write:
+        return f"registry {name} has no such repository", "create it there first, then push again"
+    if status == 405 and is_write:
+        return (
+            f"registry {name} takes no pushes",
+            "it is read-only or a mirror of another one: push to that one",
+        )
+    if status == 429:
+        return (
+            f"registry {name} was asked too often",
+            f"wait, or log in (docker login {name}): limits are higher for known users",
+        )
+    if status == 413:
+        return (
+            f"registry {name}, or a proxy before it, does not take requests of this size",
+            "raise the proxy's limit (nginx: client_max_body_size 0)",
+        )
+    if status in {507, 500} and "space" in codes:
+        return f"registry {name} has no space left", "free space there"
+    if status >= 500:
+        return (
+            f"registry {name} failed",
+            "that is its own failure: see its log, or try again later",
+        )
+    return f"registry {name} refused a request", ""
 
 
 def is_https_complaint(body: bytes) -> bool:

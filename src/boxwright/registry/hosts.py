@@ -30,6 +30,8 @@ class Endpoint:
         host: what is really connected to (``registry-1.docker.io``), with a port if one is given.
         scheme_is_a_guess: nobody said which it is, so the other one may be tried as well.
         config_file: where its settings belong, for hints.
+        ignored_keys: tables of that file that were meant for this host and have no effect, as
+            they name a path too.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Endpoint:
     ca_files: tuple[str, ...] = ()
     keypairs: tuple[tuple[str, str], ...] = ()
     config_file: str = "buildkitd.toml"
+    ignored_keys: tuple[str, ...] = ()
 
     @property
     def base_url(self) -> str:
@@ -51,7 +54,11 @@ class Endpoint:
     @property
     def config_key(self) -> str:
         """The table of the configuration that this host's settings belong in, and its file."""
-        return f'[registry."{self.name}"] in {self.config_file}'
+        belongs = f'[registry."{self.name}"] in {self.config_file}'
+        if not self.ignored_keys:
+            return belongs
+        ignored = ", ".join(f'[registry."{key}"]' for key in self.ignored_keys)
+        return f"{belongs} ({ignored} there has no effect: configuration is per host)"
 
     def repository(self, path: str) -> str:
         """Return the repository path on this endpoint."""
@@ -120,9 +127,11 @@ class Hosts:
         self._config = dict(config or {})
         self._config_file = config_file
         self._pull_hosts = dict(pull_hosts or {})
+        self._ignored: dict[str, tuple[str, ...]] = {}
         for key in self._config:
             host, slash, path = key.partition("/")
             if slash:
+                self._ignored[host] = (*self._ignored.get(host, ()), key)
                 _log.warning(
                     '[registry."%s"] in %s has no effect: configuration is per host; write '
                     '[registry."%s"] (the path %s is part of image names)',
@@ -173,6 +182,7 @@ class Hosts:
             ca_files=(*config.ca, *ca_files),
             keypairs=(*((k.cert, k.key_file) for k in config.keypair), *keypairs),
             config_file=self._config_file,
+            ignored_keys=self._ignored.get(host, ()),
         )
 
 

@@ -49,6 +49,7 @@ class _Upload:
     read: ReadBlob
     on_progress: Callable[[int], None] | None
     location: str = ""
+    last_answer: str = ""  # for whoever has to find out why it stalls
     offset: int = 0  # bytes that the registry has for sure
     sent: int = 0
     least_chunk_bytes: int = 0
@@ -112,7 +113,7 @@ class Uploader:
                     "refused",
                 }
                 if is_hopeless or tries >= _TRIES or not self._transport.budget.take():
-                    raise
+                    raise _given_up(upload, exc) from exc
                 await asyncio.sleep(0.2 * 2**tries)
                 await self._find_out_offset(upload)
             except RegistryError as exc:
@@ -158,6 +159,7 @@ class Uploader:
 
     def _took(self, upload: _Upload, response: aiohttp.ClientResponse) -> None:
         """Note where the upload goes on."""
+        upload.last_answer = f"{response.method} {response.status}"
         location = response.headers.get("Location", "")
         if not location:
             raise RegistryError(
@@ -279,8 +281,9 @@ class Uploader:
                         host=upload.endpoint.name,
                         detail=f"blob {upload.descriptor.digest} at byte {upload.sent} of "
                         f"{upload.descriptor.size}, nothing moved for "
-                        f"{self._transport.stall_timeout_s:g} s",
-                        hint="run it again: what the registry has is not sent again",
+                        f"{self._transport.stall_timeout_s:g} s; last answer: "
+                        f"{upload.last_answer or 'none'}",
+                        hint="run it again: blobs that the registry has are not sent again",
                     )
             await sending
         finally:
@@ -300,6 +303,19 @@ class Uploader:
                     upload.on_progress(upload.sent)
             if position >= end:
                 return
+
+
+def _given_up(upload: _Upload, exc: RegistryError) -> RegistryError:
+    """Return the error of an upload that broke once too often, with how far it got."""
+    if isinstance(exc, StalledTransferError) or not upload.last_answer:
+        return exc
+    return StalledTransferError(
+        f"upload to registry {upload.endpoint.name} broke off",
+        host=upload.endpoint.name,
+        detail=f"blob {upload.descriptor.digest} at byte {upload.sent} of "
+        f"{upload.descriptor.size}: {exc.detail}; last answer: {upload.last_answer}",
+        hint="run it again: blobs that the registry has are not sent again",
+    )
 
 
 def _with_digest(upload: _Upload) -> str:

@@ -209,7 +209,7 @@ class RegistryApp:
     async def _put_manifest(self, request: web.Request) -> web.Response:
         name, reference = request.match_info["name"], request.match_info["reference"]
         if ":" in reference:
-            Digest(reference)
+            _storable(reference)
         elif not _TAG.match(reference):
             return _error(400, "TAG_INVALID", "manifest tag is not valid")
         if (request.content_length or 0) > MANIFEST_LIMIT_BYTES:
@@ -272,15 +272,15 @@ class RegistryApp:
 
     async def _start_upload(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        wanted = request.query.get("mount") or request.query.get("digest")
         if "mount" in request.query:
-            digest = Digest(str(wanted))
+            digest = Digest(request.query["mount"])
             source = request.query.get("from", "")
             if await to_worker(self._mount, source, name, digest):
                 return _created(name, digest)
+        elif "digest" in request.query:
+            digest = _storable(request.query["digest"])
+            return await self._complete(request, self._uploads.start(name), digest)
         upload = self._uploads.start(name)
-        if "digest" in request.query and "mount" not in request.query:
-            return await self._complete(request, upload, Digest(str(wanted)))
         return web.Response(
             status=202,
             headers={
@@ -312,7 +312,7 @@ class RegistryApp:
         upload = self._upload(request)
         if "digest" not in request.query:
             return _error(400, "DIGEST_INVALID", "the digest parameter is missing")
-        return await self._complete(request, upload, Digest(request.query["digest"]))
+        return await self._complete(request, upload, _storable(request.query["digest"]))
 
     async def _complete(
         self, request: web.Request, upload: Upload, digest: Digest
@@ -341,6 +341,20 @@ def _chunk_start(request: web.Request) -> int | None:
     if found is None:
         raise RangeError("malformed Content-Range", detail=repr(header))
     return int(found[1])
+
+
+def _storable(text: str) -> Digest:
+    """Read the digest of something that is to be stored.
+
+    Raises:
+        InvalidInputError: malformed, or of another algorithm than the store's.
+    """
+    digest = Digest(text)
+    if digest.algorithm != "sha256":
+        raise InvalidInputError(
+            f"this registry stores content by sha256 only, not by {digest.algorithm}"
+        )
+    return digest
 
 
 def _progress(upload: Upload, status: int) -> web.Response:

@@ -25,6 +25,11 @@ from boxwright.store.store import Store
 
 _SHUTDOWN_S = 5.0
 _BACKLOG = 512
+_LISTEN_HINTS = {
+    errno.EADDRINUSE: "something else listens there: choose another port",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EACCES: "ports below 1024 are for root: choose another one",
+}
 
 
 class RegistryListenError(BoxwrightError):
@@ -76,26 +81,38 @@ def parse_address(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
-def read_user(text: str) -> tuple[str, str]:
-    """Read ``name:password-file``; the password is the file's first line.
+def read_users(path: str) -> dict[str, str]:
+    """Read lines ``NAME:PASSWORD`` of who may use the registry, and their passwords.
+
+    Empty lines and those that begin with ``#`` are skipped. No path: nobody, open to all.
 
     Raises:
-        InvalidInputError: malformed, or the file can't be read or is empty.
+        InvalidInputError: the file can't be read, a line is malformed, or nobody is in it.
     """
-    name, separator, path = text.partition(":")
-    if not separator or not name or not path:
-        raise InvalidInputError(
-            "invalid registry user", detail=repr(name), hint="write NAME:PASSWORD-FILE"
-        )
+    if not path:
+        return {}
     try:
-        password = Path(path).read_text("utf-8").partition("\n")[0].strip("\r")
+        lines = Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeError) as exc:
         raise InvalidInputError(
-            "can't read the password file of a registry user", detail=f"{path}: {exc}"
+            "can't read the users of the registry", detail=f"{path}: {exc}"
         ) from exc
-    if not password:
-        raise InvalidInputError("the password file of a registry user is empty", detail=path)
-    return name, password
+    users: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, password = line.partition(":")
+        if not name or not password:
+            raise InvalidInputError(
+                "a user of the registry has no name or no password",
+                detail=f"{path}, line {number}",
+                hint="write NAME:PASSWORD",
+            )
+        users[name] = password
+    if not users:
+        # Nobody to let in would mean everybody.
+        raise InvalidInputError("no user of the registry is named", detail=path)
+    return users
 
 
 @contextlib.asynccontextmanager
@@ -118,11 +135,10 @@ async def serving(store: Store, options: ListenOptions) -> AsyncIterator[str]:
         try:
             await site.start()
         except OSError as exc:
-            in_use = exc.errno == errno.EADDRINUSE
             raise RegistryListenError(
                 f"the registry can't listen at {options.host}:{options.port}",
                 detail=os.strerror(exc.errno) if exc.errno else str(exc),
-                hint="choose another port" if in_use else "",
+                hint=_LISTEN_HINTS.get(exc.errno or 0, ""),
             ) from exc
         host, port = runner.addresses[0][:2]
         shown = f"[{host}]" if ":" in host else host

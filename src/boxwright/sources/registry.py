@@ -14,7 +14,7 @@ from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, NotFoundError, UnimplementedError
-from boxwright.registry.auth import Credentials, Token
+from boxwright.registry.auth import AuthSource, Credentials, Token
 from boxwright.registry.errors import BlobNotFoundError
 from boxwright.registry.hosts import Hosts, wire_host
 from boxwright.session.base import Session
@@ -26,16 +26,31 @@ if TYPE_CHECKING:
     from boxwright.registry.connections import Connections
 
 SOURCE_LABEL = "boxwright.source."
+_ORIGIN_LABEL = "boxwright.origin."
 _KEPT_CLIENTS = 64
 Clients = Callable[[Sequence[str]], AbstractAsyncContextManager["RegistryClient"]]
 
 
-class SessionAuth:
-    """Logins from the clients that want the work, asked one after the other (AuthSource)."""
+def origin_labels(host: str, path: str) -> dict[str, str]:
+    """Labels of a manifest that a repository is known to have; it may have several origins."""
+    return {f"{_ORIGIN_LABEL}{host}/{path}": "true"}
 
-    def __init__(self, sessions: SessionManager, session_ids: Sequence[str]) -> None:
+
+class SessionAuth:
+    """Logins from the clients that want the work, asked one after the other (AuthSource).
+
+    Args:
+        sessions: all that there are.
+        session_ids: of the clients.
+        own: the daemon's logins, for hosts that no client has one for.
+    """
+
+    def __init__(
+        self, sessions: SessionManager, session_ids: Sequence[str], own: AuthSource | None = None
+    ) -> None:
         self._sessions = sessions
         self._ids = tuple(session_ids)
+        self._own = own
 
     async def _live(self) -> AsyncIterator[Session]:
         for session_id in self._ids:
@@ -45,7 +60,13 @@ class SessionAuth:
                 continue
 
     async def credentials(self, host: str) -> Credentials | None:
-        """Return the first login that a client has for the host."""
+        """Return the first login that a client has for the host, else the daemon's."""
+        found = await self._of_clients(host)
+        if found is None and self._own is not None:
+            found = await self._own.credentials(host)
+        return found
+
+    async def _of_clients(self, host: str) -> Credentials | None:
         async for session in self._live():
             with contextlib.suppress(UnimplementedError, NotFoundError):
                 found = await session.credentials(wire_host(host))
@@ -57,6 +78,13 @@ class SessionAuth:
         self, host: str, realm: str, service: str, scopes: Sequence[str]
     ) -> Token | None:
         """Let a client fetch the token, so that its password stays there."""
+        # A client without a login would fetch a token for nobody in particular.
+        if (
+            self._own is not None
+            and await self._own.credentials(host) is not None
+            and await self._of_clients(host) is None
+        ):
+            return None
         async for session in self._live():
             with contextlib.suppress(UnimplementedError, NotFoundError):
                 found = await session.fetch_token(wire_host(host), realm, service, scopes)
@@ -73,9 +101,12 @@ class RegistryClients:
     client: it is a third of what an engine would load, and most builds need no registry.
     """
 
-    def __init__(self, hosts: Hosts, sessions: SessionManager) -> None:
+    def __init__(
+        self, hosts: Hosts, sessions: SessionManager, own_logins: AuthSource | None = None
+    ) -> None:
         self._hosts = hosts
         self._sessions = sessions
+        self._own_logins = own_logins
         self._connections: Connections | None = None
         self._clients: OrderedDict[tuple[str, ...], RegistryClient] = OrderedDict()
 
@@ -93,7 +124,9 @@ class RegistryClients:
         if self._connections is None:
             self._connections = Connections()
         client = self._clients.pop(key, None) or RegistryClient(
-            self._hosts, SessionAuth(self._sessions, key), connections=self._connections
+            self._hosts,
+            SessionAuth(self._sessions, key, self._own_logins),
+            connections=self._connections,
         )
         self._clients[key] = client
         if len(self._clients) > _KEPT_CLIENTS:

@@ -80,7 +80,8 @@ def test_named_file_must_exist_and_default_need_not(tmp_path: Path) -> None:
     missing = tmp_path / "none.toml"
     with pytest.raises(loader.ConfigError):
         loader.load(missing)
-    assert loader.load(None, default=missing).path is None
+    found = loader.load(None, default=missing)
+    assert (found.config, found.path) == (schema.Config(), missing)
 
 
 def test_broken_toml_is_named(tmp_path: Path) -> None:

@@ -105,12 +105,17 @@ def test_wrong_digest(served, run):
     run(work())
 
 
-@pytest.mark.parametrize("query", ["", "?digest=sha256:zz"])
-def test_missing_or_malformed_digest(served, run, query):
+@pytest.mark.parametrize("query", ["", "?digest=sha256:zz", f"?digest=sha512:{'a' * 128}"])
+def test_missing_malformed_or_foreign_digest(served, run, query):
     async def work():
         async with served() as peer:
             answer = await peer("PUT", f"{await _begin(peer)}{query}", b"x")
             assert (answer.status, answer.code) == (400, "DIGEST_INVALID")
+            if query:
+                staged = os.listdir(peer.store.blobs.ingest)
+                answer = await peer("POST", f"/app/blobs/uploads/{query}", b"x")
+                assert (answer.status, answer.code) == (400, "DIGEST_INVALID")
+                assert os.listdir(peer.store.blobs.ingest) == staged
 
     run(work())
 

@@ -17,7 +17,7 @@ from boxwright.registryserver.serve import (
     ListenOptions,
     RegistryListenError,
     parse_address,
-    read_user,
+    read_users,
 )
 from boxwright.store.store import Store
 from boxwright.testing.certificates import CertificateAuthority
@@ -100,14 +100,17 @@ def test_addresses():
             parse_address(wrong)
 
 
-def test_users_from_password_files(tmp_path):
-    path = tmp_path / "password"
-    path.write_text("s3cret\nignored\n")
-    assert read_user(f"ann:{path}") == ("ann", "s3cret")
-    path.write_text("")
-    for wrong in (f"ann:{path}", "ann", ":x", f"ann:{tmp_path}/none"):
+def test_users_of_a_file(tmp_path):
+    assert read_users("") == {}
+    path = tmp_path / "users"
+    path.write_text("# who may\n\nann:pass:word\nbob:x\r\n")
+    assert read_users(str(path)) == {"ann": "pass:word", "bob": "x"}
+    for wrong in ("ann", ":x", "ann:", "", "# nobody"):
+        path.write_text(wrong)
         with pytest.raises(InvalidInputError):
-            read_user(wrong)
+            read_users(str(path))
+    with pytest.raises(InvalidInputError):
+        read_users(f"{tmp_path}/none")
 
 
 _PROGRAM = """

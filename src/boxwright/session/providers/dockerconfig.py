@@ -58,9 +58,21 @@ class DockerConfig:
         """
         path = config_dir(environ) / "config.json"
         try:
+            return cls.read(path, environ)
+        except DockerConfigError as exc:
+            if isinstance(exc.__cause__, FileNotFoundError):
+                return cls({}, environ)
+            raise
+
+    @classmethod
+    def read(cls, path: Path, environ: Mapping[str, str] = os.environ) -> DockerConfig:
+        """Read a file.
+
+        Raises:
+            DockerConfigError: it can't be read or is not JSON.
+        """
+        try:
             data = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            data = {}
         except (OSError, ValueError) as exc:
             raise DockerConfigError(f"cannot use {path}", detail=str(exc)) from exc
         return cls(data if isinstance(data, dict) else {}, environ)
