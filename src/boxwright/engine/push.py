@@ -22,7 +22,7 @@ from boxwright.engine.verify import ImageGraph, verify_push
 from boxwright.oci.manifest import Index, Manifest
 from boxwright.oci.mediatypes import is_index
 from boxwright.progress.step import StepProgress
-from boxwright.sources.registry import SOURCE_LABEL, Clients
+from boxwright.sources.registry import SOURCE_LABEL, Clients, origin_labels
 from boxwright.store.store import Store
 
 if TYPE_CHECKING:
@@ -87,6 +87,9 @@ class Pusher:
                     insecure=allow_insecure,
                     by_digest=by_digest,
                 )
+        origin = origin_labels(ref.host, ref.path)
+        for manifest in graph.manifests:
+            await to_worker(self._store.blobs.set_labels, manifest.digest, origin)
 
     def _read_graph(self, root: Descriptor) -> ImageGraph:
         graph = ImageGraph()

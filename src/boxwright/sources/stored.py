@@ -9,6 +9,7 @@ from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.sources.fetch import AsyncSink, ImageRemote
 from boxwright.sources.image import manifest_media_type
+from boxwright.sources.registry import SOURCE_LABEL, origin_labels
 from boxwright.store.errors import BlobNotFoundError
 from boxwright.store.store import Store
 
@@ -45,8 +46,8 @@ class StoredImage:
 class KeptImage:
     """Another remote, whose manifests and configs are kept in the store and read from there.
 
-    What is named by a digest never changes, so it is asked for once: a pinned image that was
-    used before resolves without any network.
+    What is named by a digest never changes, so a repository is asked for it once: a pinned image
+    that was used before under this name resolves without any network.
     """
 
     def __init__(self, store: Store, remote: ImageRemote) -> None:
@@ -60,14 +61,33 @@ class KeptImage:
 
     async def manifest(self, digest: Digest | None) -> tuple[Descriptor, bytes]:
         """Return the remote's root, or another manifest, which may be here already."""
-        if digest is not None and await to_worker(self._store.blobs.stat, digest) is not None:
+        if digest is not None and await to_worker(self._is_from_there, digest):
             try:
                 return await stored_manifest(self._store, digest)
             except BlobNotFoundError:
                 pass  # damaged, or collected a moment ago
         descriptor, body = await self._remote.manifest(digest)
-        await to_worker(self._store.blobs.put, body, dict(self._remote.source_labels))
+        labels = {**self._remote.source_labels, **self._origin()}
+        await to_worker(self._store.blobs.put, body, labels)
         return descriptor, body
+
+    def _origin(self) -> dict[str, str]:
+        """Return the labels that say that a manifest was seen at the remote."""
+        labels: dict[str, str] = {}
+        for name, path in self._remote.source_labels.items():
+            labels |= origin_labels(name.removeprefix(SOURCE_LABEL), path)
+        return labels
+
+    def _is_from_there(self, digest: Digest) -> bool:
+        """Return whether a manifest is here because this remote had it.
+
+        What only another repository had must be asked for: a name that does not exist, or that
+        the client may not read, must not lead to an image.
+        """
+        try:
+            return self._origin().items() <= self._store.blobs.labels(digest).items()
+        except BlobNotFoundError:
+            return False
 
     async def blob(self, descriptor: Descriptor, sink: AsyncSink) -> None:
         """Stream a blob; small ones (configs) are kept."""

@@ -18,7 +18,7 @@ from boxwright.core.reference import Reference
 from boxwright.engine.images import Images
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
 from boxwright.registry.client import RegistryClient
-from boxwright.registry.errors import RegistryUnreachableError
+from boxwright.registry.errors import ManifestNotFoundError, RegistryUnreachableError
 from boxwright.session.manager import SessionManager
 from boxwright.sources.fetch import BlobFetcher
 from boxwright.sources.image import (
@@ -222,6 +222,26 @@ def test_a_pinned_image_that_was_seen_before_needs_no_network(run, setup):
             assert (await made.config(pinned))[1:] == first[1:]
             with pytest.raises(RegistryUnreachableError):
                 await made.config(name)
+
+    run(work())
+
+
+def test_a_manifest_from_elsewhere_is_asked_for_at_the_name_that_is_given(run, setup):
+    async def work():
+        async with setup() as made, FakeRegistry() as registry:
+            digest = _image(registry)["digest"]
+            assert _image(registry, path="team/copy")["digest"] == digest
+            name, _, config = await made.config(f"{registry.host}/team/app@{digest}")
+            assert name.endswith(f"team/app@{digest}")
+            for other in ("team/none", "else/where"):
+                with pytest.raises(ManifestNotFoundError):
+                    await made.config(f"{registry.host}/{other}@{digest}")
+            asked = registry.count("GET", "/manifests/")
+            assert (await made.config(f"{registry.host}/team/copy@{digest}"))[2] == config
+            assert registry.count("GET", "/manifests/") == asked + 1
+            for known in ("team/app", "team/copy"):
+                await made.config(f"{registry.host}/{known}@{digest}")
+            assert registry.count("GET", "/manifests/") == asked + 1
 
     run(work())
 
