@@ -138,9 +138,12 @@ def test_merges_count_what_their_inputs_lack(manager: SnapshotManager) -> None:
             (root / "gone").unlink()
             (root / "b").write_bytes(b"x" * FILE)
         top = await upper.commit()
-        async with manager.diff(base, top) as changes, manager.merge([base, changes]) as merged:
-            async with merged.mounted() as root:
-                assert {path.name for path in root.iterdir()} >= {"a", "b"}
+        async with (
+            manager.diff(base, top) as changes,
+            manager.merge([base, changes]) as merged,
+            merged.mounted() as root,
+        ):
+            assert {path.name for path in root.iterdir()} >= {"a", "b"}
         for ref in (top, base):
             await ref.release()
         found = await sizes(manager)
