@@ -161,6 +161,24 @@ def test_a_policy_denies_and_converts(
     assert (tmp_path / "out/seen").read_text() == "two\n"
 
 
+def test_a_policy_puts_a_folder_in_place_of_a_named_image(
+    buildx: Buildx, context: Context, tmp_path: Path
+) -> None:
+    context.dockerfile("FROM scratch AS replace\nFROM base\nCOPY --from=replace /word /\n")
+    context.write("word", "from the folder\n")
+    env = policy(
+        tmp_path,
+        {
+            "action": "CONVERT",
+            "selector": {"identifier": "docker-image://docker.io/library/alpine:latest"},
+            "updates": {"identifier": "local://context"},
+        },
+    )
+    named = ("--build-context", "replace=docker-image://alpine")
+    buildx.build(*named, "-o", f"type=local,dest={tmp_path}/out", context.path, env=env).ok()
+    assert (tmp_path / "out/word").read_text() == "from the folder\n"
+
+
 def test_a_policy_denies_the_context(buildx: Buildx, context: Context, tmp_path: Path) -> None:
     context.dockerfile("FROM base\nCOPY .base/bin/busybox /b\n")
     rule = {"action": "DENY", "selector": {"identifier": "local://context"}}

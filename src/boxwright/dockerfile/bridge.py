@@ -11,7 +11,27 @@ from typing import Protocol, runtime_checkable
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
+from boxwright.errors import InvalidInputError
 from boxwright.wire.pb import ops_pb2 as pb
+
+
+class NotAnImageError(InvalidInputError):
+    """The source policy puts something in an image's place that is none.
+
+    Args:
+        ref: The image.
+        identifier: Of what takes its place, such as ``local://name``.
+    """
+
+    def __init__(self, ref: str, identifier: str) -> None:
+        super().__init__(
+            "the source policy replaces an image by a source that is none",
+            detail=f"{ref}: {identifier}",
+            hint="in place of an image in FROM, name another image; a --build-context may be "
+            "replaced by any source",
+        )
+        self.ref = ref
+        self.identifier = identifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +113,9 @@ class MetaResolver(Protocol):
             resolve_mode: ``default``, ``pull`` or ``local``.
             log_name: The name under which progress shows the look-up.
             store: Look in this OCI layout, not in a registry.
+
+        Raises:
+            NotAnImageError: the source policy puts something else in its place.
         """
 
 

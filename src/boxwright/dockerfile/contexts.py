@@ -14,14 +14,14 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 
-from boxwright.core.dataclass import dataclass, field
+from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
-from boxwright.dockerfile.bridge import FrontendBridge, FrontendRef, OciStore
+from boxwright.dockerfile.bridge import FrontendBridge, FrontendRef, NotAnImageError, OciStore
 from boxwright.dockerfile.dockerignore import parse_dockerignore
 from boxwright.dockerfile.golang import parse_bool
 from boxwright.dockerfile.options import BuildOptions
-from boxwright.errors import Code, InvalidInputError, NotFoundError
+from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError
 from boxwright.llb.build_giturl import GitRef, parse_git_ref
 from boxwright.llb.build_ops import from_definition
 from boxwright.llb.file_op import CopyOptions, copy
@@ -33,6 +33,7 @@ from boxwright.wire.pb import ops_pb2 as pb
 
 DOCKERFILE = "Dockerfile"
 DOCKERIGNORE = ".dockerignore"
+_NO_FOLDER = frozenset({Code.NOT_FOUND, Code.UNIMPLEMENTED})  # of this name, or at all
 _HTTP = re.compile(r"https?://")
 _HTTP_FILENAME = "context"
 _HEADER_SIZE = 1024
@@ -194,7 +195,12 @@ class BuildContexts:
             name=f"[internal] load {DOCKERIGNORE}",
         )
         ref = await self.bridge.solve(state.marshal())
-        return await _first_of(ref, (DOCKERIGNORE,)) or b""
+        try:
+            return await _first_of(ref, (DOCKERIGNORE,)) or b""
+        except BoxwrightError as exc:
+            if exc.code not in _NO_FOLDER:
+                raise
+            return b""  # if files of it are needed, the build fails at the step that does
 
     async def main_context(self, follow: Sequence[str] = ()) -> State:
         """Return the main context, of a local one only the paths in ``follow`` if any."""
@@ -296,12 +302,15 @@ class NamedContext:
         if ref == "scratch":
             return State(), None
         full = str(Reference.parse(ref).with_default_tag())
-        resolved = await self.contexts.bridge.resolve_image_config(
-            full,
-            platform=self.platform,
-            resolve_mode=self.resolve_mode,
-            log_name=f"[context {self.key}] load metadata for {ref}",
-        )
+        try:
+            resolved = await self.contexts.bridge.resolve_image_config(
+                full,
+                platform=self.platform,
+                resolve_mode=self.resolve_mode,
+                log_name=f"[context {self.key}] load metadata for {ref}",
+            )
+        except NotAnImageError as exc:
+            return await replace(self, value=_context_value(exc.identifier)).load()
         state = image(resolved.ref, name=f"[context {self.key}] {ref}", platform=self.platform)
         state, config = _with_config(state, resolved.config)
         config.created = ""
@@ -365,6 +374,12 @@ class NamedContext:
         metadata = self.contexts.bridge.opts.get(f"input-metadata:{name}")
         config = _input_config(metadata) if metadata is not None else None
         return (state, None) if config is None else _with_config(state, config)
+
+
+def _context_value(identifier: str) -> str:
+    """Return a source's identifier as the value of a build context."""
+    scheme, _, rest = identifier.partition("://")
+    return f"{scheme}:{rest}" if scheme == "local" else identifier
 
 
 class LateOutput(Output):

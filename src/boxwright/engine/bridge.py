@@ -338,10 +338,7 @@ class BuildBridge:
         if answer.Source.identifier.startswith(_IMAGE_SCHEME):
             name = str(Reference.parse(name).with_default_tag())
         if not answer.HasField("Image"):
-            raise InvalidInputError(
-                "the source policy replaces an image by a source that is none",
-                detail=f"{ref}: {answer.Source.identifier}",
-            )
+            raise frontend_api.NotAnImageError(ref, answer.Source.identifier)
         digest = Digest(answer.Image.Digest) if answer.Image.Digest else None
         return name, digest, answer.Image.Config
 

@@ -10,6 +10,7 @@ from boxwright.core.platform import Platform
 from boxwright.dockerfile.bridge import (
     CacheImport,
     FrontendResult,
+    NotAnImageError,
     OciStore,
     ResolvedImage,
     SourceMetadata,
@@ -58,6 +59,7 @@ class MemoryBridge:
         sources: Files by source identifier (``local://context``, ``https://…``), then path.
             An HTTP source has one file, under whatever name the frontend gives it.
         images: Config blobs by reference, or by ``reference|platform``.
+        replaced: What a policy has in place of images, by reference: identifiers of sources.
         metadata: What source ops resolve to, by identifier.
         definitions: Everything that was solved, in order.
         resolved: Every look-up of an image: reference, platform, mode, name shown.
@@ -66,6 +68,7 @@ class MemoryBridge:
     opts: dict[str, str] = field(default_factory=dict)
     sources: dict[str, dict[str, bytes]] = field(default_factory=dict)
     images: dict[str, bytes] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
     named_inputs: dict[str, pb.Definition] = field(default_factory=dict)
     metadata: dict[str, SourceMetadata] = field(default_factory=dict)
     session_id: str = "sessionid"
@@ -120,9 +123,12 @@ class MemoryBridge:
 
         Raises:
             NotFoundError: it is not in ``images``.
+            NotAnImageError: it is in ``replaced``.
         """
         mode = f"oci:{store.store_id}" if store is not None else resolve_mode
         self.resolved.append((ref, str(platform or ""), mode, log_name))
+        if ref in self.replaced:
+            raise NotAnImageError(ref, self.replaced[ref])
         config = self.images.get(f"{ref}|{platform}", self.images.get(ref))
         if config is None:
             raise NotFoundError(f"{ref}: not found")

@@ -332,6 +332,33 @@ def test_named_contexts(value: str, files: None, names_shown: str) -> None:
     assert names_shown in names(result.ref.definition)
 
 
+@pytest.mark.parametrize(
+    ("identifier", "shown"),
+    [
+        ("local://dir", "[context x] load from client"),
+        ("https://h/f", "[context x] https://h/f"),
+        ("git://h/r.git#v", "[internal] load git source git://h/r.git#v"),
+    ],
+)
+def test_a_policy_may_put_any_source_in_place_of_a_context(identifier: str, shown: str) -> None:
+    made = bridge("FROM scratch\nCOPY --from=x a b\n", context__x="docker-image://alpine")
+    made.replaced["docker.io/library/alpine:latest"] = identifier
+    result = build(made)
+    assert isinstance(result.ref, MemoryRef)
+    assert shown in names(result.ref.definition)
+    sources = [op.source for op in ops(result.ref.definition) if op.HasField("source")]
+    assert [source.identifier.partition("#")[0] for source in sources] == [
+        identifier.partition("#")[0]
+    ]
+
+
+def test_only_an_image_may_be_in_place_of_a_base_image() -> None:
+    made = bridge("FROM alpine\nCOPY a b\n")
+    made.replaced["docker.io/library/alpine:latest"] = "local://dir"
+    with pytest.raises(DockerfileError, match="by a source that is none"):
+        build(made)
+
+
 def test_a_named_local_context_sends_what_is_used_of_it() -> None:
     made = bridge(
         "FROM scratch\nCOPY --from=x a b\nCOPY --from=x c/d e/f g/\n", context__x="local:dir"
