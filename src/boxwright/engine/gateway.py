@@ -186,6 +186,11 @@ class GatewayBridge:
         else:
             message.refDeprecated = ref_id
 
+    def ref_id(self, ref: LazyRef) -> str:
+        """Return the id under which a ref can be read until the build ends."""
+        known = next((key for key, each in self._refs.items() if each is ref), "")
+        return known or self._register(ref.retain())
+
     def _register(self, ref: LazyRef | None) -> str:
         if ref is None:
             return ""

@@ -30,6 +30,7 @@ from boxwright.engine.policycheck import SourcePolicy, rules_of
 from boxwright.engine.provenance import Provenance, RequestScope
 from boxwright.engine.push import Pusher
 from boxwright.engine.recorder import MEDIA_TYPE, StatusRecorder
+from boxwright.engine.sessionexports import outputs_done, wanted_outputs
 from boxwright.engine.resultcheck import platform_warnings
 from boxwright.engine.results import FrontendResult
 from boxwright.engine.status import timestamp
@@ -192,6 +193,7 @@ class SolveRun:
             bridge.job.watch = early.completed
             await evaluate(result)
             await early.finish()
+            exporters = [*exporters, *await self._client_exporters(result)]
             await self._attest(bridge, result)
             response = await self._export(result, exporters, cache_exports)
             await self._remember(result)
@@ -201,6 +203,8 @@ class SolveRun:
             await result.release()
         for key, value in result.metadata.items():
             if key.startswith("frontend."):
+        if self._request.EnableSessionExporter:
+            await outputs_done(self._engine.sessions, self._request.Session, response)
                 response[key] = value.decode("utf-8", "replace")
         if self._build.client_runs_frontend:
             return response  # it has the answer of a subrequest already
@@ -208,6 +212,15 @@ class SolveRun:
             if key in result.metadata:
                 response[key] = result.metadata[key].decode("utf-8", "replace")
         return response
+    async def _client_exporters(self, result: FrontendResult) -> list[Exporter]:
+        """Return the outputs that the client chooses, now that there is a result."""
+        if not self._request.EnableSessionExporter:
+            return []
+        found = await wanted_outputs(
+            self._engine.sessions, self._request.Session, result, self._build.gateway
+        )
+        return [resolve_exporter(item.type, dict(item.attributes)) for item in found]
+
 
     def _date_s(self) -> int:
         """Return the date of documents about the result: the epoch that is asked for, or now."""
@@ -489,7 +502,5 @@ def _refuse_unsupported(request: control_pb2.SolveRequest) -> None:
     """
     if request.ProxyNetwork:
         raise UnimplementedError("the proxy network is not supported yet")
-    if request.EnableSessionExporter:
-        raise UnimplementedError("session exporters are not supported yet")
     if request.HasField("Definition") and request.Frontend:
         raise InvalidInputError("cannot solve with both Definition and Frontend specified")

@@ -175,6 +175,14 @@ class TreeReceiver(Protocol):
         """All is here: write what remains; afterwards the sender is told of success."""
 
 
+@dataclass(frozen=True, slots=True)
+class OutputRequest:
+    """An output that a client wants: its type and attributes, as in a solve request."""
+
+    type: str
+    attributes: Mapping[str, str]
+
+
 class Session(Protocol):
     """One client, as the engine sees it. All methods may raise :class:`SessionLostError`."""
 
@@ -258,6 +266,19 @@ class Session(Protocol):
             layer_of: Says which layer of the tree shows a path (hard links are in one layer).
             is_split: The folders at the top are roots of their own.
         """
+
+    async def find_outputs(
+        self, metadata: Mapping[str, bytes], refs: Sequence[str]
+    ) -> Sequence[OutputRequest]:
+        """Let the client choose further outputs of a result (Exporter.FindExporters).
+
+        Args:
+            metadata: The frontend's.
+            refs: Ids under which the result's trees can be read through the gateway.
+        """
+
+    async def outputs_done(self, response: Mapping[str, str]) -> None:
+        """Tell the client what the outputs reported (Exporter.FinalizeExport)."""
 
     def pull_upload(self, url_path: str) -> AsyncIterator[bytes]:
         """Read what the client uploads under this path (Upload.Pull)."""

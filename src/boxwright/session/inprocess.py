@@ -15,6 +15,7 @@ from boxwright.session.base import (
     BytePipe,
     DirNotAllowedError,
     FileSink,
+    OutputRequest,
     SecretNotFoundError,
     SshAgentNotFoundError,
     SyncRequest,
@@ -55,6 +56,7 @@ class InProcessSession:
             "moby.buildkit.secrets.v1.Secrets": services.secrets,
             "moby.sshforward.v1.SSH": services.ssh,
             "moby.upload.v1.Upload": services.uploads,
+            "moby.exporter.v1.Exporter": services.chooser,
         }
         return offered.get(method_path.strip("/").partition("/")[0]) is not None
 
@@ -166,6 +168,18 @@ class InProcessSession:
             send_tree(left, walk),
             receive_output(right, os.fsencode(target.path), mirror=target.mirror),
         )
+
+    async def find_outputs(
+        self, metadata: Mapping[str, bytes], refs: Sequence[str]
+    ) -> Sequence[OutputRequest]:
+        """Let the client choose further outputs; nothing if it does not do that."""
+        chooser = self._services.chooser
+        return await chooser.find(metadata, refs) if chooser is not None else ()
+
+    async def outputs_done(self, response: Mapping[str, str]) -> None:
+        """Tell the client what the outputs reported, if it wants to know."""
+        if self._services.chooser is not None:
+            await self._services.chooser.done(response)
 
     async def read_content(self, store_id: str, digest: Digest) -> AsyncIterator[bytes]:
         """Read a blob of a layout that the client offers."""

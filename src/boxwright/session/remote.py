@@ -23,6 +23,7 @@ from boxwright.session.base import (
     BytePipe,
     FileSink,
     OutputDeclinedError,
+    OutputRequest,
     SecretNotFoundError,
     SessionLostError,
     SshAgentNotFoundError,
@@ -44,6 +45,7 @@ from boxwright.wire.pb import (
     health_pb2,
     policysession_pb2,
     secrets_pb2,
+    sessionexporter_pb2,
     ssh_pb2,
 )
 from boxwright.wire.status import RpcError, StatusCode, from_rpc_error
@@ -324,6 +326,34 @@ class RemoteSession:
             await stream.close_send()
             while await stream.recv_bytes() is not None:
                 pass
+
+    async def find_outputs(
+        self, metadata: Mapping[str, bytes], refs: Sequence[str]
+    ) -> Sequence[OutputRequest]:
+        """Let the client choose further outputs; nothing if it does not do that."""
+        if not self.supports(methods.EXPORTER_FIND.path):
+            return ()
+        request = sessionexporter_pb2.FindExportersRequest(metadata=dict(metadata), refs=refs)
+        with self._errors("asking for outputs"):
+            try:
+                answer = await self._connection.unary(methods.EXPORTER_FIND, request)
+            except RpcError as exc:
+                if exc.status in _NOT_THERE and not self._connection.closed.done():
+                    return ()
+                raise
+        return [OutputRequest(item.Type, dict(item.Attrs)) for item in answer.exporters]
+
+    async def outputs_done(self, response: Mapping[str, str]) -> None:
+        """Tell the client what the outputs reported, if it wants to know."""
+        if not self.supports(methods.EXPORTER_FINALIZE.path):
+            return
+        request = sessionexporter_pb2.FinalizeExportRequest(exporter_response=dict(response))
+        with self._errors("finishing the outputs"):
+            try:
+                await self._connection.unary(methods.EXPORTER_FINALIZE, request)
+            except RpcError as exc:
+                if exc.status not in _NOT_THERE or self._connection.closed.done():
+                    raise
 
     async def read_content(self, store_id: str, digest: Digest) -> AsyncIterator[bytes]:
         """Read a blob of a layout that the client offers."""

@@ -13,7 +13,7 @@ from boxwright.session.base import BytePipe
 from boxwright.session.chunks import decode_chunk, encode_chunk
 from boxwright.session.providers.auth import AuthProvider
 from boxwright.session.providers.localdirs import LocalDirs
-from boxwright.session.providers.outputs import OutputSinks
+from boxwright.session.providers.outputs import OutputChooser, OutputSinks
 from boxwright.session.providers.secrets import SecretsProvider
 from boxwright.session.providers.ssh import SshProvider
 from boxwright.session.providers.uploads import UploadProvider
@@ -25,7 +25,7 @@ from boxwright.session.treesend import send_tree
 from boxwright.session.treewalk import TreeWalk
 from boxwright.wire import methods
 from boxwright.wire.client import Connection
-from boxwright.wire.pb import auth_pb2, health_pb2, secrets_pb2, ssh_pb2
+from boxwright.wire.pb import auth_pb2, health_pb2, secrets_pb2, sessionexporter_pb2, ssh_pb2
 from boxwright.wire.server import Context, Server, ServerStream
 from boxwright.wire.status import RpcError, StatusCode
 from boxwright.wire.tunnel import MessageTunnel
@@ -50,6 +50,8 @@ def session_server(
         _add_ssh(server, services.ssh)
     if services.outputs is not None:
         _add_outputs(server, services.outputs)
+    if services.chooser is not None:
+        _add_chooser(server, services.chooser)
     if services.uploads is not None:
         _add_uploads(server, services.uploads)
     if services.layouts is not None:
@@ -234,6 +236,28 @@ def _add_outputs(server: Server, outputs: OutputSinks) -> None:
         await sink.close()
 
     server.add(methods.FILESEND_DIFFCOPY, diff_copy)
+
+
+def _add_chooser(server: Server, chooser: OutputChooser) -> None:
+    async def find(
+        request: sessionexporter_pb2.FindExportersRequest, context: Context
+    ) -> sessionexporter_pb2.FindExportersResponse:
+        del context
+        found = await chooser.find(dict(request.metadata), tuple(request.refs))
+        answer = sessionexporter_pb2.FindExportersResponse()
+        for item in found:
+            answer.exporters.add(Type=item.type, Attrs=dict(item.attributes))
+        return answer
+
+    async def finalize(
+        request: sessionexporter_pb2.FinalizeExportRequest, context: Context
+    ) -> sessionexporter_pb2.FinalizeExportResponse:
+        del context
+        await chooser.done(dict(request.exporter_response))
+        return sessionexporter_pb2.FinalizeExportResponse()
+
+    server.add(methods.EXPORTER_FIND, find)
+    server.add(methods.EXPORTER_FINALIZE, finalize)
 
 
 def _add_uploads(server: Server, uploads: UploadProvider) -> None:

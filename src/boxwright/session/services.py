@@ -8,7 +8,7 @@ from boxwright.core.dataclass import dataclass, field
 from boxwright.session.providers.auth import AuthProvider
 from boxwright.session.providers.contents import OciLayouts
 from boxwright.session.providers.localdirs import LocalDirs
-from boxwright.session.providers.outputs import OutputSinks
+from boxwright.session.providers.outputs import OutputChooser, OutputSinks
 from boxwright.session.providers.secrets import SecretsProvider
 from boxwright.session.providers.ssh import SshProvider
 from boxwright.session.providers.uploads import UploadProvider
@@ -26,6 +26,7 @@ class SessionServices:
 
     Attributes:
         id: Random name under which the build finds this session.
+        chooser: Asked for further outputs by builds with ``EnableSessionExporter``.
         shared_key: Tells a daemon which earlier context this one resembles.
     """
 
@@ -34,6 +35,7 @@ class SessionServices:
     secrets: SecretsProvider | None = None
     ssh: SshProvider | None = None
     outputs: OutputSinks | None = None
+    chooser: OutputChooser | None = None
     uploads: UploadProvider | None = None
     layouts: OciLayouts | None = None
     shared_key: str = ""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, Code, NotFoundError
-from boxwright.session.base import FileSink
+from boxwright.session.base import FileSink, OutputRequest
 
 _BUFFER = 1 << 20
 
@@ -32,6 +32,25 @@ class OutputError(BoxwrightError):
             self.__dict__["code"] = Code.DISK_FULL
         elif cause.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             self.__dict__["code"] = Code.PERMISSION
+
+
+class OutputChooser(Protocol):
+    """Chooses outputs of a build when its result is there (moby.exporter.v1.Exporter)."""
+
+    async def find(
+        self, metadata: Mapping[str, bytes], refs: Sequence[str]
+    ) -> Sequence[OutputRequest]:
+        """Return the further outputs to make of a result.
+
+        Args:
+            metadata: The frontend's.
+            refs: Ids under which the result's trees can be read through the gateway.
+        """
+        ...
+
+    async def done(self, response: Mapping[str, str]) -> None:
+        """Take what all outputs reported; an error fails the build."""
+        ...
 
 
 class PathSink:
