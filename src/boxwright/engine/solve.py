@@ -30,9 +30,9 @@ from boxwright.engine.policycheck import SourcePolicy, rules_of
 from boxwright.engine.provenance import Provenance, RequestScope
 from boxwright.engine.push import Pusher
 from boxwright.engine.recorder import MEDIA_TYPE, StatusRecorder
-from boxwright.engine.sessionexports import outputs_done, wanted_outputs
 from boxwright.engine.resultcheck import platform_warnings
 from boxwright.engine.results import FrontendResult
+from boxwright.engine.sessionexports import outputs_done, wanted_outputs
 from boxwright.engine.status import timestamp
 from boxwright.errors import BoxwrightError, InvalidInputError, UnimplementedError
 from boxwright.exporters import resolve_exporter
@@ -193,8 +193,8 @@ class SolveRun:
             bridge.job.watch = early.completed
             await evaluate(result)
             await early.finish()
-            exporters = [*exporters, *await self._client_exporters(result)]
             await self._attest(bridge, result)
+            exporters = [*exporters, *await self._client_exporters(result)]
             response = await self._export(result, exporters, cache_exports)
             await self._remember(result)
         finally:
@@ -203,15 +203,16 @@ class SolveRun:
             await result.release()
         for key, value in result.metadata.items():
             if key.startswith("frontend."):
+                response[key] = value.decode("utf-8", "replace")
         if self._request.EnableSessionExporter:
             await outputs_done(self._engine.sessions, self._request.Session, response)
-                response[key] = value.decode("utf-8", "replace")
         if self._build.client_runs_frontend:
             return response  # it has the answer of a subrequest already
         for key in ("result.json", "result.txt", "result.statuscode"):
             if key in result.metadata:
                 response[key] = result.metadata[key].decode("utf-8", "replace")
         return response
+
     async def _client_exporters(self, result: FrontendResult) -> list[Exporter]:
         """Return the outputs that the client chooses, now that there is a result."""
         if not self._request.EnableSessionExporter:
@@ -220,7 +221,6 @@ class SolveRun:
             self._engine.sessions, self._request.Session, result, self._build.gateway
         )
         return [resolve_exporter(item.type, dict(item.attributes)) for item in found]
-
 
     def _date_s(self) -> int:
         """Return the date of documents about the result: the epoch that is asked for, or now."""
