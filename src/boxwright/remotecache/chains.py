@@ -8,6 +8,7 @@ the op that takes it as its ``index``-th input. A record that another one stands
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from boxwright.core.cacheinfo import RANDOM_PREFIX
@@ -38,6 +39,15 @@ class BlobProvider(Protocol):
         Raises:
             BoxwrightError: it can't be had any more.
         """
+        ...
+
+
+@runtime_checkable
+class BlobLookup(Protocol):
+    """A provider that can tell what it has."""
+
+    async def is_there(self, descriptor: Descriptor) -> bool:
+        """Return whether a blob is here or can be had, without fetching it."""
         ...
 
 
@@ -81,10 +91,12 @@ class Item:
                 return
         self.results.append(result)
 
-    def best_result(self) -> ExportResult | None:
-        """Return the newest result; of equals the one added last."""
+    def best_result(self, lost: AbstractSet[Digest] = frozenset()) -> ExportResult | None:
+        """Return the newest result without lost layers; of equals the one added last."""
         best: ExportResult | None = None
         for result in self.results:
+            if lost and any(d.digest in lost for d in result.remote.descriptors):
+                continue
             if best is None or result.created_at >= best.created_at:
                 best = result
         return best
@@ -204,10 +216,15 @@ class CacheChains:
                 pending.extend(child for group in item.children.values() for child in group)
         return list(found)
 
-    def marshal(self) -> tuple[CacheConfig, dict[Digest, Blob]]:
+    def marshal(
+        self, lost: AbstractSet[Digest] = frozenset()
+    ) -> tuple[CacheConfig, dict[Digest, Blob]]:
         """Return the document and the blobs of its layers.
 
         Of each record the newest result is kept. Media types of layers are OCI's.
+
+        Args:
+            lost: layers that can't be had: results with one of them are left out.
         """
         layers = _Layers()
         numbers: dict[Item, int] = {}
@@ -221,7 +238,7 @@ class CacheChains:
                 )
                 for group in item.parents
             )
-            best = item.best_result()
+            best = item.best_result(lost)
             layer = layers.add(best.remote) if best is not None else None
             results = (CacheResult(layer, best.created_at),) if best and layer is not None else ()
             numbers[item] = len(records)

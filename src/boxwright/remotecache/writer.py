@@ -11,10 +11,11 @@ from boxwright.core.dataclass import dataclass, field
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
+from boxwright.errors import BoxwrightError, Code, NotFoundError
 from boxwright.oci import mediatypes
 from boxwright.oci.manifest import Index, Manifest
 from boxwright.progress.step import StepProgress
-from boxwright.remotecache.chains import Blob, CacheChains
+from boxwright.remotecache.chains import Blob, BlobLookup, CacheChains
 from boxwright.remotecache.format import (
     CONFIG_MEDIA_TYPE,
     UPSTREAM_LIMIT_BYTES,
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 MANIFEST_KEY = "cache.manifest"
 _PARALLEL_LAYERS = 4
+_NO_ROOM = frozenset((Code.DISK_FULL, Code.DISK_CAP))
 
 
 @dataclass(slots=True)
@@ -59,18 +61,19 @@ async def write_cache(
 ) -> WrittenCache:
     """Write a graph of records with its layers; only what is new there is sent.
 
+    A layer that can't be had any more (an import's that is gone or damaged) is left out with the
+    results that consist of it.
+
     Raises:
-        BoxwrightError: the place refused or can't be reached, or a layer can't be had.
+        BoxwrightError: the place refused or can't be reached, or there is no room.
     """
-    config, blobs = await to_worker(chains.marshal)
     written = WrittenCache()
-    if not config.layers:
+    config, layers = await _write_all_layers(chains, target, step, lease, written)
+    if not layers:
         with step.part("skipping cache export for empty result"):
             _log.warning("no step of the build has layers: the cache export is empty")
         return written
-    layers = [blobs[d] for d in dict.fromkeys(layer.blob for layer in config.layers)]
     written.layers = len(layers)
-    await _write_layers(layers, target, step, lease, written)
     trace.point("cache-layers-written")
     document = await _write_config(config, target, step)
     trace.point("cache-config-written")
@@ -93,27 +96,63 @@ async def write_cache(
     return written
 
 
+async def _write_all_layers(
+    chains: CacheChains,
+    target: CacheTarget,
+    step: StepProgress,
+    lease: Lease,
+    written: WrittenCache,
+) -> tuple[CacheConfig, list[Blob]]:
+    """Write the layers of a graph; return the document, and its layers without those lost."""
+    lost: set[Digest] = set()
+    done: set[Digest] = set()
+    while True:
+        config, blobs = await to_worker(chains.marshal, frozenset(lost))
+        layers = [blobs[d] for d in dict.fromkeys(layer.blob for layer in config.layers)]
+        fresh = [blob for blob in layers if blob.descriptor.digest not in done]
+        found = await _write_layers(fresh, target, step, lease, written)
+        done.update(blob.descriptor.digest for blob in fresh)
+        if not found:
+            return config, layers
+        lost |= found
+
+
 async def _write_layers(
     layers: list[Blob],
     target: CacheTarget,
     step: StepProgress,
     lease: Lease,
     written: WrittenCache,
-) -> None:
+) -> set[Digest]:
+    """Write layers; return those that can't be had any more."""
     slots = asyncio.Semaphore(_PARALLEL_LAYERS)
+    lost: set[Digest] = set()
 
     async def write(blob: Blob) -> None:
         descriptor = blob.descriptor
 
         async def ensure() -> None:
-            if blob.provider is not None:
-                await blob.provider.ensure(descriptor)
+            try:
+                await _fetch(blob)
+            except BoxwrightError as error:
+                if error.code not in _NO_ROOM:
+                    _log.warning("layer %s is not exported: %s", descriptor.digest, error)
+                    lost.add(descriptor.digest)
+                raise
             await to_worker(lease.add_blob, descriptor.digest)
 
         async with slots:
             label = f"writing layer {descriptor.digest}"
             with step.part(label):
-                if await target.put_layer(descriptor, ensure, _meter(step, label, descriptor)):
+                try:
+                    is_new = await target.put_layer(
+                        descriptor, ensure, _meter(step, label, descriptor)
+                    )
+                except BoxwrightError:
+                    if descriptor.digest not in lost:
+                        raise
+                    return
+                if is_new:
                     written.sent_layers += 1
                     written.sent_bytes += descriptor.size
 
@@ -123,6 +162,17 @@ async def _write_layers(
                 group.create_task(write(blob))
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
+    return lost
+
+
+async def _fetch(blob: Blob) -> None:
+    """Have a layer in the store; asked for first, as an import that fails is given up."""
+    provider = blob.provider
+    if provider is None:
+        return
+    if isinstance(provider, BlobLookup) and not await provider.is_there(blob.descriptor):
+        raise NotFoundError("a layer of the cache is gone", detail=str(blob.descriptor.digest))
+    await provider.ensure(blob.descriptor)
 
 
 def _meter(step: StepProgress, label: str, descriptor: Descriptor) -> Callable[[int], None]:

@@ -13,7 +13,7 @@ import pytest
 from boxwright.core.clock import SystemClock
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
-from boxwright.errors import BoxwrightError, NotFoundError
+from boxwright.errors import BoxwrightError, Code, NotFoundError
 from boxwright.oci import mediatypes
 from boxwright.oci.manifest import Index, Manifest
 from boxwright.progress.step import step
@@ -118,6 +118,64 @@ def write(store: Store, chains: CacheChains, place: Place, **options: bool) -> W
             return await write_cache(chains, place, shown, lease, **options)
 
     return asyncio.run(run())
+
+
+class Damaged(Place):
+    """A place that some layers can't be had from."""
+
+    def __init__(self, *gone: str, code: type[BoxwrightError] = NotFoundError) -> None:
+        super().__init__()
+        self._gone = {layer(name).digest for name in gone}
+        self._error = code
+
+    async def ensure(self, descriptor: Descriptor) -> None:
+        if descriptor.digest in self._gone:
+            raise self._error("gone")
+        await super().ensure(descriptor)
+
+
+class Looked(Damaged):
+    """One that can tell."""
+
+    async def is_there(self, descriptor: Descriptor) -> bool:
+        return descriptor.digest not in self._gone
+
+
+@pytest.mark.parametrize("kind", [Damaged, Looked])
+def test_results_with_a_lost_layer_are_left_out(store: Store, kind: type[Damaged]) -> None:
+    source, place = kind("2"), Place()
+    written = write(store, graph(source), place)
+    assert (written.layers, written.sent_layers) == (2, 2)
+    (found,) = read(place)
+    config, _ = found.marshal()
+    assert {each.blob for each in config.layers} == {layer("1").digest, layer("3").digest}
+    assert [bool(r.results) for r in config.records if r.digest == "sha256:y"] == [False]
+    assert len(config.records) == 4
+
+
+def test_an_older_result_takes_the_place_of_a_lost_one(store: Store) -> None:
+    place, source = Place(), Damaged("new")
+    chains = CacheChains()
+    for name, when in (("old", 1), ("new", 2)):
+        remote = Remote((layer(name),), source)
+        chains.add("sha256:r", (), [ExportResult(when, remote, "", 0)])
+    assert write(store, chains, place).layers == 1
+    config, _ = read(place)[0].marshal()
+    assert [each.blob for each in config.layers] == [layer("old").digest]
+
+
+def test_all_layers_are_lost(store: Store) -> None:
+    place = Place()
+    written = write(store, graph(Damaged("1")), place)
+    assert (written.descriptor, written.layers, place.root) == (None, 0, None)
+
+
+def test_no_room_for_a_layer_is_no_loss(store: Store) -> None:
+    class FullError(BoxwrightError):
+        code = Code.DISK_FULL
+
+    with pytest.raises(FullError):
+        write(store, graph(Damaged("2", code=FullError)), Place())
 
 
 def read(place: Place) -> list[CacheChains]:
