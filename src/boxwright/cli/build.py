@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from boxwright.cli.plan import BuildPlan
     from boxwright.client.client import Client
     from boxwright.client.request import BuildRequest, BuildResult
-    from boxwright.progress.events import WarningEvent
+    from boxwright.progress.events import Event, WarningEvent
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 _DIGEST_KEY = "containerimage.digest"
@@ -96,6 +96,9 @@ def _many(*names: str, key: str, text: str, metavar: str) -> Callable[[F], F]:
     is_flag=True,
     help="Build twice without cache, and fail if the images differ.",
 )
+@click.option(
+    "--debug-shell", is_flag=True, help="Open a shell where a RUN fails, before the build ends."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the image's digest.")
 @click.option("--builder", default="", metavar="NAME", help="Builder to use.")
 @click.option("--addr", default="", metavar="ADDRESS", help="Daemon to use.")
@@ -111,6 +114,7 @@ def build(
     quiet: bool,
     check: bool,
     verify_reproducible: bool,
+    debug_shell: bool,
     builder: str,
     addr: str,
     root: str,
@@ -138,20 +142,25 @@ def build(
     target = choose(os.environ, addr=addr or options.addr or "", builder=builder, tls=options.tls)
     if check:
         flags["call"] = "check"
+    if debug_shell:
+        refuse_shell(call=flags["call"], inputs=(flags["context"], flags["file"]))
     plan = plan_build(
         BuildFlags(**flags), os.environ, sys.stdin.buffer, is_embedded=target.is_embedded
     )
     mode = "quiet" if quiet else progress
+    is_call = plan.request.via_gateway
+    if debug_shell:
+        mode = "plain" if mode in {"auto", "tty"} else mode  # drawing would cover the shell
     try:
         for warning in plan.warnings:
             click.echo(f"WARNING: {warning}", err=True)
-        runner = BuildRun(plan, mode, twice=verify_reproducible)
+        runner = BuildRun(plan, mode, twice=verify_reproducible, has_shell=debug_shell)
         from boxwright.cli.connect import run_with_client
 
         result = run_with_client(options, target, runner)
     finally:
         plan.close()
-    if plan.request.via_gateway:
+    if is_call:
         return show_call(result, plan.call_format)
     if runner.warnings and mode != "rawjson":
         show_warnings(runner.warnings)
@@ -163,10 +172,17 @@ class BuildRun:
     """Runs a planned build with a client and draws its progress."""
 
     def __init__(
-        self, plan: BuildPlan, mode: str, *, trace: TextIO | None = None, twice: bool = False
+        self,
+        plan: BuildPlan,
+        mode: str,
+        *,
+        trace: TextIO | None = None,
+        twice: bool = False,
+        has_shell: bool = False,
     ) -> None:
         self._plan = plan
         self._twice = twice
+        self._has_shell = has_shell
         self._trace = trace
         self._mode = mode
         self.warnings: list[WarningEvent] = []
@@ -181,7 +197,7 @@ class BuildRun:
 
     async def _once(self, client: Client, request: BuildRequest) -> BuildResult:
         from boxwright.cli.render import RawJsonRenderer, make_renderer
-        from boxwright.progress.events import Event, WarningEvent
+        from boxwright.progress.events import WarningEvent
 
         renderer = make_renderer(self._mode, os.environ)
         recorder = RawJsonRenderer(self._trace) if self._trace is not None else None
@@ -194,9 +210,44 @@ class BuildRun:
                 recorder.update(events)
 
         try:
+            if self._has_shell:
+                return await _with_shell(client, request, draw)
             return await client.build(request, draw)
         finally:
             renderer.close()
+
+
+async def _with_shell(
+    client: Client, request: BuildRequest, draw: Callable[[list[Event]], None]
+) -> BuildResult:
+    """Build; a command that fails leaves a shell in its place."""
+    from boxwright.cli.debugshell import DebugShell
+    from boxwright.errors import BoxwrightError
+
+    shell = DebugShell(draw)
+    request.via_gateway, request.on_failed_step = True, shell.open
+    try:
+        return await client.build(request, shell.update)
+    except BoxwrightError:
+        if not shell.was_asked:
+            click.echo("no shell was opened: what failed is no RUN", err=True)
+        raise
+
+
+def refuse_shell(*, call: str, inputs: tuple[str, ...]) -> None:
+    """Refuse ``--debug-shell`` where it can't be.
+
+    Raises:
+        UsageError: nothing is run, or standard input is something else already.
+    """
+    from boxwright.cli.errors import UsageError
+
+    if call and call != "build":
+        raise UsageError(f"--debug-shell and --call={call} exclude each other")
+    if "-" in inputs:
+        raise UsageError(
+            "--debug-shell needs standard input", hint="name a folder and a file instead of '-'"
+        )
 
 
 def show_call(result: BuildResult, form: str = "") -> int:

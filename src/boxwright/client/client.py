@@ -22,12 +22,14 @@ from types import TracebackType
 from typing import Self
 
 from boxwright.client.events import from_response
+from boxwright.client.failedstep import failed_step
 from boxwright.client.request import BuildRequest, BuildResult
 from boxwright.client.transport import Transport
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError
 from boxwright.progress.events import Event
-from boxwright.wire.pb import control_pb2, explain_pb2, gateway_pb2, status_pb2, worker_pb2
+from boxwright.wire.pb import control_pb2, explain_pb2, gateway_pb2, worker_pb2
+from boxwright.wire.status import to_pb, to_rpc_error
 
 _STATUS_QUIET_S = 5.0
 _GATEWAY_GRACE_S = 5.0
@@ -93,20 +95,28 @@ class Client:
         """Act as the frontend's caller, as subrequests need it."""
         solving = asyncio.ensure_future(self._transport.solve(message))
         try:
-            metadata = await self._run_frontend(request)
+            try:
+                outcome = await self._run_frontend(request)
+            except BoxwrightError:
+                # The build itself fails too, and says more about it.
+                await _settled(solving)
+                raise
+            if isinstance(outcome, BoxwrightError):
+                with contextlib.suppress(BoxwrightError):  # the same one, as a status
+                    await _settled(solving)
+                raise outcome
             response = await solving
-            return BuildResult(request.ref, dict(response.ExporterResponse), metadata)
-        except BoxwrightError:
-            # The build itself fails too, and says more about it.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GATEWAY_GRACE_S):
-                    await solving
-            raise
+            return BuildResult(request.ref, dict(response.ExporterResponse), outcome)
         finally:
             solving.cancel()
             await asyncio.gather(solving, return_exceptions=True)
 
-    async def _run_frontend(self, request: BuildRequest) -> dict[str, bytes]:
+    async def _run_frontend(self, request: BuildRequest) -> dict[str, bytes] | BoxwrightError:
+        """Return the frontend's metadata, or the error that the build was ended with.
+
+        Raises:
+            BoxwrightError: the daemon has no such build (any more).
+        """
         opts = dict(request.opts)
         if "requestid" in opts:
             opts.setdefault("frontend.caps", _SUBREQUEST_CAP)
@@ -116,22 +126,21 @@ class Client:
             Definition=request.definition,
             allowResultReturn=True,
             allowResultArrayRef=True,
-            Evaluate=False,
+            Evaluate=request.on_failed_step is not None,
         )
         try:
             answer = await self._transport.gateway_solve(request.ref, inner)
         except BoxwrightError as exc:
-            await self._return_error(request.ref, exc)
-            raise
+            step = failed_step(self._transport, request.ref, exc)
+            if step is not None and request.on_failed_step is not None:
+                await request.on_failed_step(step)
+            failure = gateway_pb2.ReturnRequest(error=to_pb(to_rpc_error(exc)))
+            await self._transport.gateway_return(request.ref, failure)
+            return exc
         await self._transport.gateway_return(
             request.ref, gateway_pb2.ReturnRequest(result=answer.result)
         )
         return {key: bytes(value) for key, value in answer.result.metadata.items()}
-
-    async def _return_error(self, ref: str, error: BoxwrightError) -> None:
-        failure = status_pb2.Status(code=2, message=str(error))
-        with contextlib.suppress(BoxwrightError):
-            await self._transport.gateway_return(ref, gateway_pb2.ReturnRequest(error=failure))
 
     async def info(self) -> worker_pb2.BuildkitVersion:
         """Return the daemon's version."""
@@ -234,6 +243,13 @@ class _Progress:
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+
+
+async def _settled(solving: asyncio.Future[control_pb2.SolveResponse]) -> None:
+    """Wait for the end of a build whose frontend has failed; not for ever."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_GATEWAY_GRACE_S):
+            await asyncio.shield(solving)
 
 
 def _add_cache_imports(request: BuildRequest) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from boxwright.client import localcache
+from boxwright.client.failedstep import FailedStep
 from boxwright.client.localcache import CacheSpec
 from boxwright.core.dataclass import dataclass, field
 from boxwright.errors import InvalidInputError
@@ -76,6 +77,8 @@ class BuildRequest:
         shared_key: Finds the last state of the same folders on a remote daemon again.
         via_gateway: Run the frontend through the gateway and return its metadata, as
             subrequests (``--call``) need it.
+        on_failed_step: Called when a command failed, while its state can still be looked into;
+            goes with ``via_gateway``.
         ref: Name of the build; random if empty.
         internal: Leave the build out of the history.
     """
@@ -97,6 +100,7 @@ class BuildRequest:
     source_policy: sourcepolicy_pb2.Policy | None = None
     shared_key: str = ""
     via_gateway: bool = False
+    on_failed_step: Callable[[FailedStep], Awaitable[None]] | None = None
     ref: str = field(default_factory=new_id)
     internal: bool = False
 

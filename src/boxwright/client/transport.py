@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
@@ -31,6 +31,17 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 BUILD_ID = "buildkit-controlapi-buildid"
 _BLOB_CHUNK = 1 << 20
+_MAX_WAITING = 64
+
+
+class ProcessStream(Protocol):
+    """The messages of processes in containers."""
+
+    async def send(self, message: gateway_pb2.ExecMessage) -> None:
+        """Send one."""
+
+    async def recv(self) -> gateway_pb2.ExecMessage | None:
+        """Return the next one, None at the end."""
 
 
 class Transport(Protocol):
@@ -54,6 +65,14 @@ class Transport(Protocol):
 
     async def gateway_return(self, build_id: str, request: gateway_pb2.ReturnRequest) -> None:
         """End the frontend's part of a build."""
+
+    async def gateway_container(
+        self, build_id: str, request: gateway_pb2.NewContainerRequest
+    ) -> None:
+        """Mount results of a build for processes to come."""
+
+    def gateway_processes(self, build_id: str) -> AbstractAsyncContextManager[ProcessStream]:
+        """Give the messages of processes in a build's containers; they end with the block."""
 
     async def info(self) -> control_pb2.InfoResponse:
         """Return the daemon's version."""
@@ -170,6 +189,22 @@ class GrpcTransport:
         """End the frontend's part of a build."""
         await self._unary(methods.BRIDGE_RETURN, request, build_id=build_id)
 
+    async def gateway_container(
+        self, build_id: str, request: gateway_pb2.NewContainerRequest
+    ) -> None:
+        """Mount results of a build for processes to come."""
+        await self._unary(methods.BRIDGE_NEW_CONTAINER, request, build_id=build_id)
+
+    @asynccontextmanager
+    async def gateway_processes(self, build_id: str) -> AsyncIterator[ProcessStream]:
+        """Give the messages of processes in a build's containers; they end with the block."""
+        items = [(BUILD_ID, build_id)]
+        with _typed_errors():
+            async with self.connection.stream(
+                methods.BRIDGE_EXEC_PROCESS, metadata=items
+            ) as stream:
+                yield stream
+
     async def info(self) -> control_pb2.InfoResponse:
         """Return the daemon's version."""
         return await self._unary(methods.CONTROL_INFO, control_pb2.InfoRequest())
@@ -224,6 +259,40 @@ class GrpcTransport:
             yield answer.data
 
 
+class _Queues:
+    """One end of a stream of messages inside this process."""
+
+    def __init__(
+        self,
+        outbound: asyncio.Queue[gateway_pb2.ExecMessage],
+        inbound: asyncio.Queue[gateway_pb2.ExecMessage],
+    ) -> None:
+        self._out = outbound
+        self._in = inbound
+        self.other: asyncio.Future[None] | None = None
+        """Done when the other end sends nothing any more; its error is given on."""
+
+    async def send(self, message: gateway_pb2.ExecMessage) -> None:
+        """Send one; waits while the other end does not keep up."""
+        await self._out.put(message)
+
+    async def recv(self) -> gateway_pb2.ExecMessage | None:
+        """Return the next message, None at the end."""
+        getting = asyncio.ensure_future(self._in.get())
+        try:
+            ends: list[asyncio.Future[Any]] = [getting]
+            if self.other is not None:
+                ends.append(self.other)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if getting.done():
+                return getting.result()
+        finally:
+            getting.cancel()
+        assert self.other is not None
+        self.other.result()
+        return None
+
+
 class EmbeddedTransport:
     """An engine in this process; the engine stays the caller's."""
 
@@ -245,7 +314,8 @@ class EmbeddedTransport:
 
     async def solve(self, request: control_pb2.SolveRequest) -> control_pb2.SolveResponse:
         """Run a build to its end."""
-        return await self._engine.solve(request)
+        with _typed_errors():
+            return await self._engine.solve(request)
 
     def status(
         self, request: control_pb2.StatusRequest
@@ -262,6 +332,27 @@ class EmbeddedTransport:
     async def gateway_return(self, build_id: str, request: gateway_pb2.ReturnRequest) -> None:
         """End the frontend's part of a build."""
         await (await self._engine.gateway(build_id)).return_(request)
+
+    async def gateway_container(
+        self, build_id: str, request: gateway_pb2.NewContainerRequest
+    ) -> None:
+        """Mount results of a build for processes to come."""
+        await (await self._engine.gateway(build_id)).new_container(request)
+
+    @asynccontextmanager
+    async def gateway_processes(self, build_id: str) -> AsyncIterator[ProcessStream]:
+        """Give the messages of processes in a build's containers; they end with the block."""
+        gateway = await self._engine.gateway(build_id)
+        asked: asyncio.Queue[gateway_pb2.ExecMessage] = asyncio.Queue(_MAX_WAITING)
+        answers: asyncio.Queue[gateway_pb2.ExecMessage] = asyncio.Queue(_MAX_WAITING)
+        serving = asyncio.ensure_future(gateway.exec_process(_Queues(answers, asked)))
+        stream = _Queues(asked, answers)
+        stream.other = serving
+        try:
+            yield stream
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
 
     async def info(self) -> control_pb2.InfoResponse:
         """Return the engine's version."""
