@@ -250,3 +250,24 @@ def test_errors_come_through_the_daemon_as_they_are(
     assert_fails(build_with(context.path), Code.SOURCE_NOT_FOUND)
     context.dockerfile("FROM scratch AS a\n", base=False)
     assert_fails(build_with("--target", "x", context.path), Code.UNKNOWN_STAGE)
+
+
+_CHROOT = """
+cd "$1"
+for each in /*; do
+  if [ -L "$each" ]; then cp -P "$each" ".$each"
+  elif [ -d "$each" ]; then mkdir ".$each" && mount --rbind "$each" ".$each"
+  fi
+done
+exec chroot . "$2" build "$3"
+"""
+
+
+def test_a_chroot_whose_root_is_no_mount_is_named(tmp_path: Path, context: Context) -> None:
+    context.dockerfile("FROM scratch\n", base=False)
+    root = tmp_path / "chroot"
+    root.mkdir()
+    isolated = ["unshare", "--mount", "--propagation", "private"]
+    done = run([*isolated, "sh", "-ec", _CHROOT, "sh", root, PROGRAM, context.path])
+    assert_fails(done, Code.ENVIRONMENT)
+    assert "hint: outside of it: mount --bind DIR DIR" in done.err

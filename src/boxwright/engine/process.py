@@ -8,6 +8,7 @@ merely imports this package: only programs call :func:`enter`.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from boxwright.core.dataclass import dataclass
@@ -49,6 +50,12 @@ def enter() -> EnteredProcess:
         try:
             namespaces.isolate_mounts()
         except OSError as exc:
+            if exc.errno == errno.EINVAL:
+                raise NamespaceError(
+                    "this root folder is not a mount of its own",
+                    detail="mounts made in a chroot like this can't be kept from the rest",
+                    hint="outside of it: mount --bind DIR DIR, then chroot DIR",
+                ) from exc
             raise NamespaceError(
                 "can't make a mount namespace",
                 detail=f"{exc.strerror}: root without CAP_SYS_ADMIN?",
