@@ -18,7 +18,16 @@ SIZES = st.lists(
     st.one_of(st.integers(0, 40), st.integers(2000, 3000), st.integers(0, 60_000)), max_size=8
 )
 CUTS = st.lists(st.integers(1, 50_000), min_size=1, max_size=30)
-FRAMES = st.lists(st.integers(1, 20_000), min_size=1, max_size=10)
+FRAMES = st.lists(st.integers(1, 20_000) | st.integers(1, 200), min_size=1, max_size=10)
+SMALL_SIZES = st.lists(st.integers(0, 300), max_size=60)
+PINGS = st.lists(st.booleans(), min_size=1, max_size=4)
+FORMS = st.lists(
+    st.sampled_from(
+        ("plain", "unknown field before", "unknown field behind", "length with leading zero")
+    ),
+    min_size=1,
+    max_size=4,
+)
 
 REQUEST = f.encode_headers(
     [
@@ -76,14 +85,27 @@ def pieces(data, sizes):
         index += 1
 
 
-def conversation(sizes, frame_sizes):
-    bodies = [bytes([65 + index]) * size for index, size in enumerate(sizes)]
-    packed = [control_pb2.BytesMessage(data=body).SerializeToString() for body in bodies]
+def encoded(body, form):
+    """Encode a BytesMessage in one of the forms that mean the same."""
+    plain = control_pb2.BytesMessage(data=body).SerializeToString()
+    if form == "unknown field before":
+        return b"\x50\x01" + plain
+    if form == "unknown field behind":
+        return plain + b"\x50\x01"
+    if form == "length with leading zero" and 0 < len(body) < 128:
+        return bytes((0x0A, len(body) | 0x80, 0)) + body
+    return plain
+
+
+def conversation(sizes, frame_sizes, *, forms=("plain",), pings=(True,)):
+    bodies = [bytes([65 + index % 150]) * size for index, size in enumerate(sizes)]
+    packed = [encoded(body, forms[index % len(forms)]) for index, body in enumerate(bodies)]
     stream = b"".join(b"\0" + len(item).to_bytes(4, "big") + item for item in packed)
     out = [f.PREFACE, f.settings_frame([]), f.header_frames(1, REQUEST, 16384, end_stream=False)]
-    for piece in pieces(stream, frame_sizes):
+    for index, piece in enumerate(pieces(stream, frame_sizes)):
         out += [f.frame_header(len(piece), f.DATA, 0, 1), piece]
-        out.append(f.ping_frame(b"12345678", ack=False))
+        if pings[index % len(pings)]:
+            out.append(f.ping_frame(b"12345678", ack=False))
     out.append(f.frame_header(0, f.DATA, f.FLAG_END_STREAM, 1))
     return bodies, b"".join(out)
 
@@ -100,10 +122,10 @@ async def deliver(data, cuts, handler):
     return stream, serving
 
 
-@settings(deadline=None, max_examples=40)
-@given(SIZES, FRAMES, CUTS)
-def test_messages_arrive_whole_and_in_order(sizes, frame_sizes, cuts):
-    bodies, data = conversation(sizes, frame_sizes)
+@settings(deadline=None, max_examples=60)
+@given(SMALL_SIZES | SIZES, FRAMES, CUTS, PINGS)
+def test_messages_arrive_whole_and_in_order(sizes, frame_sizes, cuts, pings):
+    bodies, data = conversation(sizes, frame_sizes, pings=pings)
 
     async def main():
         done = asyncio.get_running_loop().create_future()
@@ -119,10 +141,10 @@ def test_messages_arrive_whole_and_in_order(sizes, frame_sizes, cuts):
     asyncio.run(main())
 
 
-@settings(deadline=None, max_examples=40)
-@given(SIZES, FRAMES, CUTS)
-def test_tunnelled_bytes_arrive_complete(sizes, frame_sizes, cuts):
-    bodies, data = conversation(sizes, frame_sizes)
+@settings(deadline=None, max_examples=60)
+@given(SMALL_SIZES | SIZES, FRAMES, CUTS, FORMS, PINGS)
+def test_tunnelled_bytes_arrive_complete(sizes, frame_sizes, cuts, forms, pings):
+    bodies, data = conversation(sizes, frame_sizes, forms=forms, pings=pings)
 
     async def main():
         collector = Collector()

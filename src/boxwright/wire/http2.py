@@ -34,7 +34,7 @@ _COST_SETTINGS: Final = 20
 _PARTIAL_FROM: Final = 2048
 _SHORT_CONTINUATION: Final = 4096
 _JOIN_BELOW: Final = 4096
-_UNPACK: Final = struct.Struct(">HBBBI").unpack_from
+_UNPACK: Final = struct.Struct(">IBI").unpack_from  # length and type, flags, stream
 
 
 class Http2(SendSide):
@@ -104,35 +104,37 @@ class Http2(SendSide):
             self._rest = []
         if self._preface_left:
             data = self._take_preface(data)
-        self._receive_frames(memoryview(data))
+        self._receive_frames(data)
 
-    def _receive_frames(self, view: memoryview) -> None:
-        size = len(view)
+    def _receive_frames(self, data: bytes | memoryview) -> None:
+        size = len(data)
+        view = memoryview(data)
         offset = 0
         max_frame = self.limits.max_frame
-        run: list[memoryview] = []  # small DATA frames of one stream, one behind the other
+        run: list[Buffer] = []  # small DATA frames of one stream, one behind the other
         run_id = 0
-        while size - offset >= f.FRAME_HEADER_BYTES:
-            length_high, length_low, kind, flags, stream_id = _UNPACK(view, offset)
-            length = length_high << 8 | length_low
+        while size - offset >= 9:  # f.FRAME_HEADER_BYTES
+            head, flags, stream_id = _UNPACK(data, offset)
+            length = head >> 8
             if length > max_frame:
                 raise self._fail(ErrorCode.FRAME_SIZE_ERROR, "frame is too large")
-            begin = offset + f.FRAME_HEADER_BYTES
-            if begin + length > size:
+            end = offset + 9 + length
+            if end > size:
                 break
-            offset = begin + length
-            if kind == f.DATA and not flags and 0 < length < _JOIN_BELOW:
+            if not (head & 0xFF or flags) and 0 < length < _JOIN_BELOW:  # type 0 is DATA
                 if stream_id != run_id:
                     if run:
                         self._on_data_run(run_id, run)
                         run = []
                     run_id = stream_id
-                run.append(view[begin:offset])
+                run.append(data[offset + 9 : end])  # of bytes cheaper than a view on them
+                offset = end
                 continue
             if run:
                 self._on_data_run(run_id, run)
                 run = []
-            self._on_frame(kind, flags, stream_id & f.MAX_WINDOW, view[begin:offset])
+            self._on_frame(head & 0xFF, flags, stream_id & f.MAX_WINDOW, view[offset + 9 : end])
+            offset = end
         if run:
             self._on_data_run(run_id, run)
         if offset < size:
@@ -153,10 +155,10 @@ class Http2(SendSide):
         size = len(rest)
         need = f.FRAME_HEADER_BYTES
         if size >= f.FRAME_HEADER_BYTES:
-            length_high, length_low, kind, flags, stream_id = _UNPACK(rest, 0)
-            length = length_high << 8 | length_low
+            head, flags, stream_id = _UNPACK(rest, 0)
+            length = head >> 8
             need += length
-            if kind == f.DATA and size >= _PARTIAL_FROM and not self._block_stream:
+            if head & 0xFF == f.DATA and size >= _PARTIAL_FROM and not self._block_stream:
                 stream = self.streams.get(stream_id & f.MAX_WINDOW)
                 if stream is not None and not flags & f.FLAG_PADDED:
                     self._begin_body(stream, flags, length)
@@ -201,7 +203,7 @@ class Http2(SendSide):
             raise self._fail(ErrorCode.PROTOCOL_ERROR, "padding is longer than the frame")
         return payload[1 : len(payload) - payload[0]]
 
-    def _on_data(self, flags: int, stream_id: int, payload: memoryview) -> None:
+    def _on_data(self, flags: int, stream_id: int, payload: bytes | memoryview) -> None:
         """The hot path of every transfer: few calls, few attribute reads."""
         size = len(payload)
         window = self._recv_window - size
@@ -215,7 +217,7 @@ class Http2(SendSide):
         self._recv_window = window
         self._recv_unacked = unacked
         stream = self.streams.get(stream_id)
-        data = self._unpad(flags, payload) if flags & f.FLAG_PADDED else payload
+        data = self._unpad(flags, memoryview(payload)) if flags & f.FLAG_PADDED else payload
         if stream is None or stream.remote_closed:
             self._data_after_end(stream, stream_id)
             return
@@ -235,7 +237,7 @@ class Http2(SendSide):
             self._close_remote(stream)
         self.events.on_data(stream, data, end=end)
 
-    def _on_data_run(self, stream_id: int, run: list[memoryview]) -> None:
+    def _on_data_run(self, stream_id: int, run: list[Buffer]) -> None:
         """Take DATA frames without flags as if they were one.
 
         Peers that send a tree of small files send a frame per file and less; what a frame costs
@@ -244,8 +246,9 @@ class Http2(SendSide):
         """
         if self._budget < self._budget_limit:
             self._budget += DATA_REFUND * (len(run) - 1)
-        data = run[0] if len(run) == 1 else memoryview(b"".join(run))
-        self._on_frame(f.DATA, 0, stream_id & f.MAX_WINDOW, data)
+        if self._block_stream or not self._saw_settings:
+            self._on_frame(f.DATA, 0, stream_id & f.MAX_WINDOW, memoryview(b""))  # refuses it
+        self._on_data(0, stream_id & f.MAX_WINDOW, b"".join(run))
 
     def _begin_body(self, stream: Stream, flags: int, length: int) -> None:
         """Account for a whole DATA frame of which only the beginning is here.

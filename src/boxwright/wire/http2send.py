@@ -46,8 +46,8 @@ class Http2Events(Protocol):
     def on_headers(self, stream: Stream, headers: Headers, *, end: bool) -> None:
         """A request, response or trailers; ``end`` closes the peer's side."""
 
-    def on_data(self, stream: Stream, data: memoryview, *, end: bool) -> None:
-        """Bytes of a stream, which may be part of a frame; ``end`` comes with the last."""
+    def on_data(self, stream: Stream, data: bytes | memoryview, *, end: bool) -> None:
+        """Bytes of a stream: part of a frame, or several small ones; ``end`` with the last."""
 
     def on_reset(self, stream: Stream, error_code: int) -> None:
         """The peer, or a stream error seen here, ended the stream at once."""

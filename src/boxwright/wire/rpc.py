@@ -189,7 +189,7 @@ class Endpoint:
         """A header block arrived; each role has its own meaning for it."""
         raise NotImplementedError
 
-    def on_data(self, stream: Stream, data: memoryview, *, end: bool) -> None:
+    def on_data(self, stream: Stream, data: bytes | memoryview, *, end: bool) -> None:
         """Bytes of a call."""
         rpc = stream.owner
         if not isinstance(rpc, RpcStream):

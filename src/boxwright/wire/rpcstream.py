@@ -23,12 +23,15 @@ _LOW_WATER: Final = 64 << 10
 _JOIN_BELOW: Final = 4096
 MessageT = TypeVar("MessageT", bound=Message)
 _PREFIX: Final = struct.Struct(">BI")
+_UNPACK_PREFIX: Final = _PREFIX.unpack_from
 _FIRST_PIECE: Final = _PREFIX.size + 16
 
 
-def _keep(view: memoryview) -> Buffer:
+def _keep(data: bytes | memoryview) -> Buffer:
     """Return what may be kept after the call: large views of immutable bytes as they are."""
-    return view if view.readonly and len(view) >= _JOIN_BELOW else bytes(view)
+    if isinstance(data, bytes):
+        return data
+    return data if data.readonly and len(data) >= _JOIN_BELOW else bytes(data)
 
 
 def _gunzip(data: bytes, limit: int) -> bytes:
@@ -67,6 +70,7 @@ class RpcStream:
         "_recv_waiter",
         "_sink",
         "_sink_idle",
+        "_sink_run",
         "_stream",
         "_total",
     )
@@ -87,6 +91,7 @@ class RpcStream:
         self._drain_waiter: asyncio.Future[None] | None = None
         self._sink: Callable[[memoryview, int, int], None] | None = None
         self._sink_idle: Callable[[], None] | None = None
+        self._sink_run: Callable[[bytes, int], int] | None = None
         self._end_hook: Callable[[RpcError | None], None] | None = None
         self._drain_hook: Callable[[], None] | None = None
 
@@ -212,6 +217,7 @@ class RpcStream:
         on_end: Callable[[RpcError | None], None],
         on_drained: Callable[[], None] | None = None,
         on_idle: Callable[[], None] | None = None,
+        on_run: Callable[[bytes, int], int] | None = None,
     ) -> None:
         """Deliver synchronously to ``on_piece`` instead of to :meth:`recv_bytes`.
 
@@ -226,9 +232,12 @@ class RpcStream:
             on_drained: called once after each :meth:`notify_drained`.
             on_idle: called when what has arrived was delivered: a consumer that gathers small
                 pieces passes them on then.
+            on_run: ``(bytes, offset)``: shown many small messages at once, the first at the
+                offset; takes as many whole ones as it likes and returns the offset behind them.
         """
         self._sink = on_piece
         self._sink_idle = on_idle
+        self._sink_run = on_run
         self._end_hook = on_end
         self._drain_hook = on_drained
         while self._inbox:
@@ -248,7 +257,7 @@ class RpcStream:
 
     # --- events from the endpoint ---------------------------------------------------------
 
-    def _feed(self, data: memoryview) -> None:
+    def _feed(self, data: bytes | memoryview) -> None:
         """Take bytes of the stream: find messages, deliver them, keep the rest."""
         if self._ended:
             return
@@ -256,7 +265,7 @@ class RpcStream:
         if self._sink_idle is not None:
             self._sink_idle()
 
-    def _feed_messages(self, data: memoryview) -> None:
+    def _feed_messages(self, data: bytes | memoryview) -> None:
         if self._sink is not None:
             if self._stream is not None:
                 self._endpoint.h2.consumed(self._stream, len(data))
@@ -267,37 +276,45 @@ class RpcStream:
             self._have += len(data)
             if self._have < self._need:
                 return
-            data = memoryview(b"".join(self._parts))
+            data = b"".join(self._parts)
             self._parts = []
+        self._split(data)
+
+    def _split(self, data: bytes | memoryview) -> None:
+        """Find the messages in ``data``, which begins with one."""
         size = len(data)
         offset = 0
-        need = _PREFIX.size
+        need = 5  # _PREFIX.size
         limit = self._endpoint.max_message
-        sink, inbox = self._sink, self._inbox
-        while size - offset >= _PREFIX.size:
-            flag, length = _PREFIX.unpack_from(data, offset)
+        sink, inbox, run = self._sink, self._inbox, self._sink_run
+        while True:
+            if run is not None and isinstance(data, bytes):
+                offset = run(data, offset)
+            if size - offset < 5:
+                break
+            flag, length = _UNPACK_PREFIX(data, offset)
             if length > limit:
                 text = f"message of {length} bytes is larger than {limit}"
                 raise RpcError(StatusCode.RESOURCE_EXHAUSTED, text)
-            need = _PREFIX.size + length
+            need = 5 + length
             if offset + need > size:
-                if flag == 0 and self._sink is not None and size - offset >= _FIRST_PIECE:
+                if flag == 0 and sink is not None and size - offset >= _FIRST_PIECE:
                     self._left = self._total = length
-                    self._pass_on(data[offset + _PREFIX.size :])
+                    self._pass_on(data[offset + 5 :])
                     return
                 break
             if flag or sink is not None:
-                self._deliver(flag, data[offset + _PREFIX.size : offset + need])
+                self._deliver(flag, memoryview(data)[offset + 5 : offset + need])
             else:
-                inbox.append(bytes(data[offset + _PREFIX.size : offset + need]))
+                inbox.append(bytes(data[offset + 5 : offset + need]))
             offset += need
-            need = _PREFIX.size
+            need = 5
         if inbox:
             self._wake_receiver()
         if offset < size:
             self._keep_rest(data[offset:], need)
 
-    def _keep_rest(self, rest: memoryview, need: int) -> None:
+    def _keep_rest(self, rest: bytes | memoryview, need: int) -> None:
         """Keep the beginning of a message of which ``need`` bytes are needed to go on."""
         self._parts = [_keep(rest)]
         self._have = len(rest)
@@ -307,9 +324,9 @@ class RpcStream:
         elif self._stream is not None and need > _PREFIX.size:
             self._endpoint.h2.expect(self._stream, need - self._have)
 
-    def _pass_on(self, data: memoryview) -> memoryview:
+    def _pass_on(self, data: bytes | memoryview) -> bytes | memoryview:
         """Give the sink what belongs to the message in progress; return what follows it."""
-        piece = data[: self._left]
+        piece = memoryview(data)[: self._left]
         offset = self._total - self._left
         self._left -= len(piece)
         if self._sink is not None:

@@ -9,6 +9,7 @@ session's health check passes beside it.
 from __future__ import annotations
 
 import asyncio
+import struct
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -24,6 +25,9 @@ _CHUNK: Final = 64 << 10
 _HIGH_WATER: Final = 512 << 10
 _JOIN_BELOW: Final = 4096
 _DATA_TAG: Final = 0x0A
+# A message's prefix (flag, length), then tag and length of its field in one or two bytes.
+_UNPACK_PLAIN: Final = struct.Struct(">BIBBB").unpack_from
+_PLAIN_BYTES: Final = 8
 
 
 class MessageTunnel:
@@ -43,7 +47,7 @@ class MessageTunnel:
         self._sink: ByteSink | None = None
         self._paused = False
         self._odd: list[bytes] | None = None  # a message that is not plainly one field 1
-        self._small: list[memoryview] = []  # pieces that arrived together
+        self._small: list[Buffer] = []  # pieces that arrived together
         self._closed = asyncio.get_running_loop().create_future()
 
     def start(self, sink: ByteSink) -> None:
@@ -51,7 +55,9 @@ class MessageTunnel:
         self._sink = sink
         if isinstance(self._stream, ServerStream):
             self._stream.send_headers()  # some clients wait for them before they send
-        self._stream.set_sink(self._on_piece, self._on_end, self._on_drained, self._pass_on)
+        self._stream.set_sink(
+            self._on_piece, self._on_end, self._on_drained, self._pass_on, self._on_run
+        )
 
     def write(self, buffers: list[Buffer]) -> None:
         """Queue ``buffers`` as messages of about 64 KiB."""
@@ -119,12 +125,30 @@ class MessageTunnel:
             self._pass_on()
         sink.bytes_received(view)
 
+    def _on_run(self, data: bytes, offset: int) -> int:
+        """Gather messages that are plainly one short field 1, as nearly all of them are."""
+        size = len(data)
+        small = self._small
+        while size - offset >= _PLAIN_BYTES:
+            flag, length, tag, low, high = _UNPACK_PLAIN(data, offset)
+            end = offset + 5 + length
+            if end > size or flag or tag != _DATA_TAG:
+                break
+            if low == length - 2 and low < 0x80:
+                small.append(data[offset + 7 : end])
+            elif low & 0x7F | high << 7 == length - 3 and low >= 0x80 > high:
+                small.append(data[offset + 8 : end])
+            else:
+                break
+            offset = end
+        return offset
+
     def _pass_on(self) -> None:
         """Deliver what was gathered: peers send a message for every small frame."""
         small, self._small = self._small, []
         if not small or self._sink is None or self._closed.done():
             return
-        self._sink.bytes_received(small[0] if len(small) == 1 else memoryview(b"".join(small)))
+        self._sink.bytes_received(b"".join(small))
 
     def _on_end(self, error: RpcError | None) -> None:
         if self._closed.done():
