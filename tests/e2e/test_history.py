@@ -175,3 +175,37 @@ def test_a_stock_client_sees_the_same(
     buildx("history", "rm", ref).ok()
     assert ref not in buildctl("debug", "histories").ok().out
     assert os.path.basename(ref) == ref
+
+
+def test_the_trace_of_a_build_is_made_when_it_is_asked_for(
+    buildctl: Buildctl, context: Context, tmp_path: Path
+) -> None:
+    ref = built(buildctl, context, "traced", tmp_path)
+    lines = buildctl("debug", "logs", "--trace", ref).ok().out
+    spans = {each["SpanContext"]["SpanID"]: each for each in map(json.loads, lines.splitlines())}
+    (step,) = [each for each in spans.values() if each["Name"] == "[stage-1 1/1] RUN echo traced"]
+    root = spans[step["Parent"]["SpanID"]]
+    assert root["Name"] == "moby.buildkit.v1.Control/Solve"
+    assert root["StartTime"] < step["StartTime"] < step["EndTime"] < root["EndTime"]
+    assert buildctl("debug", "logs", "--trace", ref).ok().out == lines
+    listed = buildctl("debug", "histories", "--format", "{{json .}}").ok().out
+    assert json.loads(listed)["record"]["trace"]["media_type"] == (
+        "application/vnd.buildkit.otlp.json.v0"
+    )
+
+
+@pytest.mark.peer("docker-buildx")
+def test_a_stock_client_shows_why_a_build_failed(
+    buildx: Buildx, buildctl: Buildctl, context: Context
+) -> None:
+    context.dockerfile("FROM base\nRUN echo whatever && false\n")
+    assert buildx.build(context.path).status != 0
+    shown = buildx("history", "inspect").ok().out
+    assert "RUN echo whatever && false" in shown
+    assert "did not complete successfully: exit code: 1" in shown
+    debugging = buildx("--debug", "history", "inspect").ok().out
+    assert "boxwright.engine.solve.SolveRun" in debugging
+    lines = buildctl("debug", "histories", "--format", "{{json .}}").ok().out.splitlines()
+    (record,) = [json.loads(line)["record"] for line in lines]
+    assert "details" not in record["error"]
+    assert record["externalError"]["media_type"].endswith("google.rpc.status+proto")

@@ -164,10 +164,22 @@ def test_only_synced_folders_survive_a_power_cut(tmp_path):
 
 def test_what_is_forgotten_is_empty_for_the_next_and_kept_for_who_has_it(store):
     async def scenario():
-        caches = open_mounts(store)
-        for key in ("k", "k:parent", "kk"):
-            async with caches.acquired(key, "shared") as root:
+        snapshots = SnapshotManager.open(store)
+        base = snapshots.new(None, description="base")
+        async with base.mounted() as root:
+            (root / "given").write_text("1")
+        parent = await base.commit()
+        caches = CacheMounts(snapshots)
+
+        async def names(key, parent=None):
+            async with caches.acquired(key, "shared", parent=parent) as root:
+                found = sorted(each.name for each in root.iterdir())
                 (root / "f").write_text(key)
+                return found
+
+        for key in ("k", "kk"):
+            await names(key)
+            await names(key, parent)
         async with caches.acquired("k", "shared") as old:
             await caches.forget({"k": False})
             assert (old / "f").read_text() == "k"
@@ -175,11 +187,11 @@ def test_what_is_forgotten_is_empty_for_the_next_and_kept_for_who_has_it(store):
                 assert new != old
                 assert list(new.iterdir()) == []
         assert not old.exists()
-        async with caches.acquired("k:parent", "shared") as root:
-            assert (root / "f").read_text() == "k:parent"
+        assert await names("k", parent) == ["f", "given"]
         await caches.forget({"k": True})
-        for key, left in (("k:parent", []), ("kk", ["f"])):
-            async with caches.acquired(key, "shared") as root:
-                assert [each.name for each in root.iterdir()] == left
+        assert await names("k", parent) == ["given"]
+        assert await names("kk") == ["f"]
+        assert await names("kk", parent) == ["f", "given"]
+        await parent.release()
 
     asyncio.run(scenario())

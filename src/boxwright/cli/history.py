@@ -84,12 +84,17 @@ async def replay(client: Client, ref: str, mode: str) -> None:
 
 
 async def print_trace(client: Client, ref: str) -> None:
-    """Write the stored trace of a build.
+    """Write the trace of a build, which the daemon may have to finish first.
 
     Raises:
         NotFoundError: no such build, or it has no trace.
     """
     record = await find(client, ref)
+    if not record.HasField("trace"):
+        from boxwright.wire.pb import control_pb2
+
+        await client.update_history(control_pb2.UpdateBuildHistoryRequest(Ref=ref, Finalize=True))
+        record = await find(client, ref)
     if not record.HasField("trace"):
         raise NotFoundError(f"ref {ref} does not have trace")
     await print_blob(client, record.trace.digest)

@@ -8,6 +8,7 @@ Maps come out in the order given; where Go sorts them (maps, not structs), sort 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 _ESCAPED = "<>&\u2028\u2029"
@@ -31,3 +32,15 @@ def dumps(value: Any, *, indent: int | None = None) -> str:  # noqa: ANN401 - an
 def encode(value: Any, *, indent: int | None = None) -> bytes:  # noqa: ANN401 - any JSON value
     """Return the UTF-8 bytes of :func:`dumps`; lone surrogates become U+FFFD."""
     return dumps(value, indent=indent).encode("utf-8", "replace")
+
+
+def time_text(moment_ns: int) -> str:
+    """Return a time as Go's encoder writes it (RFC 3339, as many digits as it needs).
+
+    Args:
+        moment_ns: Since the epoch.
+    """
+    seconds, rest = divmod(moment_ns, 1_000_000_000)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    fraction = f".{rest:09d}".rstrip("0") if rest else ""
+    return f"{text}{fraction}Z"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from typing import Any
@@ -123,21 +124,26 @@ class Platform:
             return cls.host()
         parts = text.strip().split("/")
         head = _OS_PART.match(parts[0])
-        if head is None or len(parts) > 3 or not all(map(_PART.match, parts[1:])):
-            raise InvalidInputError(
-                "invalid platform", detail=repr(text), hint="write os/arch[/variant]"
+        wrong = next((part for part in parts[1:] if not _PART.match(part)), None)
+        if head is None:
+            raise _malformed(
+                f"{_quoted(parts[0])} is an invalid OS component of {_quoted(text)}: "
+                f"OSAndVersion specifier component must match {_quoted(_go(_OS_PART))}"
             )
+        if wrong is not None:
+            raise _malformed(
+                f"{_quoted(wrong)} is an invalid component of {_quoted(text)}: "
+                f"platform specifier component must match {_quoted(_go(_PART))}"
+            )
+        if len(parts) > 3:
+            raise _malformed(f"{_quoted(text)}: cannot parse platform specifier")
         if len(parts) == 1:
             only = parts[0].lower()
             if _OS_ALIASES.get(only, only) in _KNOWN_OS:
                 return cls(only, cls.host().architecture, cls.host().variant).normalized()
             if _ARCH_ALIASES.get(only, (only, ""))[0] in _KNOWN_ARCH:
                 return cls("linux", only).normalized()
-            raise InvalidInputError(
-                "unknown operating system or architecture",
-                detail=repr(text),
-                hint="write os/arch[/variant], for example linux/amd64",
-            )
+            raise _malformed(f"{_quoted(text)}: unknown operating system or architecture")
         os_name, version, features = head.groups(default="")
         variant = parts[2] if len(parts) == 3 else ""
         os_features = tuple(sorted(set(map(unquote, features.split("+")[1:]))))
@@ -147,6 +153,21 @@ class Platform:
     def host(cls) -> Platform:
         """Return the platform of this machine."""
         return cls("linux", os.uname().machine).normalized()
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _go(pattern: re.Pattern[str]) -> str:
+    """Return a pattern as containerd's message has it, which clients look for."""
+    return "^" + pattern.pattern.removesuffix(r"\Z") + "$"
+
+
+def _malformed(brief: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{brief}: invalid argument", hint="write os/arch[/variant], for example linux/amd64"
+    )
 
 
 # Builds from which on Windows runs containers of the long-term release before it.

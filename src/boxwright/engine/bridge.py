@@ -580,6 +580,11 @@ class _FrontendRun:
 
     async def inputs(self) -> Mapping[str, ops_pb2.Definition]:
         return self._inputs
+        for name, definition in self._inputs.items():
+            if not definition.ByteSize():
+                raise InvalidInputError(
+                    "invalid nil input definition to definition op", detail=f"input {name!r}"
+                )
 
     async def announce(self, name: str) -> None:
         self._bridge.announce(name)

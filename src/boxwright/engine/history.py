@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
 from sqlite3 import Cursor
 
 from boxwright.core.clock import Clock
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
+from boxwright.engine import buildspans
 from boxwright.engine.errors import UnknownBuildError
 from boxwright.engine.filters import compile_filters
 from boxwright.engine.keyrecords import KeyRecords
+from boxwright.engine.recorder import read_record
 from boxwright.store import trace
 from boxwright.store.store import Store
 from boxwright.wire.pb import control_pb2
@@ -144,11 +147,32 @@ class History:
             self._publish(Event(type=control_pb2.DELETED, record=Record(Ref=request.Ref)))
             return
         if request.Finalize:
-            return  # the log blob is complete when the record appears: nothing is pending
+            await self._finalize(record)
+            return
         record.pinned = request.Pinned
         record.Generation += 1
         await to_worker(self._save, record)
         self._publish(Event(type=control_pb2.COMPLETE, record=record))
+
+    async def _finalize(self, record: Record) -> None:
+        """Add what is made only for those who ask: the build's spans."""
+        if record.trace.digest:
+            return
+        data = await to_worker(self._spans, record)
+        digest = Digest.of(data)
+        record.trace.CopyFrom(
+            control_pb2.Descriptor(digest=digest, size=len(data), media_type=buildspans.MEDIA_TYPE)
+        )
+        record.Generation += 1
+        save = partial(self.save_documents, ref=record.Ref, documents={digest: data})
+        await to_worker(self._save, record, save)
+        self._publish(Event(type=control_pb2.COMPLETE, record=record))
+
+    def _spans(self, record: Record) -> bytes:
+        messages: Iterator[control_pb2.StatusResponse] = iter(())
+        if record.logs.digest:
+            messages = read_record(self._store.blobs.path(Digest(record.logs.digest)))
+        return buildspans.build_spans(record, messages)
 
     async def listen(self, request: control_pb2.BuildHistoryRequest) -> AsyncIterator[Event]:
         """Yield running and finished builds, then (unless ``EarlyExit``) what happens next."""

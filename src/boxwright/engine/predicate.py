@@ -7,12 +7,12 @@ documents of both compare equal but for times and ids.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from boxwright._version import DOCKERFILE_VERSION
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.descriptor import Descriptor
+from boxwright.core.gojson import time_text
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
 from boxwright.engine.llbjson import build_steps, to_json
@@ -20,6 +20,7 @@ from boxwright.engine.provenance import Capture, commit_digest, redact, request_
 from boxwright.errors import InvalidInputError
 from boxwright.exporters.attestation import PREDICATE_SLSA_02, PREDICATE_SLSA_1
 from boxwright.oci.purl import image_url
+from boxwright.sources.bloblocator import LAYOUT_SCHEME, BlobLocator
 from boxwright.wire.pb import ops_pb2 as pb
 
 _BUILD_TYPE_1 = (
@@ -27,7 +28,8 @@ _BUILD_TYPE_1 = (
 )
 _BUILD_TYPE_02 = "https://mobyproject.org/buildkit@v1"
 _COMPATIBILITY_VERSION = 30
-_PRIVATE = ("build-arg:", "label:", "input-metadata:")
+_PRIVATE = ("build-arg:", "label:")
+_CONFIGS = "input-metadata:"
 _VERSIONS = {"v1": PREDICATE_SLSA_1, "v0.2": PREDICATE_SLSA_02}
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
@@ -225,8 +227,8 @@ class Predicate:
         definition["internalParameters"] = _sorted(internal)
         metadata: dict[str, Any] = {
             "invocationId": run.id,
-            "startedOn": _time(run.started_ns),
-            "finishedOn": _time(run.finished_ns),
+            "startedOn": time_text(run.started_ns),
+            "finishedOn": time_text(run.finished_ns),
             "buildkit_metadata": self.notes,
         }
         if self.hermetic:
@@ -262,8 +264,8 @@ class Predicate:
             out["buildConfig"] = _without_empty(self.build_config)
         metadata: dict[str, Any] = {
             "buildInvocationID": run.id,
-            "buildStartedOn": _time(run.started_ns),
-            "buildFinishedOn": _time(run.finished_ns),
+            "buildStartedOn": time_text(run.started_ns),
+            "buildFinishedOn": time_text(run.finished_ns),
             "completeness": {
                 "parameters": self.request_complete,
                 "environment": True,
@@ -281,14 +283,6 @@ class Predicate:
 def _platform() -> str:
     host = Platform.host()
     return "/".join(part for part in (host.os, host.architecture, host.variant) if part)
-
-
-def _time(moment_ns: int) -> str:
-    """Return a time as Go's encoder writes it (RFC 3339, as many digits as it needs)."""
-    seconds, rest = divmod(moment_ns, 1_000_000_000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    fraction = f".{rest:09d}".rstrip("0") if rest else ""
-    return f"{text}{fraction}Z"
 
 
 def _without_empty(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,9 +308,24 @@ def _materials(found: Capture) -> list[dict[str, Any]]:
         if image.digest:
             item["digest"] = _digest(image.digest)
         out.append(item)
-    out += [{"uri": url, "digest": commit_digest(commit)} for url, commit in found.git.items()]
+    for (text, is_local), digest in found.blobs.items():
+        kind = "oci" if is_local else "docker"
+        uri = image_url(Reference.parse(text), None, kind=kind, ref_type="blob")
+        out.append({"uri": uri, "digest": _digest(digest)})
+    for url, commit in found.git.items():
+        out.append({"uri": url, "digest": commit_digest(commit)})
+        out += [_bundle(url, bundle) for source, bundle in found.bundles if source == url]
     out += [{"uri": url, "digest": _digest(digest)} for url, digest in found.http.items()]
     return out
+
+
+def _bundle(url: str, text: str) -> dict[str, Any]:
+    """Return the blob that a commit was taken from."""
+    scheme, _, body = text.partition("://")
+    bundle = BlobLocator.parse(scheme, body, {})
+    kind = "oci" if scheme == LAYOUT_SCHEME else "docker"
+    uri = image_url(bundle.ref, None, kind=kind, ref_type="bundle", vcs_url=url)
+    return {"uri": uri, "digest": _digest(bundle.digest)}
 
 
 def _digest(text: str) -> dict[str, str]:
@@ -359,7 +368,7 @@ def _scrub(request: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """Leave out what may be private: build arguments, labels, names of secrets.
 
     Configs of images that other builds have made (``input-metadata:``) have their build
-    arguments in the history; BuildKit leaves those in.
+    arguments in the history; BuildKit leaves those in. Here they keep their names alone.
 
     Returns:
         The rest, and whether arguments or labels were left out.
@@ -368,6 +377,10 @@ def _scrub(request: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     args = dict(out.get("args") or {})
     kept = {k: v for k, v in args.items() if not k.startswith(_PRIVATE)}
     scrubbed = len(kept) < len(args)
+    for name in args:
+        if name.startswith(_CONFIGS):
+            kept[name] = ""
+            scrubbed = True
     out["args"] = kept
     records = dict(out.get("inputs") or {})
     for name, record in records.items():

@@ -10,8 +10,6 @@ from functools import partial
 from sqlite3 import Cursor
 from typing import TYPE_CHECKING
 
-from google.protobuf.any_pb2 import Any as AnyMessage
-
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
@@ -52,8 +50,9 @@ from boxwright.remotecache.attributes import CacheEntry, CacheExport, Place, rea
 from boxwright.remotecache.snapshotlayers import DamagedCacheError
 from boxwright.solver.jobs import Job
 from boxwright.store.leases import Lease
+from boxwright.wire import errdetails
 from boxwright.wire.pb import control_pb2, explain_pb2
-from boxwright.wire.status import to_rpc_error
+from boxwright.wire.status import to_pb, to_rpc_error
 
 if TYPE_CHECKING:
     from boxwright.engine.engine import Engine
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _InlineFor = Callable[[Exporter, StepProgress], InlineCache]
+_ERROR_TYPE = "application/vnd.googeapis.google.rpc.status+proto"  # misspelt on the wire
 _EPOCH_ARG = "build-arg:SOURCE_DATE_EPOCH"
 _LAST_DATE_S = 253_402_300_799  # year 9999
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+\Z")
@@ -422,7 +422,7 @@ class SolveRun:
         record.numCachedSteps = cached
         record.numWarnings = len(self._build.stream.warnings)
         if failure is not None:
-            _set_error(record, failure)
+            self._set_error(record, failure)
         try:
             digest, size = await to_worker(
                 self._build.recorder.publish, self._engine.parts.store.blobs
@@ -437,6 +437,21 @@ class SolveRun:
             # A full disk must not hide why the build failed, nor fail one that succeeded.
             _log.error("the record of build %s is lost: %s", record.Ref, exc)
             self._engine.history.forget_active(record.Ref)
+
+    def _set_error(self, record: control_pb2.BuildHistoryRecord, failure: BaseException) -> None:
+        """Note how the build failed; the details are a document, as they may be long."""
+        # Not at start: most builds succeed.
+        from boxwright.engine.errorstack import stacks_of
+
+        status = to_pb(to_rpc_error(failure))
+        status.details.extend(map(errdetails.pack, stacks_of(failure)))
+        data = status.SerializeToString()
+        digest = Digest.of(data)
+        self._kept[digest] = data
+        record.error.code, record.error.message = status.code, status.message
+        record.externalError.CopyFrom(
+            control_pb2.Descriptor(digest=digest, size=len(data), media_type=_ERROR_TYPE)
+        )
 
     async def _keys(self, bridge: BuildBridge) -> KeyRecord | None:
         """Return what the keys of the build's steps were made of; a lost one fails no build."""
@@ -468,15 +483,6 @@ def _save_more(
     History.save_documents(cursor, record.Ref, documents)
     if keys is not None:
         KeyRecords.save(cursor, record.Ref, record.CreatedAt.ToNanoseconds(), keys)
-
-
-def _set_error(record: control_pb2.BuildHistoryRecord, failure: BaseException) -> None:
-    error = to_rpc_error(failure)
-    record.error.code = int(error.status)
-    record.error.message = error.message
-    for detail in error.details:
-        if isinstance(detail, AnyMessage):
-            record.error.details.add().CopyFrom(detail)
 
 
 def _translate_legacy(request: control_pb2.SolveRequest) -> None:

@@ -204,10 +204,9 @@ class CacheMounts:
             ids: The mounts' ids, and whether they start from a snapshot.
         """
         for cache_id, has_parent in ids.items():
-            key = f"{cache_id}:" if has_parent else cache_id
             rows = self._store.db.execute(
-                "SELECT id FROM cache_mounts WHERE key = ? OR (? AND substr(key, 1, ?) = ?)",
-                (key, has_parent, len(key), key),
+                "SELECT id FROM cache_mounts WHERE key = ? AND (parent <> '') = ?",
+                (cache_id, has_parent),
             )
             for (mount_id,) in rows:
                 self._store.db.execute(

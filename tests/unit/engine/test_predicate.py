@@ -86,8 +86,13 @@ def test_min_leaves_out_what_may_be_private() -> None:
     options = {"build-arg:TOKEN": "hunter2", "label:x": "y", "target": "t"}
     found = captured(**options, **{"input-metadata:base": "hunter2"})
     found.request["root"] = request_record("", {"build-arg:TOKEN": "hunter2"}, found)
-    text = json.dumps(document(found, mode="min"))
+    made = document(found, mode="min")
+    text = json.dumps(made)
     assert "hunter2" not in text
+    request = made["buildDefinition"]["externalParameters"]["request"]
+    assert request["args"] == {"target": "t", "input-metadata:base": ""}
+    completeness = made["runDetails"]["metadata"]["buildkit_completeness"]
+    assert completeness["request"] is False
     assert "key" not in text
     full = document(found)["buildDefinition"]["externalParameters"]["request"]
     assert full["args"] == {**options, "input-metadata:base": "hunter2"}
