@@ -64,6 +64,47 @@ def test_a_registry_that_runs_is_asked(cli: Cli, context: Context, tmp_path: Pat
         assert "0 missing or damaged" in cli("registry", "verify", address).ok().out
 
 
+@pytest.mark.peer("skopeo")
+def test_nothing_that_is_pushed_is_collected(cli: Cli, context: Context, tmp_path: Path) -> None:
+    context.dockerfile("FROM scratch\nARG N\nCOPY Dockerfile /f$N\n", base=False)
+    archives = []
+    for number in range(6):
+        archives.append(tmp_path / f"{number}.tar")
+        arg = ("--build-arg", f"N={number}")
+        cli.build(*arg, "-o", f"type=oci,dest={archives[-1]}", context.path).ok()
+    cli("prune", "--all").ok()
+    with serving(cli) as address:
+        pushes = [
+            subprocess.Popen(
+                [
+                    *("sh", "-ec"),
+                    'for n in 1 2 3; do skopeo copy -q --dest-tls-verify=false "$1" "$2-$n:v1"; done',
+                    *("sh", f"oci-archive:{archive}", f"docker://{address}/pushed/{archive.stem}"),
+                ],
+                stderr=subprocess.PIPE,
+            )
+            for archive in archives
+        ]
+        cared = 0
+        while any(each.poll() is None for each in pushes) or not cared:
+            cli("prune", "--all").ok()
+            cli("registry", "ls", address).ok()
+            assert "0 missing or damaged" in cli("registry", "verify", address).ok().out
+            cared += 1
+        for each in pushes:
+            _, err = each.communicate()
+            assert each.returncode == 0, err
+        cli("prune", "--all").ok()
+        assert "0 missing or damaged" in cli("registry", "verify", address).ok().out
+        lines = json.loads(cli("registry", "ls", address, "--json").ok().out)
+        assert len({line["repository"] for line in lines}) == 18
+        refused = cli("registry", "gc")
+        assert refused.status == 18
+        assert "boxwright prune" in refused.err
+    cli("registry", "gc", "--older-than", "0s").ok()
+    assert "0 missing or damaged" in cli("registry", "verify").ok().out
+
+
 @pytest.mark.peer("docker-registry")
 def test_another_registry_that_lost_a_blob(cli: Cli, context: Context, registry: Registry) -> None:
     context.dockerfile("FROM base\nRUN echo 1 > /file\n")

@@ -131,7 +131,12 @@ def gc(options: GlobalOptions, /, *, untagged: bool, older_than: str, as_json: b
     from boxwright.registryserver.audit import collect
 
     older_ns = parse_duration_ns(older_than)
-    done = _with_store(options, lambda store: collect(store, untagged=untagged, older_ns=older_ns))
+    done = _with_store(
+        options,
+        lambda store: collect(store, untagged=untagged, older_ns=older_ns),
+        hint="that process collects by itself, and at once with 'boxwright prune'; manifests "
+        "without a tag go when it has ended",
+    )
     if as_json:
         fields = {"manifests": done.manifests, "blobs": done.blobs, "size": done.size_bytes}
         sys.stdout.write(views.to_json(fields) + "\n")
@@ -141,8 +146,13 @@ def gc(options: GlobalOptions, /, *, untagged: bool, older_than: str, as_json: b
     )
 
 
-def _with_store(options: GlobalOptions, use: Callable[[Store], T]) -> T:
-    """Open the state folder, use it, close it.
+def _with_store(
+    options: GlobalOptions,
+    use: Callable[[Store], T],
+    *,
+    hint: str = "name the registry that serves it (HOST:PORT), or end that process",
+) -> T:
+    """Open the state folder, use it, close it; ``hint`` is for a folder that is in use.
 
     Raises:
         StoreLockedError: an engine uses it.
@@ -153,7 +163,7 @@ def _with_store(options: GlobalOptions, use: Callable[[Store], T]) -> T:
     try:
         store = open_store(options)
     except StoreLockedError as exc:
-        exc.hint = "name the registry that serves it (HOST:PORT), or end that process"
+        exc.hint = hint
         raise
     try:
         return use(store)
