@@ -579,12 +579,12 @@ class _FrontendRun:
         return frontend_api.SourceMetadata(http_last_modified_ns=seconds * 1_000_000_000)
 
     async def inputs(self) -> Mapping[str, ops_pb2.Definition]:
-        return self._inputs
         for name, definition in self._inputs.items():
             if not definition.ByteSize():
                 raise InvalidInputError(
                     "invalid nil input definition to definition op", detail=f"input {name!r}"
                 )
+        return self._inputs
 
     async def announce(self, name: str) -> None:
         self._bridge.announce(name)
