@@ -257,6 +257,57 @@ def test_inline_cache(
 
 
 @pytest.mark.peer("docker-registry")
+@pytest.mark.parametrize("kind", ["inline", "registry", "local"])
+def test_an_image_made_of_a_cache_is_the_image_that_the_cache_was_made_of(
+    cli: Cli, other: Cli, project: Context, registry: Registry, tmp_path: Path, kind: str
+) -> None:
+    places = {
+        "inline": ("type=inline", f"type=registry,ref={registry.host}/app:1"),
+        "registry": (
+            f"type=registry,ref={registry.host}/cache:x,mode=max",
+            f"type=registry,ref={registry.host}/cache:x",
+        ),
+        "local": (f"type=local,dest={tmp_path}/c,mode=max", f"type=local,src={tmp_path}/c"),
+    }
+    to, source = places[kind]
+    made = []
+    for builder, tag, more in ((cli, "1", ()), (other, "2", ("--cache-from", source))):
+        image = f"type=image,name={registry.host}/app:{tag},push=true"
+        # the cache is part of the image where it is inline: it is exported both times
+        builder.build("--cache-to", to, *more, "-o", image, project.path).ok()
+        made.append(_manifest(registry, "app", tag))
+    assert made[0] == made[1]
+
+
+@pytest.mark.peer("docker-registry")
+def test_a_layer_that_an_import_lost_is_left_out_of_an_export(
+    cli: Cli, other: Cli, project: Context, registry: Registry, tmp_path: Path
+) -> None:
+    project.dockerfile(DOCKERFILE + "FROM scratch\nCOPY --from=1 /tool /\n")
+    first = tmp_path / "first"
+    cli.build("--cache-to", f"type=local,dest={first},mode=max", project.path).ok()
+    manifest = json.loads((first / "index.json").read_text())["manifests"][0]
+    document = json.loads(_blob(first, manifest["digest"]))
+    layers = [layer["digest"] for layer in document["layers"]]
+    again = tmp_path / "again"
+    for lost in layers[:-1]:
+        (first / "blobs" / lost.replace(":", "/")).unlink()
+    done = other.build(
+        "--cache-from",
+        f"type=local,src={first}",
+        "--cache-to",
+        f"type=local,dest={again},mode=max",
+        project.path,
+    ).ok()
+    assert "exporting cache" in done.text
+    assert json.loads((again / "index.json").read_text())["manifests"]
+
+
+def _blob(folder: Path, digest: str) -> bytes:
+    return (folder / "blobs" / digest.replace(":", "/")).read_bytes()
+
+
+@pytest.mark.peer("docker-registry")
 def test_imports_fall_back(
     cli: Cli, other: Cli, project: Context, registry: Registry, tmp_path: Path
 ) -> None:

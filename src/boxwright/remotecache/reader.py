@@ -25,6 +25,8 @@ from boxwright.remotecache.format import (
 from boxwright.remotecache.places import CacheSource
 
 UNCOMPRESSED = "containerd.io/uncompressed"
+CREATED = "buildkit/createdat"
+DESCRIPTION = "buildkit/description"
 _ATTESTATION = "vnd.docker.reference.type"
 _MAX_MANIFESTS = 200
 _MAX_DEPTH = 4
@@ -177,8 +179,8 @@ def _history_of(image: dict[str, Any], number: int) -> Iterator[tuple[str, str]]
     entries = [h for h in history if isinstance(h, dict) and not h.get("empty_layer")]
     if number < len(entries):
         for key, annotation in (
-            ("created", "buildkit/createdat"),
-            ("created_by", "buildkit/description"),
+            ("created", CREATED),
+            ("created_by", DESCRIPTION),
         ):
             if isinstance(entries[number].get(key), str):
                 yield annotation, entries[number][key]

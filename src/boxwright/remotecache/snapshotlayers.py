@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+from boxwright.core.dataclass import replace
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError, Code, NotFoundError
 from boxwright.fsutil.compress import Compression, compressor_version
 from boxwright.oci import mediatypes
 from boxwright.remotecache.chains import BlobProvider
-from boxwright.remotecache.format import CacheFormatError
+from boxwright.remotecache.format import CacheFormatError, format_time, parse_time
 from boxwright.remotecache.places import CacheSource
-from boxwright.remotecache.reader import UNCOMPRESSED
+from boxwright.remotecache.reader import CREATED, DESCRIPTION, UNCOMPRESSED
 from boxwright.snapshots.errors import SnapshotNotFoundError
 from boxwright.snapshots.layers import REWRITTEN, ensure_blobs
 from boxwright.snapshots.manager import SOURCE_VARIANT, SnapshotManager
@@ -72,7 +73,8 @@ async def make_remote(
         made.descriptor.digest: layer.snapshot_id
         for made, layer in zip(exported, layers, strict=True)
     }
-    return Remote(tuple(made.descriptor for made in exported), SnapshotBlobs(ref.manager, owners))
+    dated = tuple(_dated(made.descriptor, made.created_ns) for made in exported)
+    return Remote(dated, SnapshotBlobs(ref.manager, owners))
 
 
 def _stack(
@@ -90,19 +92,17 @@ def _stack(
             return None
         # an estargz blob has a diff id of its own
         noted = {UNCOMPRESSED: str(layer.diff_id), **descriptor.annotations}
-        found.append(
-            Descriptor(
-                descriptor.media_type,
-                descriptor.digest,
-                descriptor.size,
-                noted,
-                urls=descriptor.urls,
-            )
-        )
+        found.append(_dated(replace(descriptor, annotations=noted), layer.created_ns))
         owners[descriptor.digest] = layer.snapshot_id
     if not found:
         return None
     return Remote(tuple(found), SnapshotBlobs(ref.manager, owners))
+
+
+def _dated(descriptor: Descriptor, created_ns: int) -> Descriptor:
+    """Return a descriptor that says when its layer was made: images that use it say so, too."""
+    noted = {**descriptor.annotations, CREATED: format_time(created_ns)}
+    return replace(descriptor, annotations=noted)
 
 
 def _choose(layer: Layer, compression: Compression, *, exact: bool) -> Descriptor | None:
@@ -218,13 +218,20 @@ def lazy_layers(remote: Remote) -> list[LayerBlob]:
         raise CacheFormatError("an imported cache result has no source")
     return [
         LayerBlob(
-            descriptor,
+            _without_facts(descriptor),
             _diff_id(descriptor),
             _fetching(provider, descriptor),
-            description=descriptor.annotations.get("buildkit/description", ""),
+            description=descriptor.annotations.get(DESCRIPTION, ""),
+            created_ns=parse_time(descriptor.annotations.get(CREATED, "")),
         )
         for descriptor in remote.descriptors
     ]
+
+
+def _without_facts(descriptor: Descriptor) -> Descriptor:
+    """Return a descriptor without what is kept with the snapshot: images don't show it."""
+    noted = {k: v for k, v in descriptor.annotations.items() if k not in (CREATED, DESCRIPTION)}
+    return replace(descriptor, annotations=noted)
 
 
 def _fetching(provider: BlobProvider, descriptor: Descriptor) -> Callable[[], Awaitable[None]]:

@@ -318,7 +318,7 @@ class SnapshotManager:
                 parents=(parent.id,) if parent is not None else (),
                 description=layer.description or description,
                 record_type=record_type,
-                created_ns=now,
+                created_ns=layer.created_ns or now,
                 used_ns=now,
                 present=False,
                 chain_id=chain,
