@@ -350,6 +350,11 @@ class Config:
         "Entitlements that a build may ask for.",
         example=("network.host",),
     )
+    provenance_env_dir: str = key(
+        "provenanceEnvDir",
+        "/etc/buildkit/provenance.d",
+        "Folder of JSON files whose keys provenance documents say of this builder.",
+    )
     log: LogConfig = key("log", LogConfig, "The daemon's log.")
     dns: DnsConfig = key("dns", DnsConfig, "The resolver of steps.")
     cdi: CdiConfig = key("cdi", CdiConfig, "Devices for steps.")
@@ -358,8 +363,3 @@ class Config:
     registry: dict[str, RegistryConfig] = key("registry", dict, "Registry hosts.")
     history: HistoryConfig = key("history", HistoryConfig, "Finished builds.")
     boxwright: BoxwrightConfig = key("boxwright", BoxwrightConfig, "Keys of our own.")
-    provenance_env_dir: str = key(
-        "provenanceEnvDir",
-        "/etc/buildkit/provenance.d",
-        "Folder of JSON files whose keys provenance documents say of this builder.",
-    )
