@@ -131,6 +131,32 @@ def test_a_context_becomes_a_snapshot_and_an_unchanged_one_the_same(kind, contex
     run(tmp_path, context, use)
 
 
+def test_changes_among_many_unchanged_files(kind, tmp_path):
+    context = tmp_path / "context"
+    for number in range(700):
+        path = context / f"src/d{number // 100}/f{number:03}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%d" % number)
+    shutil.copytree(context, tmp_path / "again")
+
+    async def use(bench):
+        first = await bench.sync(kind)
+        (context / "src/d0/f007").write_bytes(b"other")
+        shutil.rmtree(context / "src/d2")
+        (context / "src/d3/f350").unlink()
+        (context / "src/d3/f350").mkdir()
+        (context / "src/d4/f4000").write_bytes(b"new")
+        second = await bench.sync(kind)
+        assert second.id != first.id
+        await assert_same(bench, second)
+        third = await bench.sync(kind)
+        assert third.id == second.id
+        bench.context = tmp_path / "again"
+        await assert_same_tree(bench, await bench.sync(kind))
+
+    run(tmp_path, context, use)
+
+
 def test_changes_of_every_sort(kind, context, tmp_path):
     async def use(bench):
         first = await bench.sync(kind)

@@ -159,6 +159,18 @@ class TreeReceiver(Protocol):
         choose the one that this is a change of.
         """
 
+    def take_known(self, batch: Sequence[bytes], start: int) -> int:
+        """Take those of the next entries, from the first on, that are plainly unchanged.
+
+        Args:
+            batch: Messages, whole.
+            start: Which of them names the next entry.
+
+        Returns:
+            How many messages were taken: each named an entry whose data is not wanted. 0 is
+            always right: what is not taken here is given to :meth:`add`.
+        """
+
     def add(self, file_id: int, raw_stat: bytes) -> bool:
         """Take the next entry (an encoded ``Stat``); return whether its data is wanted."""
 

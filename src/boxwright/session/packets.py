@@ -32,6 +32,8 @@ MODE_TYPE = (
 
 STAT, REQUEST, DATA, FIN, ERROR = range(5)
 
+STAT_TAG = b"\x12"
+"""How packets with a stat begin, in the usual order of fields."""
 FIN_PACKET = b"\x08\x03"
 LAST_STAT_PACKET = b""
 """A stat packet without a stat: the sender has named everything. All its fields are default."""

@@ -32,6 +32,11 @@ class FolderReceiver:
     def begin(self, first: Sequence[bytes]) -> None:
         """Nothing to do: what is there is replaced in any case."""
 
+    def take_known(self, batch: Sequence[bytes], start: int) -> int:
+        """Nothing is known."""
+        del batch, start
+        return 0
+
     def add(self, file_id: int, raw_stat: bytes) -> bool:
         """Take an entry; all data is wanted."""
         stat = decode_stat(raw_stat)

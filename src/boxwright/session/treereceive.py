@@ -9,7 +9,7 @@ own: reading never waits for sending, else both sides could wait for each other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError
@@ -69,47 +69,67 @@ class _Transfer:
     async def read(self) -> None:
         receive = self._pipe.recv_batch
         while batch := await receive():
-            for raw in batch:
-                packet = packets.parse_packet(raw)
-                if packet.type == packets.DATA:
-                    self._take_data(packet.id, packet.payload or b"")
-                elif packet.type == packets.STAT:
-                    self._take_stat(packet.payload)
-                elif packet.type == packets.FIN:
-                    if not self._complete:  # else what waits for the rest would wait for ever
-                        raise TransferError("the sender ended the transfer before all was sent")
-                    return
-                else:
-                    raise _refusal(packet)
             self._received_bytes += sum(map(len, batch))
+            if self._first is not None:
+                batch = self._gather(self._first, batch)
+            if self._take(batch):
+                return
             if self._batch_bytes > _MAX_WAITING_BYTES:
                 self._space.clear()
                 await self._space.wait()
         raise TransferError("the sender of a folder ended the transfer early")
 
+    def _gather(self, first: list[bytes], batch: Sequence[bytes]) -> list[bytes]:
+        """Collect the first messages; return all of them once the receiver has seen enough."""
+        first += batch
+        stats: list[bytes] = []
+        for raw in first[:FIRST_STATS]:
+            packet = packets.parse_packet(raw)
+            if packet.type != packets.STAT or packet.payload is None:
+                break
+            stats.append(packet.payload)
+        if len(stats) == len(first) < FIRST_STATS:
+            return []
+        self._first = None
+        self._receiver.begin(stats)
+        return first
+
+    def _take(self, batch: Sequence[bytes]) -> bool:
+        """Sort messages; return whether the last of the transfer is among them."""
+        take_known = self._receiver.take_known
+        at, end = 0, len(batch)
+        while at < end:
+            raw = batch[at]
+            if not self._named_all and raw[:1] == packets.STAT_TAG:
+                count = take_known(batch, at)
+                if count:
+                    self._next_id += count
+                    at += count
+                    continue
+            at += 1
+            packet = packets.parse_packet(raw)
+            if packet.type == packets.DATA:
+                self._take_data(packet.id, packet.payload or b"")
+            elif packet.type == packets.STAT:
+                self._take_stat(packet.payload)
+            elif packet.type == packets.FIN:
+                if not self._complete:  # else what waits for the rest would wait for ever
+                    raise TransferError("the sender ended the transfer before all was sent")
+                return True
+            else:
+                raise _refusal(packet)
+        return False
+
     def _take_stat(self, raw_stat: bytes | None) -> None:
         if self._named_all:
             raise TransferError("the sender named a file after the last one")
-        if raw_stat is None:
-            if self._first is not None:
-                self._begin(self._first)
-            self._named_all = True
-            self._receiver.end()
-            self._request_wake.set()
-            self._batch_wake.set()
-            return
-        if self._first is None:
+        if raw_stat is not None:
             self._add(raw_stat)
             return
-        self._first.append(raw_stat)
-        if len(self._first) == FIRST_STATS:
-            self._begin(self._first)
-
-    def _begin(self, first: list[bytes]) -> None:
-        self._first = None
-        self._receiver.begin(first)
-        for raw_stat in first:
-            self._add(raw_stat)
+        self._named_all = True
+        self._receiver.end()
+        self._request_wake.set()
+        self._batch_wake.set()
 
     def _add(self, raw_stat: bytes) -> None:
         file_id = self._next_id

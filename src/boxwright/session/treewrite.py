@@ -15,6 +15,7 @@ import stat as stat_module
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError, Code
 from boxwright.session import packets
 from boxwright.session.base import HostileTreeError
@@ -40,6 +41,23 @@ class TreeWriteError(BoxwrightError):
             self.hint = "free some space, or choose another folder"
         elif cause.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
             self.__dict__["code"] = Code.PERMISSION
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRun:
+    """Names that followed each other in an earlier transfer, where each was checked.
+
+    Attributes:
+        paths: In their order.
+        folders: Those that are folders.
+        no_files: Those that no hard link can be another name of.
+        parents: The folders that they are in; empty for the root.
+    """
+
+    paths: Sequence[bytes]
+    folders: frozenset[bytes]
+    no_files: frozenset[bytes]
+    parents: frozenset[bytes]
 
 
 class TreeNames:
@@ -92,6 +110,21 @@ class TreeNames:
         elif is_file:
             self._files.add(path)
         self._names.add(path)
+
+    def add_run(self, run: NamedRun) -> None:
+        """Add many entries at once; only their places are checked.
+
+        Raises:
+            HostileTreeError: as :meth:`add_known`.
+        """
+        homeless = run.parents.difference(self.folders, run.folders, (b"",))
+        if homeless or not self._names.isdisjoint(run.paths):
+            for path in run.paths:  # names the first that is wrong
+                self.add_known(path, is_folder=path in run.folders)
+        self._names.update(run.paths)
+        self.folders |= run.folders
+        self._files.update(run.paths)
+        self._files -= run.no_files
 
 
 def check_spelling(path: bytes) -> None:

@@ -25,6 +25,7 @@ from boxwright.snapshots.refs import ImmutableRef
 from boxwright.sources.base import SourceContext, SourceKey, SourceProgress
 from boxwright.sources.localindex import STATES_PER_KEY, ContextIndex, IndexFiles
 from boxwright.sources.localinplace import InPlaceSync
+from boxwright.sources.locallisting import Listing
 from boxwright.sources.localmetadata import MetadataReceiver
 from boxwright.sources.localtree import LocalTree
 
@@ -140,6 +141,8 @@ class LocalSources:
         progress: SourceProgress | None,
     ) -> ImmutableRef:
         known = self._held(await self._load(key))
+        if folder is None and wanted.trust_stats and not wanted.metadata_only:
+            await self._list([state for state, _ in known])
         tree = LocalTree(
             self._manager,
             known,
@@ -184,6 +187,12 @@ class LocalSources:
         if states is None:
             states = await to_worker(self._files.load, key)
         return states
+
+    async def _list(self, states: Sequence[ContextIndex]) -> None:
+        """See to it that the entries of states can be compared as they are named."""
+        for state in states:
+            if state.listing is None:
+                state.listing = await to_worker(Listing, state.entries)
 
     def _held(self, states: Sequence[ContextIndex]) -> list[tuple[ContextIndex, ImmutableRef]]:
         """Return those states whose snapshots are still there, with a handle on each."""

@@ -17,10 +17,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from boxwright.core.dataclass import dataclass, field
 from boxwright.session.packets import split_path
+
+if TYPE_CHECKING:
+    from boxwright.sources.locallisting import Listing
 
 KIND_FILE, KIND_DIR, KIND_SYMLINK, KIND_OTHER, KIND_HARDLINK = range(5)
 
@@ -60,12 +63,14 @@ class ContextIndex:
         depth: How many incremental layers that snapshot consists of.
         entries: By path.
         slot: Which of the files of its key it is in.
+        listing: How its entries were named, if a transfer needed to know; in memory only.
     """
 
     snapshot_id: str = ""
     depth: int = 0
     entries: dict[bytes, Entry] = field(default_factory=dict)
     slot: int = 0
+    listing: Listing | None = None
 
     def digests(self) -> Iterator[tuple[bytes, Entry]]:
         """Yield path and entry of everything whose content digest is known."""

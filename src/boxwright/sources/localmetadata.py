@@ -45,6 +45,11 @@ class MetadataReceiver(TreeReceiver):
     def begin(self, first: Sequence[bytes]) -> None:
         """Nothing to do: stats make a file of their own each time."""
 
+    def take_known(self, batch: Sequence[bytes], start: int) -> int:
+        """Nothing is known: stats make a file of their own each time."""
+        del batch, start
+        return 0
+
     def add(self, file_id: int, raw_stat: bytes) -> bool:
         """Note an encoded stat; return whether the file's data is wanted.
 

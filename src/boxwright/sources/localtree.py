@@ -17,7 +17,7 @@ from pathlib import Path
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.workers import to_worker
 from boxwright.session.base import FIRST_STATS, TransferError
-from boxwright.session.packets import Stat, decode_stat, join_path, split_path
+from boxwright.session.packets import Stat, decode_stat, join_path, split_path, stat_packet
 from boxwright.session.treewrite import TreeNames, TreeWriter, remove
 from boxwright.snapshots import content_tree
 from boxwright.snapshots.content_tree import ContentTree
@@ -36,6 +36,7 @@ from boxwright.sources.localindex import (
     Entry,
     closest,
 )
+from boxwright.sources.locallisting import Listing
 
 MAX_DEPTH = 16
 _DOUBTFUL_BYTES = 256 << 10
@@ -114,6 +115,9 @@ class LocalTree:
         self._doubtful_paths: set[bytes] = set()
         self._doubtful_links: list[Stat] = []
         self._doubtful_bytes = 0
+        self._at = 0
+        self._has_run_only = True
+        self._packets: list[bytes] = []
         self.names = TreeNames()
         self.writer = TreeWriter(b"", keep_owner=keep_owner, header=content_header)
         self.entries: dict[bytes, Entry] = {}
@@ -122,6 +126,7 @@ class LocalTree:
     def _use(self, base: ContextIndex, base_ref: ImmutableRef | None) -> None:
         self._base = base
         self._base_ref = base_ref
+        self._listing = base.listing if self._trust_stats else None
         self.changed = base_ref is None
 
     @property
@@ -144,9 +149,40 @@ class LocalTree:
         else:
             self._use(ContextIndex(), None)
 
+    def take_known(self, batch: Sequence[bytes], start: int) -> int:
+        """Take over the entries of the last state that are named again, one behind the other."""
+        if self._listing is None:
+            return 0
+        count = self._listing.common(self._at, batch, start)
+        if count:
+            if not self._has_run_only:
+                self._keep_run(self._listing, self._at, self._at + count)
+            self._at += count
+        return count
+
+    def _keep_run(self, listing: Listing, begin: int, end: int) -> None:
+        entries, names = listing.run(begin, end)
+        self.names.add_run(names)
+        self.entries.update(entries)
+        self._packets += listing.packets[begin:end]
+
+    def _note_run(self) -> None:
+        """Write down the entries from the first on that were taken over before another came.
+
+        As long as nothing else has come, their number says it all.
+        """
+        if self._has_run_only:
+            self._has_run_only = False
+            if self._listing is not None and self._at:
+                self._keep_run(self._listing, 0, self._at)
+
     def add(self, file_id: int, raw_stat: bytes) -> bool:
         """Take an encoded stat; return whether its data is wanted."""
+        self._note_run()
         path, rest = split_path(raw_stat)
+        self._packets.append(stat_packet(raw_stat))
+        if self._listing is not None and (place := self._listing.place(path)) is not None:
+            self._at = place + 1
         if self.keep_if_same(path, rest):
             return False
         stat = decode_stat(raw_stat)
@@ -236,6 +272,10 @@ class LocalTree:
 
     def end(self) -> None:
         """All entries are named: what the last state has more than that is to be removed."""
+        if self._has_run_only and not self.entries and self._at == len(self._base.entries):
+            self.entries = self._base.entries
+            return
+        self._note_run()
         for path in self._base.entries.keys() - self.entries.keys():
             parent = path.rpartition(b"/")[0]
             if not parent or parent in self.names.folders:  # else it goes with its folder
@@ -324,13 +364,20 @@ class LocalTree:
         if self._mutable is None:
             if self._base_ref is None:
                 raise RuntimeError("commit of a tree that was not finished")
-            index = ContextIndex(self._base.snapshot_id, self._base.depth, self.entries)
-            return self._base_ref.clone(), index
+            return self._base_ref.clone(), self._index(self._base.snapshot_id, self._base.depth)
         await self._mounts.aclose()
         ref = await self._mutable.commit()
         await self._seed(ref)
         depth = 1 if self._flat else self._base.depth + 1
-        return ref, ContextIndex(ref.id, depth, self.entries)
+        return ref, self._index(ref.id, depth)
+
+    def _index(self, snapshot_id: str, depth: int) -> ContextIndex:
+        index = ContextIndex(snapshot_id, depth, self.entries)
+        if self._has_run_only:
+            index.listing = self._base.listing
+        elif len(self._packets) == len(self.entries):
+            index.listing = Listing(self.entries, self._packets)
+        return index
 
     async def _seed(self, ref: ImmutableRef) -> None:
         """Hand over the content digests, so that nobody reads the files again for them."""
