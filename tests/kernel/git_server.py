@@ -37,8 +37,13 @@ class Repository:
 
     def git(self, *args: str, **environment: str) -> str:
         """Run git in it."""
+        return self.git_at(self.path, *args, **environment)
+
+    @staticmethod
+    def git_at(path: Path, *args: str, **environment: str) -> str:
+        """Run git in any repository."""
         done = subprocess.run(
-            ["git", "-C", str(self.path), *args],
+            ["git", "-C", str(path), *args],
             env={**_ENVIRONMENT, **environment},
             capture_output=True,
             check=False,
@@ -65,6 +70,8 @@ class GitServer:
         self.url = ""
         self.host = ""
         self.login = ""
+        self.peeled: dict[str, str] = {}
+        """What is said of the commits of tags, in place of the truth."""
         self.services: list[str] = []
         self.logins: list[str] = []
 
@@ -113,6 +120,8 @@ class GitServer:
         )
         out, _ = await process.communicate(body)
         head, _, content = out.partition(b"\r\n\r\n")
+        for truth, said in self.peeled.items():
+            content = content.replace(b"peeled:" + truth.encode(), b"peeled:" + said.encode())
         headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if line)
         status = int(headers.pop("Status", "200").split()[0])
         return web.Response(status=status, body=content, headers=headers)

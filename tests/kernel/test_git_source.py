@@ -9,8 +9,8 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,126 +18,22 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from git_server import GitServer, Repository
+from git_bench import Bench, run
+from git_server import Repository
 
-from boxwright.errors import BoxwrightError, Code
+from boxwright.errors import Code
 from boxwright.session.base import SshAgentNotFoundError
 from boxwright.session.inprocess import InProcessSession
 from boxwright.session.manager import SessionManager
-from boxwright.session.providers.secrets import SecretsProvider
 from boxwright.session.services import SessionServices
-from boxwright.snapshots.cachemounts import CacheMounts
-from boxwright.snapshots.manager import SnapshotManager
 from boxwright.sources.base import SourceContext
-from boxwright.sources.git import GitSource, GitSources
 from boxwright.sources.git_access import GitAccess
-from boxwright.sources.git_repository import GitRepositories
 from boxwright.sources.resolutions import Resolutions
-from boxwright.store import Store
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("git")]
 
 TOKEN = "a-token-of-some-length"
 BASIC = "basic " + base64.b64encode(f"x-access-token:{TOKEN}".encode()).decode()
-
-
-class Log:
-    """Progress that keeps the log."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def status(self, *args: object, **kwargs: object) -> None:
-        """Ignore."""
-
-    def log(self, stream: int, data: bytes) -> None:
-        """Keep."""
-        self.text += data.decode()
-
-
-class Secrets(SecretsProvider):
-    """Secrets that a test changes."""
-
-    def __init__(self, values: dict[str, bytes]) -> None:
-        super().__init__({})
-        self._values = values
-
-    def get(self, secret_id: str) -> bytes:
-        if secret_id in self._values:
-            return self._values[secret_id]
-        return super().get(secret_id)
-
-
-class Bench:
-    """A store with git sources, one client, and a server with one repository."""
-
-    def __init__(self, root: Path, server: GitServer, repository: Repository) -> None:
-        self.root = root
-        self.server = server
-        self.repository = repository
-        self.store = Store.open(root)
-        self.snapshots = SnapshotManager.open(self.store)
-        repositories = GitRepositories(CacheMounts(self.snapshots), self.store.db)
-        access = GitAccess(root / "run", no_agent)
-        self.sources = GitSources(self.snapshots, repositories, access)
-        self.secrets: dict[str, bytes] = {}
-        sessions = SessionManager()
-        session = InProcessSession(SessionServices(secrets=Secrets(self.secrets)))
-        sessions.attach(session)
-        self.log = Log()
-        self.context = SourceContext(sessions.group([session.id]), self.log)
-
-    def source(self, fragment: str = "", name: str = "app", **attrs: str) -> GitSource:
-        remote = f"{self.server.url}/{name}/.git"
-        rest = f"{self.server.host}/{name}/.git" + (f"#{fragment}" if fragment else "")
-        named = {f"git.{key}": value for key, value in {"fullurl": remote, **attrs}.items()}
-        return self.sources.resolve(rest, named, None)
-
-    async def key(self, source: GitSource) -> str:
-        return (await source.cache_key(self.context, 0)).key
-
-    async def files(self, source: GitSource) -> dict[str, str]:
-        """Check out and return the files with their content, links with their target."""
-        async with await source.snapshot(self.context) as ref, ref.mounted() as root:
-            return {
-                str(path.relative_to(root)): (
-                    f"-> {path.readlink()}" if path.is_symlink() else path.read_text()
-                )
-                for path in root.rglob("*")
-                if path.is_symlink() or path.is_file()
-                if ".git" not in path.relative_to(root).parts[:1]
-            }
-
-    async def failure(self, source: GitSource) -> BoxwrightError:
-        with pytest.raises(BoxwrightError) as caught:
-            await source.snapshot(self.context)
-        return caught.value
-
-    async def close(self) -> None:
-        await self.snapshots.close()
-        self.store.close()
-
-
-@asynccontextmanager
-async def no_agent(*args: object, **kwargs: object):
-    raise AssertionError("no agent was asked for")
-    yield
-
-
-def run(tmp_path: Path, use: Callable[[Bench], Awaitable[None]], *init: str) -> None:
-    served = tmp_path / "served"
-    repository = Repository(served / "app", *init)
-    repository.commit({"file": "one\n", "sub/deep/x": "x\n"})
-
-    async def main() -> None:
-        async with AsyncExitStack() as stack:
-            server = GitServer(served)
-            await server.start(stack)
-            bench = Bench(tmp_path / "state", server, repository)
-            stack.push_async_callback(bench.close)
-            await use(bench)
-
-    asyncio.run(main())
 
 
 def test_default_branch(tmp_path: Path) -> None:

@@ -424,6 +424,34 @@ def test_uploads_are_read_once_and_shared(tmp_path: Path) -> None:
     run(tmp_path, use)
 
 
+def test_signatures(tmp_path: Path) -> None:
+    data = Path(__file__).parent.parent / "unit/sources/openpgp"
+    texts = {name: (data / name).read_text() for name in ("rsa.pub", "ed.pub", "rsa.asc")}
+
+    async def use(bench: Bench) -> None:
+        bench.site.content = (data / "content").read_bytes()
+        named = {"sig.signature": texts["rsa.asc"], "sig.pubkey": texts["rsa.pub"]}
+        signed = bench.source(**named)
+        assert await bench.key(signed) == await bench.key(bench.source())
+        assert await bench.content(signed) == {"file": bench.site.content}
+        pinned = bench.source(checksum=Digest.of(bench.site.content), **named)
+        assert (await pinned.metadata(bench.context)).digest == Digest.of(bench.site.content)
+
+        async def refused(**attrs: str) -> str:
+            with pytest.raises(BoxwrightError, match="failed to verify pgp signature") as caught:
+                await bench.source(**attrs).metadata(bench.context)
+            assert caught.value.code is Code.SIGNATURE
+            with pytest.raises(BoxwrightError, match="failed to verify pgp signature"):
+                await bench.key(bench.source(**attrs))
+            return str(caught.value)
+
+        assert "unknown key" in await refused(**{**named, "sig.pubkey": texts["ed.pub"]})
+        bench.site.content += b"more\n"
+        assert "does not fit the content" in await refused(**named)
+
+    run(tmp_path, use)
+
+
 def test_content_checksums_with_a_suffix(tmp_path: Path) -> None:
     async def use(bench: Bench) -> None:
         found = await bench.source().content_checksum(bench.context, "sha256", b"tail")

@@ -48,6 +48,7 @@ from boxwright.progress.stream import ProgressStream
 from boxwright.remotecache.attributes import CacheEntry
 from boxwright.solver.jobs import Job
 from boxwright.solver.types import CachedResult
+from boxwright.sources.bloblocator import BLOB_SCHEMES
 from boxwright.sources.git import GitMetadata
 from boxwright.wire.pb import fsutil_pb2, gateway_pb2, ops_pb2, worker_pb2
 
@@ -391,7 +392,7 @@ class BuildBridge:
             )
             found = await self._resolve_source(question, log_name=request.LogName)
             fill_response(response, found, wanted.Suffix)
-        elif scheme != "local":
+        elif scheme != "local" and scheme not in BLOB_SCHEMES:
             raise UnimplementedError(f"metadata of {scheme} sources is not supported")
         return response
 

@@ -38,6 +38,8 @@ from boxwright.snapshots.manager import SnapshotManager
 from boxwright.solver.cachemanager import LocalCacheManager
 from boxwright.solver.jobs import Solver
 from boxwright.sources.base import SourceProvider, SourceResolver
+from boxwright.sources.blob import BlobFiles, BlobSources
+from boxwright.sources.bloblocator import LAYOUT_SCHEME, REGISTRY_SCHEME
 from boxwright.sources.fetch import BlobFetcher
 from boxwright.sources.git import GitSources
 from boxwright.sources.git_access import GitAccess
@@ -169,15 +171,19 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
     downloads = HttpDownloads(snapshots, keep_owner=keep_owner)
     cache_mounts = snapshots.cache_mounts or CacheMounts(snapshots)
     local = LocalSources(snapshots, keep_owner=keep_owner)
+    blobs = BlobFiles(snapshots, clients, sessions, keep_owner=keep_owner)
     providers: dict[str, SourceProvider] = {
         "git": GitSources(
             snapshots,
             GitRepositories(cache_mounts, store.db),
             GitAccess(executor.run_dir, forward_socket),
+            blobs,
         ),
         "http": HttpSources("http", downloads),
         "https": HttpSources("https", downloads),
         "docker-image": ImageProvider(images, snapshots, fetcher),
+        REGISTRY_SCHEME: BlobSources(REGISTRY_SCHEME, blobs),
+        LAYOUT_SCHEME: BlobSources(LAYOUT_SCHEME, blobs),
         "oci-layout": OciLayoutProvider(sessions, snapshots, fetcher),
         "local": local,
     }

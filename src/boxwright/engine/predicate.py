@@ -20,6 +20,7 @@ from boxwright.engine.provenance import Capture, commit_digest, redact, request_
 from boxwright.errors import InvalidInputError
 from boxwright.exporters.attestation import PREDICATE_SLSA_02, PREDICATE_SLSA_1
 from boxwright.oci.purl import image_url
+from boxwright.sources.bloblocator import LAYOUT_SCHEME, BlobLocator
 from boxwright.wire.pb import ops_pb2 as pb
 
 _BUILD_TYPE_1 = (
@@ -307,9 +308,24 @@ def _materials(found: Capture) -> list[dict[str, Any]]:
         if image.digest:
             item["digest"] = _digest(image.digest)
         out.append(item)
-    out += [{"uri": url, "digest": commit_digest(commit)} for url, commit in found.git.items()]
+    for (text, is_local), digest in found.blobs.items():
+        kind = "oci" if is_local else "docker"
+        uri = image_url(Reference.parse(text), None, kind=kind, ref_type="blob")
+        out.append({"uri": uri, "digest": _digest(digest)})
+    for url, commit in found.git.items():
+        out.append({"uri": url, "digest": commit_digest(commit)})
+        out += [_bundle(url, bundle) for source, bundle in found.bundles if source == url]
     out += [{"uri": url, "digest": _digest(digest)} for url, digest in found.http.items()]
     return out
+
+
+def _bundle(url: str, text: str) -> dict[str, Any]:
+    """Return the blob that a commit was taken from."""
+    scheme, _, body = text.partition("://")
+    bundle = BlobLocator.parse(scheme, body, {})
+    kind = "oci" if scheme == LAYOUT_SCHEME else "docker"
+    uri = image_url(bundle.ref, None, kind=kind, ref_type="bundle", vcs_url=url)
+    return {"uri": uri, "digest": _digest(bundle.digest)}
 
 
 def _digest(text: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ from boxwright.llb.graph import Vertex
 from boxwright.oci.platforms import parse_platforms
 from boxwright.ops.graphops import SourceOp
 from boxwright.solver.jobs import Job
+from boxwright.sources.bloblocator import BLOB_SCHEMES, LAYOUT_SCHEME
 from boxwright.sources.git_remote import GitAttributes
 from boxwright.wire.pb import ops_pb2 as pb
 
@@ -75,7 +76,9 @@ class Capture:
 
     Attributes:
         images: In the order they were found until :meth:`sort`.
+        blobs: Digests by reference, and whether it is of a client's layout.
         git: Commits by URL with ref.
+        bundles: URL with ref of commits that came in a blob, and the blob.
         http: Digests by URL.
         local: Names of the client's folders.
         secrets: Whether they are optional, by id; likewise ``ssh``.
@@ -85,7 +88,9 @@ class Capture:
     """
 
     images: list[ImageMaterial] = field(default_factory=list)
+    blobs: dict[tuple[str, bool], str] = field(default_factory=dict)
     git: dict[str, str] = field(default_factory=dict)
+    bundles: dict[tuple[str, str], None] = field(default_factory=dict)
     http: dict[str, str] = field(default_factory=dict)
     local: dict[str, None] = field(default_factory=dict)
     secrets: dict[str, bool] = field(default_factory=dict)
@@ -116,7 +121,9 @@ class Capture:
             self.add_secret(name, optional=optional)
         for name, optional in other.ssh.items():
             self.add_ssh(name, optional=optional)
+        self.blobs = {**other.blobs, **self.blobs}
         self.git = {**other.git, **self.git}
+        self.bundles |= other.bundles
         self.http = {**other.http, **self.http}
         self.local |= other.local
         self.network |= other.network
@@ -130,7 +137,9 @@ class Capture:
             (i for i, r in names.items() if r.digest is None or _with_tag(r) not in tagged),
             key=lambda image: image.ref,
         )
+        self.blobs = dict(sorted(self.blobs.items()))
         self.git = dict(sorted(self.git.items()))
+        self.bundles = dict(sorted(self.bundles.items()))
         self.http = dict(sorted(self.http.items()))
         self.local = dict(sorted(self.local.items()))
         self.secrets = dict(sorted(self.secrets.items()))
@@ -156,6 +165,8 @@ class Capture:
         elif scheme in {"docker-image", "oci-layout"} and pin:
             platform = platform or Platform.host()
             self.add_image(ImageMaterial(rest, platform, pin, scheme == "oci-layout"))
+        elif scheme in BLOB_SCHEMES and pin:
+            self.blobs[rest, scheme == LAYOUT_SCHEME] = pin
         elif scheme in {"http", "https"} and pin:
             self.http.setdefault(redact(op.identifier), pin)
         elif scheme == "git" and pin:
@@ -169,6 +180,8 @@ class Capture:
             masked = (_MASK if user else "") + (f":{_MASK}" if password else "")
             url = f"{scheme}://{masked}@{rest}"
         self.git.setdefault(redact(url), pin)
+        if source.bundle is not None:
+            self.bundles[redact(url), str(source.bundle)] = None
         for name in (source.token_secret, source.header_secret):
             if name:
                 self.add_secret(name, optional=True)

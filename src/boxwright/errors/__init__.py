@@ -48,6 +48,7 @@ class Code(enum.StrEnum):
     LIMIT = "limit"
     DISK_CAP = "disk-cap"
     NOT_REPRODUCIBLE = "not-reproducible"
+    SIGNATURE = "signature"
 
 
 EXIT_CODES: dict[Code, int] = {
@@ -81,6 +82,7 @@ EXIT_CODES: dict[Code, int] = {
     Code.LIMIT: 28,
     Code.DISK_CAP: 29,
     Code.NOT_REPRODUCIBLE: 30,
+    Code.SIGNATURE: 31,
     Code.CANCELLED: 130,
 }
 

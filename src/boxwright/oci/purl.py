@@ -13,7 +13,12 @@ from boxwright.core.reference import Reference
 
 
 def image_url(
-    ref: Reference, platform: Platform | None, *, kind: str = "docker", ref_type: str = ""
+    ref: Reference,
+    platform: Platform | None,
+    *,
+    kind: str = "docker",
+    ref_type: str = "",
+    vcs_url: str = "",
 ) -> str:
     """Return the package URL of an image.
 
@@ -22,6 +27,7 @@ def image_url(
         platform: Which image of an index.
         kind: ``docker`` for images of registries, ``oci`` for those of layouts.
         ref_type: What is named, if it is not an image.
+        vcs_url: The repository that it holds, if it does.
     """
     ref = ref.with_default_tag()
     name = Reference(ref.host, ref.path).familiar
@@ -34,6 +40,8 @@ def image_url(
         qualifiers["platform"] = "/".join(part for part in parts if part)
     if ref_type:
         qualifiers["ref_type"] = ref_type
+    if vcs_url:
+        qualifiers["vcs_url"] = vcs_url
     url = f"pkg:{kind}/" + "/".join(_escape(part) for part in name.split("/"))
     if ref.tag:
         url += f"@{_escape(ref.tag)}"

@@ -222,6 +222,39 @@ class RegistryClient:
 
         await self._first(ref, fetch, insecure=insecure)
 
+    async def stat_blob(
+        self, ref: Reference, digest: Digest, *, insecure: bool | None = None
+    ) -> Descriptor:
+        """Return the size of a blob of which only the digest is known.
+
+        Raises:
+            BlobNotFoundError: no endpoint has it.
+            ContentMismatchError: the registry does not say how large it is.
+            RegistryError: by cause, the last endpoint's.
+        """
+
+        async def ask(endpoint: Endpoint) -> Descriptor:
+            repository = endpoint.repository(ref.path)
+            url = f"{endpoint.base_url}/{repository}/blobs/{digest}"
+            request = Request("HEAD", url, scope_for(repository, push=False))
+            try:
+                async with self.transport.send(endpoint, request) as response:
+                    length = response.headers.get("Content-Length", "")
+                    kind = response.headers.get("Content-Type", "")
+            except RegistryError as exc:
+                if exc.status == 404:
+                    raise _no_blob(endpoint, repository, digest) from exc
+                raise
+            if not length.isdecimal():
+                raise ContentMismatchError(
+                    f"registry {endpoint.name} does not say how large a blob is",
+                    host=endpoint.name,
+                    detail=f"{digest} in {repository}",
+                )
+            return Descriptor(kind, digest, int(length))
+
+        return await self._first(ref, ask, insecure=insecure)
+
     async def fetch_foreign(self, descriptor: Descriptor, sink: Sink) -> None:
         """Stream a blob from one of the addresses that its descriptor names, without any login.
 
@@ -289,12 +322,7 @@ class RegistryClient:
                     skip = max(0, skip - len(data))
         except RegistryError as exc:
             if exc.status == 404:
-                raise BlobNotFoundError(
-                    f"registry {endpoint.name} has no blob {descriptor.digest}",
-                    host=endpoint.name,
-                    status=404,
-                    detail=f"repository {repository}",
-                ) from exc
+                raise _no_blob(endpoint, repository, descriptor.digest) from exc
             raise
 
     async def _first(
@@ -418,6 +446,15 @@ class RegistryClient:
         endpoint = self.hosts.endpoint(ref.host, insecure=insecure)
         endpoint = await self.transport.discover(endpoint)
         return endpoint, endpoint.repository(ref.path)
+
+
+def _no_blob(endpoint: Endpoint, repository: str, digest: Digest) -> BlobNotFoundError:
+    return BlobNotFoundError(
+        f"registry {endpoint.name} has no blob {digest}",
+        host=endpoint.name,
+        status=404,
+        detail=f"repository {repository}",
+    )
 
 
 def _media_type(body: bytes, content_type: str) -> str:

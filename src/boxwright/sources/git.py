@@ -7,26 +7,34 @@ request and no fetch. A tree that was checked out once is found again by its key
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.platform import Platform
+from boxwright.core.workers import to_worker
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.sources.base import SourceContext, SourceKey
+from boxwright.sources.blob import BlobFiles
+from boxwright.sources.bloblocator import BlobLocator
 from boxwright.sources.git_access import GitAccess
-from boxwright.sources.git_checkout import Checkout
-from boxwright.sources.git_errors import GitRefNotFoundError
+from boxwright.sources.git_checkout import BUNDLE_NAME, Checkout
+from boxwright.sources.git_errors import GitChecksumError, GitRefNotFoundError
 from boxwright.sources.git_remote import (
     GitAttributes,
     GitResolution,
     check,
+    is_commit,
     parse_default_branch,
     parse_refs,
 )
 from boxwright.sources.git_repository import GitRepositories
 from boxwright.sources.git_run import Git
+from boxwright.sources.git_signature import verify_git
+from boxwright.sources.http_save import DownloadedFile
+from boxwright.sources.locks import KeyedLocks
 from boxwright.sources.resolutions import resolve_once
 from boxwright.store import schema
 
@@ -65,12 +73,18 @@ class GitSources:
     """Provider of ``git://`` sources over one state folder."""
 
     def __init__(
-        self, snapshots: SnapshotManager, repositories: GitRepositories, access: GitAccess
+        self,
+        snapshots: SnapshotManager,
+        repositories: GitRepositories,
+        access: GitAccess,
+        blobs: BlobFiles,
     ) -> None:
         self.snapshots = snapshots
         self.repositories = repositories
         self.access = access
-        self._locks: dict[str, asyncio.Lock] = {}
+        self.blobs = blobs
+        self.lock = KeyedLocks()
+        """Under which trees are made, by key."""
         for statement in _SCHEMA:  # a store that was opened before this module was imported
             snapshots.store.db.execute(statement)
 
@@ -78,12 +92,6 @@ class GitSources:
         """Return the source of ``git://<rest>``."""
         del platform
         return GitSource(self, GitAttributes.parse(rest, attrs))
-
-    def lock(self, key: str) -> asyncio.Lock:
-        """Return the lock under which a tree is made."""
-        for idle in [k for k, lock in self._locks.items() if not lock.locked() and k != key]:
-            del self._locks[idle]
-        return self._locks.setdefault(key, asyncio.Lock())
 
     def find(self, key: str) -> ImmutableRef | None:
         """Return the tree that was made for a key, if it is still there."""
@@ -106,6 +114,7 @@ class GitSource:
         self._provider = provider
         self._wanted = wanted
         self._found: GitResolution | None = None
+        self._is_verified = False
 
     async def cache_key(self, context: SourceContext, index: int) -> SourceKey:
         """Return the one key; a ref that can move is looked up.
@@ -114,20 +123,24 @@ class GitSource:
             GitError: the remote can't be reached, or denies access.
             GitRefNotFoundError: it has no such ref.
             GitChecksumError: the ref is at another commit than the one asked for.
+            SignatureError: what it is at is not signed as it has to be.
         """
         del index
         found = await self._resolve(context)
+        if self._wanted.signature is not None and not self._is_verified:
+            await self._objects(context, found)
         return SourceKey(self._key(found), found.object_id)
 
     def _key(self, found: GitResolution) -> str:
-        commit = found.object_id if self._wanted.keep_git_dir else found.commit
+        shows_tag = self._wanted.keep_git_dir or self._wanted.checkout_bundle
+        commit = found.object_id if shows_tag else found.commit
         return self._wanted.cache_key(commit, found.ref)
 
     async def _resolve(self, context: SourceContext) -> GitResolution:
         if self._found is None:
             self._found = self._wanted.fixed()
         if self._found is None:
-            place = (self._wanted.remote, self._wanted.ref)
+            place = (self._wanted.remote, self._wanted.ref, self._wanted.bundle)
             resolved = await resolve_once(
                 context.resolutions,
                 GitResolution,
@@ -140,6 +153,8 @@ class GitSource:
 
     async def _ask(self, context: SourceContext) -> GitResolution:
         wanted = self._wanted
+        if wanted.bundle is not None:
+            return await self._look_into_bundle(context, wanted.bundle)
         what = f"failed to fetch remote {wanted.remote}"
         async with self._provider.access.prepared(wanted, context) as git:
             if wanted.ref:
@@ -160,6 +175,45 @@ class GitSource:
             if git.log is not None:
                 git.log.log(1, f"{found.object_id}\t{found.ref}\n".encode())
             return found
+
+    async def _look_into_bundle(
+        self, context: SourceContext, bundle: BlobLocator
+    ) -> GitResolution:
+        """Find a ref among those of a bundle, which does not say which commits its tags are of."""
+        tag = "refs/tags/" + self._wanted.ref.removeprefix("refs/tags/")
+        async with AsyncExitStack() as stack:
+            git = await stack.enter_async_context(
+                self._provider.access.prepared(self._wanted, context)
+            )
+            async with self._open_bundle(context, bundle) as path:
+                what = f"failed to read bundle {bundle}"
+                heads = await git.run("bundle", "list-heads", str(path), what=what)
+            lines = [line.partition(" ")[::2] for line in heads.splitlines()]
+            for object_id, name in tuple(lines):
+                if name == tag and is_commit(object_id):
+                    bare = await stack.enter_async_context(
+                        self._fetched(context, git, GitResolution(name, object_id))
+                    )
+                    peeled = (await bare.run("rev-parse", f"{object_id}^{{commit}}")).strip()
+                    if peeled != object_id:
+                        lines.append((peeled, f"{name}^{{}}"))
+        return parse_refs(self._wanted, "\n".join("\t".join(line) for line in lines))
+
+    @asynccontextmanager
+    async def _open_bundle(
+        self, context: SourceContext, bundle: BlobLocator
+    ) -> AsyncIterator[Path]:
+        ref = await self._provider.blobs.tree(bundle, DownloadedFile(BUNDLE_NAME, 0o600), context)
+        async with ref, ref.mounted() as root:
+            yield root / BUNDLE_NAME
+
+    def _fetched(
+        self, context: SourceContext, git: Git, found: GitResolution
+    ) -> AbstractAsyncContextManager[Git]:
+        """Give the repository with what was found in it."""
+        bundle = self._wanted.bundle
+        opened = None if bundle is None else lambda: self._open_bundle(context, bundle)
+        return self._provider.repositories.fetched(git, self._wanted, found, opened)
 
     async def snapshot(self, context: SourceContext) -> ImmutableRef:
         """Return the tree, checked out unless it is known.
@@ -186,7 +240,7 @@ class GitSource:
         async with tree:
             async with (
                 provider.access.prepared(wanted, context) as git,
-                provider.repositories.fetched(git, wanted, found) as bare,
+                self._fetched(context, git, found) as bare,
                 tree.mounted() as root,
             ):
                 scratch = provider.snapshots.folder(tree.id) / "git"
@@ -198,18 +252,42 @@ class GitSource:
 
         Raises:
             GitError: the remote can't be reached, or the commit can't be fetched.
+            SignatureError: what it is at is not signed as it has to be.
         """
         wanted = self._wanted
         found = await self._resolve(context)
         if wanted.keep_git_dir:
             found = replace(found, peeled="")
-        if not return_object:
+        if not return_object and wanted.signature is None:
             return GitMetadata(found.ref, found.object_id, found.peeled)
+        objects = await self._objects(context, found)
+        if return_object:
+            return objects
+        return GitMetadata(found.ref, found.object_id, found.peeled)
+
+    async def _objects(self, context: SourceContext, found: GitResolution) -> GitMetadata:
+        """Return what was found with the raw objects, their signatures checked if wanted."""
+        wanted = self._wanted
         async with (
             self._provider.access.prepared(wanted, context) as git,
-            self._provider.repositories.fetched(git, wanted, found) as bare,
+            self._fetched(context, git, found) as bare,
         ):
-            return await _with_objects(bare, found)
+            objects = await _with_objects(bare, found)
+        if found.peeled not in {"", objects.commit_checksum}:  # the key is made of it
+            raise GitChecksumError(
+                wanted.remote, found.peeled, [objects.commit_checksum or objects.checksum]
+            )
+        if wanted.signature is not None:
+            await to_worker(
+                verify_git,
+                wanted.signature,
+                objects.checksum,
+                objects.commit_checksum or objects.checksum,
+                objects.tag_object,
+                objects.commit_object,
+            )
+            self._is_verified = True
+        return objects
 
 
 async def _with_objects(bare: Git, found: GitResolution) -> GitMetadata:

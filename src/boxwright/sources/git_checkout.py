@@ -15,13 +15,14 @@ from boxwright.core.dataclass import dataclass
 from boxwright.core.workers import to_worker
 from boxwright.linux.files import openat2_beneath
 from boxwright.sources.git_errors import GitChecksumError, GitSubdirError
-from boxwright.sources.git_remote import GitAttributes, GitResolution
+from boxwright.sources.git_remote import GitAttributes, GitResolution, bundle_ref
 from boxwright.sources.git_repository import OWN_REFS
 from boxwright.sources.git_run import Git
 from boxwright.store.trash import remove_tree
 
 _SHA256_LENGTH = 64
 _GITLINK = b"gitdir: "
+BUNDLE_NAME = "bundle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,23 @@ class Checkout:
             await to_worker(remove_tree, self.scratch)
 
     async def _run(self) -> None:
+        if self.wanted.checkout_bundle:
+            await self._make_bundle()
+        else:
+            await self._make_tree()
+
+    async def _make_bundle(self) -> None:
+        """Write the commit with its history into one file, under the natural name of its ref."""
+        found, what = self.found, f"failed to make a bundle of {self.wanted.shown}"
+        git = (await self._borrowing_repository(None, what)).locally()
+        name = bundle_ref(found.ref)
+        await git.run("update-ref", name, found.object_id, what=what)
+        target = self.root / BUNDLE_NAME
+        await git.quietly().run("bundle", "create", "--quiet", str(target), name, what=what)
+        if self.wanted.mtime == "commit":
+            await to_worker(_set_times, self.root, await self._commit_time(git, found.object_id))
+
+    async def _make_tree(self) -> None:
         wanted = self.wanted
         what = f"failed to checkout remote {wanted.shown}"
         keeps_repository = wanted.keep_git_dir and not wanted.subdir
@@ -79,7 +97,7 @@ class Checkout:
             )
         time_s: int | None = None
         if wanted.mtime == "commit":
-            time_s = int(await git.run("show", "--no-patch", "--format=%ct", commit))
+            time_s = await self._commit_time(git, commit)
         await to_worker(self._arrange, tree, keeps_repository, time_s)
 
     async def _own_repository(self, tree: Path, what: str) -> Git:
@@ -99,7 +117,10 @@ class Checkout:
         )
         return git
 
-    async def _borrowing_repository(self, tree: Path, what: str) -> Git:
+    async def _commit_time(self, git: Git, name: str) -> int:
+        return int(await git.run("log", "-1", "--format=%ct", f"{name}^{{commit}}"))
+
+    async def _borrowing_repository(self, tree: Path | None, what: str) -> Git:
         folder = self.scratch / "repository"
         arguments = ["--quiet", "--bare", *self._format(), str(folder)]
         await self.bare.anywhere().run("init", *arguments, what=what)

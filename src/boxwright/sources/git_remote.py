@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
 from boxwright.core.dataclass import dataclass, field
-from boxwright.errors import InvalidInputError, UnimplementedError
+from boxwright.errors import InvalidInputError
 from boxwright.llb.build_giturl import is_git_transport, parse_git_url
+from boxwright.sources.bloblocator import BlobLocator
 from boxwright.sources.git_errors import GitChecksumError, GitRefNotFoundError
+from boxwright.sources.git_signature import SignatureRules
 
 _COMMIT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
 _HEX = re.compile(r"[0-9a-fA-F]+\Z")
-_UNSERVED = re.compile(r"git\.(?:bundle|checkoutbundle|sig\..*)\Z")
 _MTIMES = frozenset({"", "checkout", "commit"})
 
 
@@ -26,6 +27,9 @@ class GitAttributes:
         ref: Branch, tag or commit; empty for the remote's default branch.
         login: User and password that were part of the remote's URL.
         mtime: ``commit`` gives all files the commit's time.
+        bundle: The blob to take the commit from, in place of the remote.
+        checkout_bundle: Make a bundle of the commit and its history in place of its files.
+        signature: What has to be signed, and by whom.
     """
 
     remote: str
@@ -41,18 +45,18 @@ class GitAttributes:
     ssh_id: str = ""
     known_hosts: str = ""
     login: tuple[str, str] | None = field(default=None, repr=False)
+    bundle: BlobLocator | None = None
+    checkout_bundle: bool = False
+    signature: SignatureRules | None = field(default=None, repr=False)
 
     @classmethod
     def parse(cls, rest: str, attrs: Mapping[str, str]) -> GitAttributes:
         """Read ``git://<rest>`` and the attributes.
 
         Raises:
-            InvalidInputError: the remote, the ref or an attribute is malformed.
-            UnimplementedError: an attribute is not served (bundles, signatures).
+            InvalidInputError: the remote, the ref or an attribute is malformed, or two of them
+                contradict each other.
         """
-        for name in sorted(attrs):
-            if _UNSERVED.match(name) and attrs[name] not in {"", "false"}:
-                raise UnimplementedError(f"attribute {name} of git sources")
         named = parse_git_url(rest if is_git_transport(rest) else "https://" + rest)
         assert named is not None
         full = attrs.get("git.fullurl", "")
@@ -73,8 +77,14 @@ class GitAttributes:
             attrs.get("git.mountsshsock", ""),
             attrs.get("git.knownsshhosts", ""),
             login,
+            BlobLocator.parse_bundle(attrs["git.bundle"], attrs)
+            if attrs.get("git.bundle")
+            else None,
+            attrs.get("git.checkoutbundle") == "true",
+            _signature(attrs),
         )
         found._check()
+        found._check_bundles()
         return found
 
     def _check(self) -> None:
@@ -96,6 +106,19 @@ class GitAttributes:
                 detail=f"checksum {self.checksum!r}",
             )
 
+    def _check_bundles(self) -> None:
+        if self.bundle is not None and not self.checksum:
+            raise InvalidInputError("git.bundle requires git.checksum to be set")
+        if self.bundle is not None and not self.ref and not is_commit(self.checksum):
+            raise InvalidInputError(
+                "git.bundle without a ref requires a full commit as git.checksum",
+                detail=f"checksum {self.checksum!r}",
+            )
+        if self.checkout_bundle and self.keep_git_dir:
+            raise InvalidInputError("git.checkoutbundle is incompatible with git.keepgitdir")
+        if self.checkout_bundle and self.subdir:
+            raise InvalidInputError("git.checkoutbundle is incompatible with git.subdir")
+
     @property
     def shown(self) -> str:
         """The remote with its ref, for messages."""
@@ -107,7 +130,12 @@ class GitAttributes:
         return urlsplit(self.remote).netloc.rpartition("@")[2] if "://" in self.remote else ""
 
     def cache_key(self, commit: str, ref: str) -> str:
-        """Return BuildKit's key: the commit, and what else shapes the tree."""
+        """Return BuildKit's key: the commit, and what else shapes the tree.
+
+        Args:
+            commit: The commit; of an annotated tag the tag itself, if the tree shows it.
+            ref: What was asked for, in full.
+        """
         key = commit
         if self.keep_git_dir:
             key += ".git" + (f"#{ref}" if ref else "")
@@ -117,6 +145,9 @@ class GitAttributes:
             key += "(skip-submodules)"
         if self.mtime not in {"", "checkout"}:
             key += f"(mtime={self.mtime})"
+        if self.checkout_bundle:
+            # BuildKit leaves the name out, and takes a bundle for the same one under another name.
+            key += f"(bundle {bundle_ref(ref)})"
         return key
 
     def fixed(self) -> GitResolution | None:
@@ -129,6 +160,8 @@ class GitAttributes:
             if self.checksum and not self.ref.startswith(self.checksum.lower()):
                 raise GitChecksumError(self.remote, self.checksum, [self.ref])
             return GitResolution(self.ref, self.ref)
+        if self.bundle is not None:
+            return None if self.ref else GitResolution(self.checksum, self.checksum)
         if not self.fetch_by_commit:
             return None
         commit, ref = self.checksum, self.ref
@@ -221,6 +254,30 @@ def check(wanted: GitAttributes, found: GitResolution) -> GitResolution:
     if not wanted.is_at(found):
         raise GitChecksumError(wanted.remote, wanted.checksum, found.object_ids)
     return found
+
+
+def bundle_ref(ref: str) -> str:
+    """Return the name that a commit has in a bundle: its tag, or else a branch."""
+    if not ref.startswith("refs/"):
+        return "refs/heads/main"
+    if ref.startswith("refs/tags/"):
+        return ref
+    return "refs/heads/" + ref.removeprefix("refs/").removeprefix("heads/")
+
+
+def _signature(attrs: Mapping[str, str]) -> SignatureRules | None:
+    named = {
+        name.removeprefix("git.sig."): value
+        for name, value in attrs.items()
+        if name.startswith("git.sig.")
+    }
+    if not named:
+        return None
+    public_keys = named.pop("pubkey", "").encode("utf-8", "surrogateescape")
+    known = ("rejectexpired", "requiresignedtag", "ignoresignedtag")
+    if unknown := named.keys() - set(known):
+        raise InvalidInputError(f"unknown attribute git.sig.{min(unknown)}")
+    return SignatureRules(public_keys, *(named.get(name) == "true" for name in known))
 
 
 def _without_password(remote: str) -> tuple[str, tuple[str, str] | None]:

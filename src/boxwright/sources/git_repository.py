@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.snapshots.cachemounts import CacheMounts
@@ -31,6 +33,7 @@ from boxwright.store.database import Database
 from boxwright.store.trash import remove_tree
 
 OWN_REFS = "refs/boxwright/"
+OpenBundle = Callable[[], AbstractAsyncContextManager[Path]]
 _SECRET_KEY = "git-repositories"  # noqa: S105 - the name of a row
 _SHA256_LENGTH = 64
 
@@ -44,14 +47,19 @@ class GitRepositories:
 
     @contextlib.asynccontextmanager
     async def fetched(
-        self, git: Git, wanted: GitAttributes, found: GitResolution
+        self,
+        git: Git,
+        wanted: GitAttributes,
+        found: GitResolution,
+        open_bundle: OpenBundle | None = None,
     ) -> AsyncIterator[Git]:
         """Give the repository of a remote with an object in it; nobody else uses it meanwhile.
 
         Args:
             git: prepared for the remote.
             wanted: the source.
-            found: what must be there.
+            found: what must be there; with all of its history if a bundle is to be made of it.
+            open_bundle: gives the file that has it, if it is not to come from the remote.
 
         Raises:
             GitError: it can't be fetched.
@@ -66,14 +74,15 @@ class GitRepositories:
         ) as root:
             path = root / "bare"
             is_old = await to_worker(_tidy, path)
+            fetch = _Fetch(git, wanted, found, open_bundle)
             try:
-                bare = await _fetch_into(path, git, wanted, found, name)
+                bare = await fetch.into(path, name)
             except _Damaged as exc:
                 if not is_old:
                     raise exc.cause from exc
                 # Renamed branches or damage: what is here is only a cache.
                 await to_worker(remove_tree, path)
-                bare = await _fetch_into(path, git, wanted, found, name)
+                bare = await fetch.into(path, name)
             yield bare
 
 
@@ -85,59 +94,93 @@ class _Damaged(Exception):  # noqa: N818 - never leaves this module
         self.cause = cause
 
 
-async def _fetch_into(
-    path: Path, git: Git, wanted: GitAttributes, found: GitResolution, object_format: str
-) -> Git:
-    if not await to_worker(path.exists):
-        staged = path.with_suffix(".new")
-        await to_worker(remove_tree, staged)
-        arguments = ["--quiet", "--bare", f"--object-format={object_format}", str(staged)]
-        await git.run("init", *arguments, what="failed to make a git repository")
-        staged.rename(path)
-    bare = git.at(path)
-    if not await _has(bare, found):
-        await _fetch(bare, wanted, found)
-    await bare.run("update-ref", OWN_REFS + found.object_id, found.object_id)
-    return bare
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    """Brings what a source has resolved to into a repository."""
 
+    git: Git
+    wanted: GitAttributes
+    found: GitResolution
+    open_bundle: OpenBundle | None
 
-async def _fetch(bare: Git, wanted: GitAttributes, found: GitResolution) -> None:
-    """Fetch one object without history, or everything where the server can't do that."""
-    what = f"failed to fetch remote {wanted.remote}"
-    flags = ["--no-tags", "--no-recurse-submodules"]
-    try:
-        await bare.run(
-            "fetch", "--depth=1", *flags, "--", wanted.remote, found.object_id, what=what
-        )
-    except (GitDeniedError, GitUnreachableError, GitRemoteNotFoundError):
-        raise
-    except GitError:
-        await _fetch_all(bare, wanted, found, what)
-        if not await _has(bare, found):  # a ref that has moved; servers of files have it still
+    async def into(self, path: Path, object_format: str) -> Git:
+        if not await to_worker(path.exists):
+            staged = path.with_suffix(".new")
+            await to_worker(remove_tree, staged)
+            arguments = ["--quiet", "--bare", f"--object-format={object_format}", str(staged)]
+            await self.git.run("init", *arguments, what="failed to make a git repository")
+            staged.rename(path)
+        bare = self.git.at(path)
+        if self.open_bundle is not None:
+            if not await self._has(bare):
+                await self._take_bundle(bare, self.open_bundle)
+        elif self.wanted.checkout_bundle:
+            if not await self._has(bare) or await to_worker((path / "shallow").exists):
+                await self._fetch_all(bare)
+        elif not await self._has(bare):
+            await self._fetch(bare)
+        object_id = self.found.object_id
+        await bare.run("update-ref", OWN_REFS + object_id, object_id)
+        return bare
+
+    async def _has(self, bare: Git) -> bool:
+        return await bare.succeeds("cat-file", "-e", f"{self.found.object_id}^{{tree}}")
+
+    async def _fetch(self, bare: Git) -> None:
+        """Fetch one object without history, or everything where the server can't do that."""
+        remote, object_id = self.wanted.remote, self.found.object_id
+        flags = ["--depth=1", "--no-tags", "--no-recurse-submodules"]
+        try:
+            await bare.run("fetch", *flags, "--", remote, object_id, what=self._what)
+        except (GitDeniedError, GitUnreachableError, GitRemoteNotFoundError):
+            raise
+        except GitError:
+            await self._fetch_all(bare)
+        if not await self._has(bare):
+            raise GitRefNotFoundError(remote, object_id)
+
+    async def _fetch_all(self, bare: Git) -> None:
+        """Fetch all branches and tags with their history, and the object if it is in none."""
+        remote, found = self.wanted.remote, self.found
+        flags = ["--tags", "--force", "--prune", "--no-recurse-submodules"]
+        assert bare.git_dir is not None
+        if (bare.git_dir / "shallow").exists():
+            flags.append("--unshallow")
+        specs = ["+refs/heads/*:refs/remotes/origin/*"]
+        if not is_commit(found.ref) and not found.ref.startswith(("refs/heads/", "refs/tags/")):
+            specs.append(f"+{found.ref}:refs/remotes/named/{found.object_id}")
+        try:
+            await bare.run("fetch", *flags, "--", remote, *specs, what=self._what)
+        except (GitDeniedError, GitUnreachableError, GitRemoteNotFoundError):
+            raise
+        except GitError as exc:
+            raise _Damaged(exc) from exc
+        if not await self._has(bare):  # a ref that has moved; servers of files have it still
             with contextlib.suppress(GitError):
-                await bare.run("fetch", *flags, "--", wanted.remote, found.object_id, what=what)
-    if not await _has(bare, found):
-        raise GitRefNotFoundError(wanted.remote, found.object_id)
+                flags = ["--no-tags", "--no-recurse-submodules"]
+                await bare.run("fetch", *flags, "--", remote, found.object_id, what=self._what)
+        if not await self._has(bare):
+            raise GitRefNotFoundError(remote, found.object_id)
 
+    async def _take_bundle(self, bare: Git, open_bundle: OpenBundle) -> None:
+        """Take all objects out of a bundle; its refs stay outside."""
+        shown = f"bundle {self.wanted.bundle}"
+        async with open_bundle() as path:
+            await (
+                bare.locally()
+                .quietly()
+                .run("bundle", "unbundle", str(path), what=f"failed to read {shown}")
+            )
+        if not await self._has(bare):
+            raise GitRefNotFoundError(
+                shown,
+                self.found.object_id,
+                detail=f"commit {self.found.object_id} not found in {shown}",
+            )
 
-async def _fetch_all(bare: Git, wanted: GitAttributes, found: GitResolution, what: str) -> None:
-    flags = ["--tags", "--force", "--prune", "--no-recurse-submodules"]
-    assert bare.git_dir is not None
-    if (bare.git_dir / "shallow").exists():
-        flags.append("--unshallow")
-    specs = ["+refs/heads/*:refs/remotes/origin/*"]
-    if not is_commit(found.ref) and not found.ref.startswith(("refs/heads/", "refs/tags/")):
-        specs.append(f"+{found.ref}:refs/remotes/named/{found.object_id}")
-    try:
-        await bare.run("fetch", *flags, "--", wanted.remote, *specs, what=what)
-    except (GitDeniedError, GitUnreachableError, GitRemoteNotFoundError):
-        raise
-    except GitError as exc:
-        raise _Damaged(exc) from exc
-
-
-async def _has(bare: Git, found: GitResolution) -> bool:
-    return await bare.succeeds("cat-file", "-e", f"{found.object_id}^{{tree}}")
+    @property
+    def _what(self) -> str:
+        return f"failed to fetch remote {self.wanted.remote}"
 
 
 def _tidy(path: Path) -> bool:

@@ -23,6 +23,8 @@ from boxwright.sources.git_errors import GitNotFoundError, git_error
 _OUTPUT_LIMIT_BYTES = 16 << 20
 _STDERR_TAIL_BYTES = 64 << 10
 _TERM_GRACE_S = 0.5
+_HELPER_CHECKS = 100
+_HELPER_CHECK_S = 0.01
 NETWORK = "http:https:ssh:git"
 LOCAL = "file"
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
@@ -240,4 +242,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             break
         waiting.cancel()
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # helpers that outlived it
+        for _ in range(_HELPER_CHECKS):  # helpers that outlived it; they are no children of ours
+            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(_HELPER_CHECK_S)

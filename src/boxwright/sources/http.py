@@ -8,11 +8,11 @@ host ``buildkit-session`` stand for streams that the client uploads.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import importlib
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -26,10 +26,17 @@ from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.sources.base import SourceContext, SourceKey
 from boxwright.sources.http_attributes import HttpAttributes, choose_filename, parse_http_date
-from boxwright.sources.http_errors import HttpDigestMismatchError, status_error
+from boxwright.sources.http_errors import (
+    HttpDigestMismatchError,
+    HttpSignatureError,
+    status_error,
+)
 from boxwright.sources.http_records import HttpRecord, HttpRecords
 from boxwright.sources.http_request import HttpRequest, redacted
 from boxwright.sources.http_save import DownloadedFile, save
+from boxwright.sources.locks import KeyedLocks
+from boxwright.sources.openpgp import verify_detached
+from boxwright.sources.openpgp_packets import SignatureError
 from boxwright.sources.resolutions import resolve_once
 
 if TYPE_CHECKING:
@@ -77,13 +84,36 @@ class HttpSource:
         self._downloads = downloads
         self._wanted = wanted
         self._resolved: HttpMetadata | None = None
+        self._is_verified = False
 
     async def metadata(self, context: SourceContext) -> HttpMetadata:
         """Return what the URL resolves to; a checksum that is given is taken as it is.
 
         Raises:
             HttpError: no or an unwelcome answer.
+            HttpSignatureError: the content is not signed as it has to be.
         """
+        found = await self._resolve(context)
+        if self._wanted.signature and not self._is_verified:
+            await self._verify(context, found)
+            self._is_verified = True
+        return found
+
+    async def _verify(self, context: SourceContext, found: HttpMetadata) -> None:
+        wanted = self._wanted
+        async with (
+            await self._downloads.snapshot(wanted, context, found) as ref,
+            ref.mounted() as root,
+        ):
+            path = await to_worker(_only_file, root)
+            try:
+                await to_worker(
+                    verify_detached, lambda: path.open("rb"), wanted.signature, wanted.public_keys
+                )
+            except SignatureError as exc:
+                raise HttpSignatureError(redacted(wanted.url), str(exc)) from exc
+
+    async def _resolve(self, context: SourceContext) -> HttpMetadata:
         wanted = self._wanted
         if self._resolved is None and wanted.checksum is not None:
             self._resolved = HttpMetadata(
@@ -111,13 +141,15 @@ class HttpSource:
             HttpError: no or an unwelcome answer.
         """
         if len(suffix) > _MAX_SUFFIX_BYTES:
-            raise InvalidInputError(f"checksum suffix is longer than {_MAX_SUFFIX_BYTES} bytes")
+            raise InvalidInputError(
+                f"http checksum request suffix exceeds max size {_MAX_SUFFIX_BYTES}"
+            )
         ref = await self.snapshot(context)
         async with ref, ref.mounted() as root:
-            name = (await to_worker(lambda: next(root.iterdir()))).name
+            path = await to_worker(_only_file, root)
 
             def digest() -> str:
-                with (root / name).open("rb") as file:
+                with path.open("rb") as file:
                     hasher = hashlib.file_digest(file, algorithm)
                 hasher.update(suffix)
                 return f"{algorithm}:{hasher.hexdigest()}"
@@ -163,7 +195,7 @@ class HttpDownloads:
         self._fetcher: HttpFetcher | None = None
         self._keep_owner = keep_owner
         self._records = HttpRecords(snapshots.store.db)
-        self._locks: dict[Digest, asyncio.Lock] = {}
+        self._locks = KeyedLocks()
         self._uploads: dict[Digest, HttpRecord] = {}
 
     async def close(self) -> None:
@@ -186,7 +218,7 @@ class HttpDownloads:
 
     async def resolve(self, wanted: HttpAttributes, context: SourceContext) -> HttpMetadata:
         """Return what a URL resolves to now; its content is in a snapshot afterwards."""
-        async with self._lock(wanted):
+        async with self._locks(wanted.request_digest):
             found = await self._current(wanted, context)
             if context.on_cleanup is not None:
                 # The key must not outlive what it was made of: an upload comes only once.
@@ -199,7 +231,7 @@ class HttpDownloads:
         self, wanted: HttpAttributes, context: SourceContext, expected: HttpMetadata
     ) -> ImmutableRef:
         """Return the snapshot of what was resolved, fetched again if it is gone."""
-        async with self._lock(wanted):
+        async with self._locks(wanted.request_digest):
             if expected.snapshot_id:
                 ref = self._snapshots.get(expected.snapshot_id)
                 if ref is not None:
@@ -216,12 +248,6 @@ class HttpDownloads:
             if ref is None:  # pruned between two lines
                 raise BoxwrightError(f"the download of {redacted(wanted.url)} was removed")
             return ref
-
-    def _lock(self, wanted: HttpAttributes) -> asyncio.Lock:
-        key = wanted.request_digest
-        for idle in [k for k, lock in self._locks.items() if not lock.locked() and k != key]:
-            del self._locks[idle]
-        return self._locks.setdefault(key, asyncio.Lock())
 
     def _usable(self, wanted: HttpAttributes) -> list[HttpRecord]:
         found = self._records.find(wanted.request_digest)
@@ -333,6 +359,10 @@ class HttpDownloads:
                 last_modified if modified else "",
                 is_dated=_is_strong(modified, answer),
             )
+
+
+def _only_file(root: Path) -> Path:
+    return next(root.iterdir())
 
 
 def _metadata(record: HttpRecord) -> HttpMetadata:

@@ -17,7 +17,10 @@ _DEFAULT_NAME = "download"
 
 @dataclass(frozen=True, slots=True)
 class HttpAttributes:
-    """The attributes of an http source op (solver/pb attr.go); ``headers`` are sorted."""
+    """The attributes of an http source op (solver/pb attr.go); ``headers`` are sorted.
+
+    ``signature`` and ``public_keys`` are armored OpenPGP; both or none are there.
+    """
 
     url: str
     checksum: Digest | None = None
@@ -27,6 +30,8 @@ class HttpAttributes:
     gid: int = 0
     auth_secret: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    signature: bytes = b""
+    public_keys: bytes = b""
 
     @classmethod
     def parse(cls, url: str, attrs: Mapping[str, str]) -> HttpAttributes:
@@ -35,8 +40,8 @@ class HttpAttributes:
         Headers that may not be set are ignored, as BuildKit does.
 
         Raises:
-            InvalidInputError: one is malformed.
-            UnimplementedError: one is not served (signatures).
+            InvalidInputError: one is malformed, or one of two is missing.
+            UnimplementedError: one is not served.
         """
         plain = {
             name: value
@@ -53,7 +58,13 @@ class HttpAttributes:
             parse_go_int("http.gid", plain.pop("http.gid", "0")),
             plain.pop("http.authheadersecret", ""),
             _headers(attrs),
+            plain.pop("http.sig.signature", "").encode("utf-8", "surrogateescape"),
+            plain.pop("http.sig.pubkey", "").encode("utf-8", "surrogateescape"),
         )
+        if bool(found.signature) != bool(found.public_keys):
+            raise InvalidInputError(
+                "http signature verification requires both pubkey and signature"
+            )
         if plain:
             raise UnimplementedError(f"attribute {min(plain)} of http sources")
         return found

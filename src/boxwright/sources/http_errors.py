@@ -57,6 +57,20 @@ class HttpTooLargeError(LimitExceededError):
         self.limit_bytes = limit_bytes
 
 
+class HttpSignatureError(BoxwrightError):
+    """The content is not signed by the key that was given."""
+
+    code = Code.SIGNATURE
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(
+            "failed to verify pgp signature",
+            detail=f"{url}: {reason}",
+            hint="has the file, its signature or the signer's key changed?",
+        )
+        self.url = url
+
+
 class HttpDigestMismatchError(BoxwrightError):
     """The content is not the one that was asked for, or changed while the build ran."""
 

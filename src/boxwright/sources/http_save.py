@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from boxwright.core.dataclass import dataclass
@@ -16,6 +16,7 @@ from boxwright.errors import InvalidInputError
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.refs import ImmutableRef
 from boxwright.sources.base import SourceProgress
+from boxwright.sources.fetch import AsyncSink
 from boxwright.store.errors import DiskFullError
 
 _PIECE_BYTES = 1 << 20
@@ -47,23 +48,54 @@ async def save(
         DiskFullError: no room; nothing stays behind.
         InvalidInputError: the file system can't have this name.
     """
+
+    async def fill(sink: AsyncSink) -> None:
+        async for data in body:
+            await sink.write(data)
+
+    return await save_from(
+        snapshots, description, file, fill, total_bytes=total_bytes, progress=progress
+    )
+
+
+async def save_from(
+    snapshots: SnapshotManager,
+    description: str,
+    file: DownloadedFile,
+    fill: Callable[[AsyncSink], Awaitable[None]],
+    *,
+    total_bytes: int = 0,
+    progress: SourceProgress | None = None,
+) -> tuple[ImmutableRef, Digest]:
+    """As :func:`save`, of what ``fill`` writes into the sink that it is given."""
     shown = _Transfer(file.name, total_bytes, progress)
     async with snapshots.new(None, description=description) as tree:
         async with tree.mounted() as root:
             writer = await to_worker(_Writer, root, file)
             try:
-                pending = bytearray()
-                async for data in body:
-                    shown.add(len(data))
-                    pending += data
-                    if len(pending) >= _PIECE_BYTES:
-                        piece, pending = pending, bytearray()
-                        await to_worker(writer.write, piece)
-                digest = await to_worker(writer.finish, pending)
+                sink = _Sink(writer, shown)
+                await fill(sink)
+                digest = await to_worker(writer.finish, sink.pending)
             finally:
                 writer.close()
         shown.done()
         return await tree.commit(), digest
+
+
+class _Sink:
+    """Hands bytes to the writer in large pieces."""
+
+    def __init__(self, writer: _Writer, shown: _Transfer) -> None:
+        self._writer = writer
+        self._shown = shown
+        self.pending = bytearray()
+
+    async def write(self, data: bytes) -> None:
+        self._shown.add(len(data))
+        self.pending += data
+        if len(self.pending) >= _PIECE_BYTES:
+            piece, self.pending = self.pending, bytearray()
+            await to_worker(self._writer.write, piece)
 
 
 class _Writer:

@@ -83,7 +83,7 @@ class LayoutImage:
         """
         wanted = digest or self._digest
         data = bytearray()
-        async for piece in self._read(wanted):
+        async for piece in self.read(wanted):
             data += piece
             if len(data) > _MANIFEST_LIMIT_BYTES:
                 raise InvalidInputError("manifest in the OCI layout is too large", detail=wanted)
@@ -101,10 +101,16 @@ class LayoutImage:
             NotFoundError: the layout lacks it.
             SessionLostError: the client is gone.
         """
-        async for piece in self._read(descriptor.digest):
+        async for piece in self.read(descriptor.digest):
             await sink.write(piece)
 
-    async def _read(self, digest: Digest) -> AsyncIterator[bytes]:
+    async def read(self, digest: Digest) -> AsyncIterator[bytes]:
+        """Yield the bytes of any blob of the layout, as the client sends them.
+
+        Raises:
+            NotFoundError: the layout lacks it.
+            SessionLostError: the client is gone.
+        """
         async for piece in (await self._session()).read_content(self._store_id, digest):
             yield piece
 

@@ -80,6 +80,7 @@ _TO_STATUS: Final[dict[Code, StatusCode]] = {
     Code.ENVIRONMENT: StatusCode.FAILED_PRECONDITION,
     Code.LIMIT: StatusCode.RESOURCE_EXHAUSTED,
     Code.NOT_REPRODUCIBLE: StatusCode.FAILED_PRECONDITION,
+    Code.SIGNATURE: StatusCode.FAILED_PRECONDITION,
 }
 
 _PLAIN_IN_STEPS: Final = frozenset((StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND))

@@ -82,6 +82,30 @@ def test_both_versions_say_the_same() -> None:
     assert metadata["buildkit_hermetic"] is True
 
 
+def test_blobs_and_bundles_are_named_by_what_they_are() -> None:
+    digest, repository = f"sha256:{'1' * 64}", "https://example.com/app.git"
+    escaped = "https:%2F%2Fexample.com%2Fapp.git%23main"
+    found = Capture(
+        blobs={(f"example.com/team/app@{digest}", False): digest, (f"a/b@{digest}", True): digest},
+        git={f"{repository}#main": "2" * 40},
+        bundles={(f"{repository}#main", f"docker-image+blob://example.com/b@{digest}"): None},
+    )
+    made = Predicate.make(found, ProvenanceOptions(), pb.Definition())
+    materials = made.to_json("v1", RUN)["buildDefinition"]["resolvedDependencies"]
+    assert [item["uri"] for item in materials] == [
+        f"pkg:docker/example.com/team/app?digest={digest}&ref_type=blob",
+        f"pkg:oci/a/b?digest={digest}&ref_type=blob",
+        f"{repository}#main",
+        f"pkg:docker/example.com/b?digest={digest}&ref_type=bundle&vcs_url={escaped}",
+    ]
+    assert [item["digest"] for item in materials] == [
+        {"sha256": "1" * 64},
+        {"sha256": "1" * 64},
+        {"sha1": "2" * 40},
+        {"sha256": "1" * 64},
+    ]
+
+
 def test_min_leaves_out_what_may_be_private() -> None:
     options = {"build-arg:TOKEN": "hunter2", "label:x": "y", "target": "t"}
     found = captured(**options, **{"input-metadata:base": "hunter2"})

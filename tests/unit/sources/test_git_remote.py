@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boxwright.errors import BoxwrightError, Code, InvalidInputError, UnimplementedError
+from boxwright.errors import BoxwrightError, Code, InvalidInputError
 from boxwright.sources.git_errors import (
     GitChecksumError,
     GitDeniedError,
@@ -19,9 +19,11 @@ from boxwright.sources.git_errors import (
 from boxwright.sources.git_remote import (
     GitAttributes,
     GitResolution,
+    bundle_ref,
     parse_default_branch,
     parse_refs,
 )
+from boxwright.sources.git_signature import SignatureRules
 
 ONE, TWO, THREE = ("1" * 40, "2" * 40, "3" * 40)
 
@@ -57,6 +59,11 @@ def test_a_password_in_the_url_goes_no_further() -> None:
         ({"skipsubmodules": "true"}, f"{ONE}(skip-submodules)"),
         ({"mtime": "commit"}, f"{ONE}(mtime=commit)"),
         ({"mtime": "checkout"}, ONE),
+        (
+            {"checkoutbundle": "true", "mtime": "commit"},
+            f"{ONE}(mtime=commit)(bundle refs/heads/main)",
+        ),
+        ({"sig.pubkey": "key"}, ONE),
     ],
 )
 def test_keys_are_buildkits(attrs: dict[str, str], key: str) -> None:
@@ -93,10 +100,73 @@ def test_an_option_is_no_ref() -> None:
         parse("h/a.git#--upload-pack=id")
 
 
-@pytest.mark.parametrize("name", ["bundle", "checkoutbundle", "sig.pubkey"])
-def test_what_is_not_served_is_refused(name: str) -> None:
-    with pytest.raises(UnimplementedError):
-        GitAttributes.parse("h/a.git", {f"git.{name}": "true"})
+BLOB = f"example.com/team/bundles@sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("attrs", "why"),
+    [
+        ({"bundle": f"docker-image+blob://{BLOB}"}, "requires git.checksum"),
+        ({"bundle": f"docker-image+blob://{BLOB}", "checksum": "abc"}, "a full commit"),
+        ({"bundle": f"docker-image://{BLOB}", "checksum": ONE}, "scheme 'docker-image' is not"),
+        ({"bundle": BLOB, "checksum": ONE}, "is not supported"),
+        ({"bundle": "oci-layout+blob://a/b:tag", "checksum": ONE}, "SHA-256 digest"),
+        ({"checkoutbundle": "true", "keepgitdir": "true"}, "incompatible with git.keepgitdir"),
+        ({"sig.pubkey": "key", "sig.other": "x"}, "unknown attribute git.sig.other"),
+    ],
+)
+def test_bundles_and_signatures_that_contradict_themselves(
+    attrs: dict[str, str], why: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=why):
+        parse(**attrs)
+
+
+def test_a_bundle_has_no_part_of_a_tree() -> None:
+    with pytest.raises(InvalidInputError, match=r"incompatible with git\.subdir"):
+        parse("h/a.git#main:sub", checkoutbundle="true")
+
+
+def test_a_bundles_store_is_its_name_unless_one_is_given() -> None:
+    body = f"not/real@sha256:{'0' * 64}"
+    attrs = {"git.bundle": f"oci-layout+blob://{body}", "git.checksum": ONE}
+    for more, store, session in (
+        ({}, "not/real", ""),
+        ({"oci.store": "mine", "oci.session": "s"}, "mine", "s"),
+    ):
+        bundle = GitAttributes.parse("h/a.git", attrs | more).bundle
+        assert bundle is not None
+        assert (bundle.store_id, bundle.session_id) == (store, session)
+
+
+def test_a_bundle_is_looked_into_for_refs_alone() -> None:
+    bundle = f"docker-image+blob://{BLOB}"
+    found = parse("h/a.git", bundle=bundle, checksum=ONE).fixed()
+    assert found == GitResolution(ONE, ONE)
+    assert parse("h/a.git#main", bundle=bundle, checksum=ONE).fixed() is None
+    with pytest.raises(GitChecksumError):
+        parse(f"h/a.git#{TWO}", bundle=bundle, checksum=ONE).fixed()
+
+
+def test_what_has_to_be_signed() -> None:
+    rules = parse(**{"sig.pubkey": "key", "sig.rejectexpired": "true"}).signature
+    assert rules == SignatureRules(b"key", reject_expired=True)
+    rules = parse(**{"sig.requiresignedtag": "true", "sig.ignoresignedtag": "false"}).signature
+    assert rules == SignatureRules(b"", require_tag=True)
+    assert parse().signature is None
+
+
+@pytest.mark.parametrize(
+    ("ref", "name"),
+    [
+        (ONE, "refs/heads/main"),
+        ("refs/heads/a/b", "refs/heads/a/b"),
+        ("refs/tags/v1", "refs/tags/v1"),
+        ("refs/pull/1/head", "refs/heads/pull/1/head"),
+    ],
+)
+def test_names_in_bundles(ref: str, name: str) -> None:
+    assert bundle_ref(ref) == name
 
 
 def test_commits_need_no_remote() -> None:

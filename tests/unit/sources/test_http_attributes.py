@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boxwright.core.digest import Digest
-from boxwright.errors import Code, InvalidInputError, UnimplementedError
+from boxwright.errors import InvalidInputError, UnimplementedError
 from boxwright.sources.http_attributes import (
     HttpAttributes,
     choose_filename,
@@ -99,10 +99,17 @@ def test_no_numbers(text: str) -> None:
         parse_go_int("http.perm", text)
 
 
-def test_signatures_are_refused_not_ignored() -> None:
-    with pytest.raises(UnimplementedError) as caught:
-        HttpAttributes.parse(URL, {"http.sig.pubkey": "key", "http.sig.signature": "sig"})
-    assert caught.value.code is Code.UNIMPLEMENTED
+def test_a_signature_and_its_key_come_together() -> None:
+    found = HttpAttributes.parse(URL, {"http.sig.pubkey": "key", "http.sig.signature": "sig"})
+    assert (found.public_keys, found.signature) == (b"key", b"sig")
+    for name in ("pubkey", "signature"):
+        with pytest.raises(InvalidInputError, match="requires both pubkey and signature"):
+            HttpAttributes.parse(URL, {f"http.sig.{name}": "x"})
+
+
+def test_what_is_not_known_is_refused_not_ignored() -> None:
+    with pytest.raises(UnimplementedError):
+        HttpAttributes.parse(URL, {"http.sig.other": "x"})
 
 
 def test_malformed_checksum() -> None:
