@@ -10,8 +10,10 @@ import asyncio
 import base64
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
 
-from boxwright.core import gojson
+from boxwright.core import gojson, onbehalf
 from boxwright.core.clock import Clock
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
@@ -47,6 +49,9 @@ from boxwright.solver.types import CachedResult, Remote, Result
 from boxwright.store import trace
 from boxwright.store.leases import Lease
 from boxwright.wire.pb import explain_pb2
+
+if TYPE_CHECKING:
+    from boxwright.registry.client import RegistryClient
 
 _log = logging.getLogger(__name__)
 
@@ -132,15 +137,18 @@ class CacheImports:
         parts, sessions = self._parts, (self._session_id,)
         if wanted.ref is not None:
             return RegistryCache(
-                wanted.ref,
-                parts.registry_clients,
-                sessions,
-                parts.store,
-                insecure=wanted.insecure,
+                wanted.ref, self._clients, sessions, parts.store, insecure=wanted.insecure
             )
         return FolderCache(
             parts.sessions, sessions, wanted.folder, parts.store, digest=wanted.digest
         )
+
+    def _clients(self, session_ids: Sequence[str]) -> AbstractAsyncContextManager[RegistryClient]:
+        """Log in as this build, or as those that want its layers when it has ended."""
+        known = {each.id for each in self._parts.sessions.sessions}
+        wanted = dict.fromkeys((*session_ids, *onbehalf.session_ids()))
+        present = [each for each in wanted if each in known]
+        return self._parts.registry_clients(present or session_ids)
 
     def _manager(self, manager_id: str, name: str, graph: CacheChains) -> LocalCacheManager:
         async def open_remote(remote: Remote) -> Result:

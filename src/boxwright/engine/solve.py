@@ -10,6 +10,7 @@ from functools import partial
 from sqlite3 import Cursor
 from typing import TYPE_CHECKING
 
+from boxwright.core import onbehalf
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
@@ -88,6 +89,7 @@ class SolveRun:
             BoxwrightError: of whatever failed first.
         """
         request, engine = self._request, self._engine
+        onbehalf.work_for(lambda: (request.Session,))
         _translate_legacy(request)
         _refuse_unsupported(request)
         exporters = [

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from boxwright.core import onbehalf
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError
 from boxwright.llb.definition import load
@@ -426,6 +427,7 @@ class _Reported:
         self._quiet = quiet
 
     async def __aenter__(self) -> None:
+        onbehalf.work_for(self._active.sessions)
         if not self._quiet:
             self._active.progress.started()
 

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from boxwright.core import onbehalf
 from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError
 from boxwright.llb.graph import Edge
 from boxwright.testing.graphs import FakeGraph
@@ -30,11 +31,17 @@ class Gate:
         self.reached = asyncio.Event()
         self.opened = asyncio.Event()
         self.sessions = ()
+        self.on_behalf_of = ()
 
     async def __call__(self, ctx):
         self.reached.set()
         await self.opened.wait()
         self.sessions = ctx.sessions()
+        self.on_behalf_of = await start(_sessions_of_this_task())
+
+
+async def _sessions_of_this_task():
+    return onbehalf.session_ids()
 
 
 def start(coro):
@@ -504,7 +511,8 @@ def test_sessions_of_all_jobs_are_seen_while_running():
         await jobs[0].discard()
         gate.opened.set()
         await asyncio.gather(*tasks[1:])
-        assert gate.sessions == ("s1", "s2")
+        assert gate.sessions == gate.on_behalf_of == ("s1", "s2")
+        assert onbehalf.session_ids() == ()
         for job in jobs[1:]:
             await job.discard()
 
