@@ -220,7 +220,7 @@ def test_everything_ends_with_the_build(daemon: Daemon) -> None:
             async with made.stream() as stream:
                 await stream.send(message("p1", Init=init("echo up; exec busybox sleep 7777")))
                 await collect(stream, text=b"up")
-                assert sleepers()
+                wait_until(lambda: bool(sleepers()), 10, "the process runs")
                 stream.cancel()
 
     asyncio.run(scenario())
@@ -254,16 +254,27 @@ def test_what_a_build_may_not_have_is_refused(daemon: Daemon) -> None:
             async with made.stream() as stream:
                 wanted = init("true", Security=ops_pb2.SecurityMode.INSECURE)
                 await stream.send(message("p1", Init=wanted))
-                with pytest.raises(RpcError) as refused:
-                    await collect(stream)
-            assert refused.value.status is StatusCode.PERMISSION_DENIED
+                ended = (await collect(stream)).exit
+                assert ended is not None
+                assert ended.Code == 255
+                assert ended.Error.code == StatusCode.PERMISSION_DENIED
+                assert "security.insecure" in ended.Error.message
+            await made.container("c2")
+            async with made.stream() as stream:
+                wanted = init("true", container="c2")
+                wanted.Security = 7  # type: ignore[assignment] - a mode that is none
+                await stream.send(message("p1", Init=wanted))
+                ended = (await collect(stream)).exit
+                assert ended is not None
+                assert "invalid security mode 7" in ended.Error.message
             async with made.stream() as stream:
                 await stream.send(message("p1", Init=init("true", container="other")))
                 with pytest.raises(RpcError) as missing:
                     await collect(stream)
             assert missing.value.status is StatusCode.NOT_FOUND
-            release = gateway_pb2.ReleaseContainerRequest(ContainerID="c1")
-            await made.call(methods.BRIDGE_RELEASE_CONTAINER, release)
+            for name in ("c1", "c2"):
+                release = gateway_pb2.ReleaseContainerRequest(ContainerID=name)
+                await made.call(methods.BRIDGE_RELEASE_CONTAINER, release)
             assert not mounts(daemon)
 
     asyncio.run(scenario())

@@ -165,14 +165,14 @@ class Container:
     async def start(self, wanted: Wanted) -> Process:
         """Start a process: the first one starts the container.
 
+        What is wrong with the process itself is its end, not an error of the call: clients wait
+        for a process that they have asked for, and not for the end of the stream.
+
         Raises:
             ContainerGoneError: the container is no more.
-            EntitlementError: the process wants more than the build may have.
-            BoxwrightError: a secret, user or host name is wrong.
         """
         if self._closed or (self._first is not None and self._first.done()):
             raise ContainerGoneError(self.request.ContainerID)
-        spec = await self._spec(wanted.message)
         is_first = self._first is None
         run_id = self._run_id if is_first else f"gwx-{secrets.token_hex(12)}"
         started = asyncio.Event()
@@ -183,13 +183,13 @@ class Container:
             process.outputs = (out, err)
             process.terminal = out if isinstance(out, TerminalPipe) else None
 
-        wants_input = not spec.tty and 0 in wanted.message.Fds
+        wants_input = not wanted.message.Tty and 0 in wanted.message.Fds
         process.stdin = InputPipe() if wants_input else None
         attached = Attached(stdin=process.stdin, on_pipes=has_pipes, on_started=started.set)
         if is_first:
-            running = self._run(run_id, spec, wanted, attached, process)
+            running = self._run(run_id, wanted, attached, process)
         else:
-            running = self._enter(run_id, spec, wanted, attached, process)
+            running = self._enter(run_id, wanted, attached, process)
         process.ended = task = asyncio.create_task(running, name=f"container process {run_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -205,7 +205,6 @@ class Container:
     async def _run(
         self,
         run_id: str,
-        spec: ProcessSpec,
         wanted: Wanted,
         attached: Attached,
         process: Process,
@@ -214,7 +213,7 @@ class Container:
             await self.host.executor.run(
                 run_id,
                 self.prepared.root,
-                spec,
+                await self._spec(wanted.message),
                 stdout=wanted.stdout,
                 stderr=wanted.stderr,
                 attached=attached,
@@ -225,12 +224,12 @@ class Container:
     async def _enter(
         self,
         run_id: str,
-        spec: ProcessSpec,
         wanted: Wanted,
         attached: Attached,
         process: Process,
     ) -> None:
         try:
+            spec = await self._spec(wanted.message)
             user = await to_worker(_find_user, self.prepared.root, spec.user)
             await self.host.executor.exec_in(
                 self._run_id,
