@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import Buildx, Cli, Context, Layout, Registry, run
+from programs import PROGRAM, Buildx, Cli, Context, Daemon, Layout, Registry, find_peer, run
+
+from boxwright._version import DOCKERFILE_VERSION
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("crun")]
 
@@ -153,14 +155,20 @@ done
 """
 
 
-@pytest.mark.peer("docker-registry")
-def test_a_scanner_image(cli: Cli, project: Context, registry: Registry, tmp_path: Path) -> None:
-    scanner = Context(tmp_path / "scanner")
+def scanner_image(cli: Cli, registry: Registry, folder: Path) -> str:
+    """Push an image that speaks the protocol of scanners; return its name."""
+    scanner = Context(folder)
     scanner.path.mkdir()
     scanner.write("scan", SCANNER, 0o755)
     scanner.dockerfile('FROM base\nCOPY scan /scan\nENTRYPOINT ["/bin/sh", "/scan"]\n')
     name = f"{registry.host}/scanner:v1"
     cli.build("-t", name, "--push", scanner.path).ok()
+    return name
+
+
+@pytest.mark.peer("docker-registry")
+def test_a_scanner_image(cli: Cli, project: Context, registry: Registry, tmp_path: Path) -> None:
+    name = scanner_image(cli, registry, tmp_path / "scanner")
     archive = tmp_path / "out.tar"
     done = cli.build(
         *("--attest", f"type=sbom,generator={name},level=high"),
@@ -178,6 +186,66 @@ def test_a_scanner_image(cli: Cli, project: Context, registry: Registry, tmp_pat
         "sbom-context-high",
         "sbom-tools-high",
     ]
+
+
+@pytest.mark.parametrize("scanner", ["built-in", "image"])
+@pytest.mark.peer("docker-buildx")
+@pytest.mark.peer("docker-registry")
+def test_both_inspectors_show_what_any_scanner_found(
+    cli: Cli, project: Context, registry: Registry, tmp_path: Path, scanner: str
+) -> None:
+    wanted = "type=sbom"
+    if scanner == "image":
+        wanted += f",generator={scanner_image(cli, registry, tmp_path / 'scanner')}"
+    name = f"{registry.host}/app:v1"
+    attest = ("--attest", wanted, "--provenance", "mode=max")
+    cli.build(*attest, "-t", name, "--push", project.path).ok()
+    env = {"BUILDX_CONFIG": str(tmp_path), "HOME": str(tmp_path)}
+    stock = [find_peer("docker-buildx"), "imagetools", "inspect", name, "--format"]
+    for field in (".SBOM", ".Provenance"):
+        shown = json.loads(
+            cli("image", "inspect", "--format", f"{{{{json {field}}}}}", name).ok().out
+        )
+        assert shown == json.loads(run([*stock, f"{{{{json {field}}}}}"], env=env).ok().out)
+        text = json.dumps(shown)
+        if field == ".Provenance":
+            assert "slsa-definitions" in text
+        else:
+            assert ("sbom-" if scanner == "image" else "pkg:deb/debian/thing@2") in text
+
+
+def test_an_administrator_has_documents_say_more(
+    cli: Cli, context: Context, tmp_path: Path
+) -> None:
+    folder, config = tmp_path / "facts", tmp_path / "buildkitd.toml"
+    folder.mkdir()
+    (folder / "site.json").write_text('{"zone": "north", "numbers": [1, 2]}')
+    config.write_text(f'provenanceEnvDir = "{folder}"\n')
+    address = f"unix://{tmp_path}/d.sock"
+    argv = [PROGRAM, "daemon", "--root", str(cli.root), "--addr", address, "--config", str(config)]
+    context.dockerfile("FROM base\n")
+    daemon = Daemon(cli.root, address, argv, tmp_path / "log").start()
+    try:
+        for version in ("v1", "v0.2"):
+            archive = tmp_path / f"{version}.tar"
+            attest = ("--attest", f"type=provenance,mode=min,version={version}")
+            output = ("-o", f"type=oci,dest={archive}")
+            built = ("build", "--progress", "plain", *attest, *output, context.path)
+            cli("--addr", address, *built).ok()
+            (statement,) = attached(Layout.unpack(archive))[1]
+            predicate = statement["predicate"]
+            if version == "v1":
+                said = predicate["buildDefinition"]["internalParameters"]
+            else:
+                said = predicate["invocation"]["environment"]
+            assert (said["zone"], said["numbers"]) == ("north", [1, 2])
+            assert said["dockerfileVersion"] == DOCKERFILE_VERSION
+    finally:
+        daemon.stop()
+    (folder / "bad.json").write_text("[]")
+    refused = run(argv)
+    assert refused.status == 25
+    assert f"{folder}/bad.json is not a JSON object" in refused.err
 
 
 @pytest.mark.peer("docker-buildx")

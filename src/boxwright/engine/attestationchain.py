@@ -22,7 +22,7 @@ from boxwright.exporters.attached import (
     REFERENCE_TYPE,
 )
 from boxwright.oci.manifest import Index, Manifest
-from boxwright.oci.mediatypes import IN_TOTO, OCI_INDEX
+from boxwright.oci.mediatypes import IN_TOTO, is_index
 from boxwright.sources.fetch import ImageRemote
 from boxwright.sources.image import choose_manifest, small_blob
 from boxwright.wire.pb import gateway_pb2
@@ -112,13 +112,16 @@ async def resolve_chain(
     remote: ImageRemote,
     root: tuple[Descriptor, bytes],
     referrers: Referrers,
-) -> AttestationChain | None:
-    """Return the chain of an image; None if it is no OCI index, which is what can have one.
+) -> AttestationChain:
+    """Return the chain of an image; it ends at the image where nothing is said of it.
+
+    An image without an index has nothing beside it. Its chain is told all the same: policies
+    would go on asking for it.
 
     Args:
         question: What is wanted.
         remote: Has the image.
-        root: Its index.
+        root: Its index, or the manifest if there is none.
         referrers: Tells what refers to a manifest in the image's repository.
 
     Raises:
@@ -126,8 +129,8 @@ async def resolve_chain(
         BoxwrightError: something can't be fetched, is malformed or too large.
     """
     descriptor, body = root
-    if descriptor.media_type != OCI_INDEX:
-        return None
+    if not is_index(descriptor.media_type):
+        return AttestationChain(descriptor.digest, descriptor.digest)
     index = Index.decode(body)
     image = choose_manifest(json.loads(body), question.platform, question.name)
     chain = AttestationChain(descriptor.digest, image.digest)

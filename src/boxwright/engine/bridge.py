@@ -109,7 +109,7 @@ class ImageResolver(Protocol):
 
     async def attestation_chain(
         self, question: ChainQuestion, *, resolve_mode: str, sessions: Sequence[str]
-    ) -> tuple[Digest, AttestationChain | None]:
+    ) -> tuple[Digest, AttestationChain]:
         """Return the root's digest and what leads to the statements about an image."""
         ...
 
@@ -430,8 +430,7 @@ class BuildBridge:
                     question, resolve_mode=request.ResolveMode, sessions=(self.session_id,)
                 )
             response.Digest = root
-            if chain is not None:
-                response.AttestationChain.CopyFrom(chain.to_pb())
+            response.AttestationChain.CopyFrom(chain.to_pb())
         return response
 
     async def _image_config(

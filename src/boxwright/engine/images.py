@@ -66,7 +66,7 @@ class Images:
 
     async def attestation_chain(
         self, question: ChainQuestion, *, resolve_mode: str, sessions: Sequence[str]
-    ) -> tuple[Digest, AttestationChain | None]:
+    ) -> tuple[Digest, AttestationChain]:
         """Return an image's root and the chain to what is said about it.
 
         Raises:

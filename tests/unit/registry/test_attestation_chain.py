@@ -164,8 +164,19 @@ def test_nothing_is_said(resolve):
     image, root, chain = resolve(lambda r: Image(r, statements=[]))
     assert (chain.image, chain.attestation, chain.signatures) == (image.image["digest"], None, [])
     assert set(chain.blobs) == {root}
-    image, root, chain = resolve(lambda r: Image(r, media_type=LIST))
-    assert (root, chain) == (image.root, None)
+    image, root, chain = resolve(lambda r: Image(r, media_type=LIST, statements=[]))
+    assert (root, chain.image) == (image.root, image.image["digest"])
+
+
+def test_an_image_without_an_index_has_nothing_beside_it(resolve):
+    def prepare(registry):
+        image = _put(registry, [("layer", b"layer", {})])
+        registry.tags[PATH, "1"] = image["digest"]
+        return image["digest"]
+
+    digest, root, chain = resolve(prepare)
+    assert (root, chain.root, chain.image) == (digest, digest, digest)
+    assert (chain.attestation, chain.blobs) == (None, {})
 
 
 def test_no_image_for_the_platform(resolve):
