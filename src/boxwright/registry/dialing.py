@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 
 import aiohttp
 
+_UNKNOWN_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -20,7 +22,10 @@ def what_broke(exc: BaseException) -> str:
     if isinstance(exc, aiohttp.ClientConnectorSSLError):
         return f"connect to {_address(exc)}: {exc.os_error}"
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        return f"lookup {exc.host}: {exc.os_error.strerror or exc.os_error}"
+        # Go's words, which scripts around builds look for.
+        unknown = exc.os_error.errno in _UNKNOWN_NAME
+        why = "no such host" if unknown else exc.os_error.strerror or exc.os_error
+        return f"dial tcp: lookup {exc.host}: {why}"
     if isinstance(exc, aiohttp.ClientConnectorError):
         return f"connect to {_address(exc)}: {_cause(exc.os_error)}"
     return str(exc) or type(exc).__name__

@@ -101,7 +101,8 @@ def to_headers(items: MetadataItems) -> list[tuple[bytes, bytes]]:
             continue
         if isinstance(value, bytes) or not _VALUE.match(value):
             raise InvalidInputError(
-                "metadata value can't be sent", detail=f"{name} holds bytes outside ASCII"
+                "metadata value can't be sent",
+                detail=f"{name} contains value with non-printable ASCII characters",
             )
         out.append((name.encode(), value.encode()))
     return out

@@ -37,7 +37,7 @@ def test_a_refused_connection_names_address_and_cause() -> None:
 
 def test_a_name_that_is_not_known() -> None:
     said = what_broke(asyncio.run(_failure("http://nobody.invalid/")))
-    assert said.startswith("lookup nobody.invalid: ")
+    assert said.startswith("dial tcp: lookup nobody.invalid: ")
     assert "ssl" not in said
 
 
