@@ -32,7 +32,6 @@ from boxwright.sources.git_remote import (
 )
 from boxwright.sources.git_repository import GitRepositories
 from boxwright.sources.git_run import Git
-from boxwright.sources.git_signature import verify_git
 from boxwright.sources.http_save import DownloadedFile
 from boxwright.sources.locks import KeyedLocks
 from boxwright.sources.resolutions import resolve_once
@@ -278,6 +277,9 @@ class GitSource:
                 wanted.remote, found.peeled, [objects.commit_checksum or objects.checksum]
             )
         if wanted.signature is not None:
+            # Not at start: few builds verify anything.
+            from boxwright.sources.git_signature import verify_git
+
             await to_worker(
                 verify_git,
                 wanted.signature,

@@ -11,11 +11,27 @@ from boxwright.errors import InvalidInputError
 from boxwright.llb.build_giturl import is_git_transport, parse_git_url
 from boxwright.sources.bloblocator import BlobLocator
 from boxwright.sources.git_errors import GitChecksumError, GitRefNotFoundError
-from boxwright.sources.git_signature import SignatureRules
 
 _COMMIT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
 _HEX = re.compile(r"[0-9a-fA-F]+\Z")
 _MTIMES = frozenset({"", "checkout", "commit"})
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureRules:
+    """What a source wants verified (attributes ``git.sig.*``).
+
+    Attributes:
+        public_keys: Armored OpenPGP keys, or lines of SSH keys.
+        reject_expired: Whether the key must not have expired by today.
+        require_tag: Only the signature of an annotated tag counts.
+        ignore_tag: Only the signature of the commit counts.
+    """
+
+    public_keys: bytes
+    reject_expired: bool = False
+    require_tag: bool = False
+    ignore_tag: bool = False
 
 
 @dataclass(frozen=True, slots=True)

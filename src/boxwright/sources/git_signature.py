@@ -11,6 +11,7 @@ import io
 
 from boxwright.core.dataclass import dataclass
 from boxwright.sources import ssh_signature
+from boxwright.sources.git_remote import SignatureRules
 from boxwright.sources.openpgp import verify_detached
 from boxwright.sources.openpgp_packets import SignatureError
 
@@ -28,23 +29,6 @@ class UnsignedError(SignatureError):
 
     def __init__(self, kind: str) -> None:
         super().__init__("git object is not signed", detail=f"it is a {kind}")
-
-
-@dataclass(frozen=True, slots=True)
-class SignatureRules:
-    """What a source wants verified (attributes ``git.sig.*``).
-
-    Attributes:
-        public_keys: Armored OpenPGP keys, or lines of SSH keys.
-        reject_expired: Whether the key must not have expired by today.
-        require_tag: Only the signature of an annotated tag counts.
-        ignore_tag: Only the signature of the commit counts.
-    """
-
-    public_keys: bytes
-    reject_expired: bool = False
-    require_tag: bool = False
-    ignore_tag: bool = False
 
 
 @dataclass(frozen=True, slots=True)

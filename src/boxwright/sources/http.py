@@ -35,8 +35,6 @@ from boxwright.sources.http_records import HttpRecord, HttpRecords
 from boxwright.sources.http_request import HttpRequest, redacted
 from boxwright.sources.http_save import DownloadedFile, save
 from boxwright.sources.locks import KeyedLocks
-from boxwright.sources.openpgp import verify_detached
-from boxwright.sources.openpgp_packets import SignatureError
 from boxwright.sources.resolutions import resolve_once
 
 if TYPE_CHECKING:
@@ -100,6 +98,10 @@ class HttpSource:
         return found
 
     async def _verify(self, context: SourceContext, found: HttpMetadata) -> None:
+        # Not at start: few builds verify anything.
+        from boxwright.sources.openpgp import verify_detached
+        from boxwright.sources.openpgp_packets import SignatureError
+
         wanted = self._wanted
         async with (
             await self._downloads.snapshot(wanted, context, found) as ref,

@@ -19,11 +19,11 @@ from boxwright.sources.git_errors import (
 from boxwright.sources.git_remote import (
     GitAttributes,
     GitResolution,
+    SignatureRules,
     bundle_ref,
     parse_default_branch,
     parse_refs,
 )
-from boxwright.sources.git_signature import SignatureRules
 
 ONE, TWO, THREE = ("1" * 40, "2" * 40, "3" * 40)
 

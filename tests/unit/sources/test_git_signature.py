@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from boxwright.sources.git_signature import GitObject, SignatureRules, verify_git
+from boxwright.sources.git_remote import SignatureRules
+from boxwright.sources.git_signature import GitObject, verify_git
 from boxwright.sources.openpgp_packets import SignatureError
 
 DATA = Path(__file__).parent / "sshsig"
