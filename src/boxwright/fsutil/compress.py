@@ -45,6 +45,11 @@ _MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
 _MAGIC_BZIP2 = b"BZh"
 _MAGIC_XZ = b"\xfd7zXZ\x00"
 _ISAL_MAX_LEVEL = 3
+# What can't be compressed takes a third of the time at this level.
+_ISAL_FAST_LEVEL = 1
+# Ends of the parts of a block, each of which says whether the next one is worth compressing.
+_PART_ENDS = (64 << 10, 256 << 10, 512 << 10, 768 << 10, GZIP_BLOCK)
+_WORTH_IT = 0.99
 
 
 class CompressedDataError(BoxwrightError):
@@ -97,7 +102,10 @@ def compressor_version(compression: Compression) -> str:
             library, level = compression.gzip_plan()
             version = isal.__version__ if library == "isal" else zlib_ng.__version__
             made = f"{compression.algorithm}/{library}-{version}/{level}"
-            return f"{made}/{GZIP_BLOCK}" if compression.algorithm == "gzip" else made
+            if compression.algorithm == "estargz":
+                return made
+            fast = f"+{_ISAL_FAST_LEVEL}" if (library, level) == ("isal", _ISAL_MAX_LEVEL) else ""
+            return f"{made}{fast}/{GZIP_BLOCK}"
         case "zstd":
             version = ".".join(map(str, zstandard.ZSTD_VERSION))
             return f"zstd/{version}/{_zstd_level(compression)}"
@@ -195,7 +203,10 @@ class _Gzip:
         hurry: threading.Event | None,
     ) -> None:
         self._hurry = hurry
-        self._compress = _isal_block if library == "isal" else _zlib_ng_block
+        if (library, level) == ("isal", _ISAL_MAX_LEVEL):
+            self._compress = _isal_block_in_parts
+        else:
+            self._compress = _isal_block if library == "isal" else _zlib_ng_block
         self._level = level
         self._sink = sink
         self._blocks = _Blocks(GZIP_BLOCK)
@@ -244,11 +255,37 @@ def gzip_member(plan: tuple[str, int], data: bytes) -> bytes:
     return GZIP_HEADER + compress(level, data, b"", True) + end  # noqa: FBT003
 
 
-def _isal_block(level: int, block: bytes, dictionary: bytes, last: bool) -> bytes:  # noqa: FBT001
+def _isal_object(level: int, dictionary: bytes) -> Any:  # noqa: ANN401
     if dictionary:
-        compressor = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15, 8, 0, dictionary)
-    else:
-        compressor = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
+        return isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15, 8, 0, dictionary)
+    return isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
+
+
+def _isal_block_in_parts(level: int, block: bytes, dictionary: bytes, last: bool) -> bytes:  # noqa: FBT001
+    """Compress a block; behind a part that did not become smaller, at the fast level.
+
+    Layers are full of what is compressed already. The choice depends on the block alone.
+    """
+    out: list[bytes] = []
+    start, current = 0, level
+    compressor = _isal_object(level, dictionary)
+    while True:
+        end = min(len(block), next(each for each in _PART_ENDS if each > start))
+        is_end = last and end == len(block)
+        part = memoryview(block)[start:end]
+        flush = isal_zlib.Z_FINISH if is_end else isal_zlib.Z_SYNC_FLUSH
+        out.append(compressor.compress(part) + compressor.flush(flush))
+        if end == len(block):
+            return b"".join(out)
+        wanted = level if len(out[-1]) < len(part) * _WORTH_IT else _ISAL_FAST_LEVEL
+        if wanted != current:
+            current = wanted
+            compressor = _isal_object(current, block[end - WINDOW : end])
+        start = end
+
+
+def _isal_block(level: int, block: bytes, dictionary: bytes, last: bool) -> bytes:  # noqa: FBT001
+    compressor = _isal_object(level, dictionary)
     flush = isal_zlib.Z_FINISH if last else isal_zlib.Z_SYNC_FLUSH
     data: bytes = compressor.compress(block) + compressor.flush(flush)
     return data

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import random
 
 import pytest
 import zstandard
@@ -44,6 +45,27 @@ def test_gzip_is_read_by_zlib(level, size):
     packed = compress(Compression("gzip", level), TEXT[:size])
     assert gzip.decompress(packed) == TEXT[:size]
     assert packed[3:10] == b"\0\0\0\0\0\0\xff"
+
+
+NOISE = random.Random(1).randbytes(3 * GZIP_BLOCK)
+MIXES = {
+    "noise": NOISE,
+    "noise-then-text": NOISE[:1_500_000] + TEXT,
+    "text-then-noise": TEXT[:1_500_000] + NOISE,
+    "in-turns": b"".join(
+        NOISE[at : at + 100_000] + TEXT[at : at + 150_000] for at in range(0, 2_000_000, 100_000)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(MIXES))
+def test_what_cannot_be_compressed_costs_nothing_but_the_rest_is(name):
+    data = MIXES[name]
+    packed = compress(Compression("gzip"), data)
+    assert gzip.decompress(packed) == data
+    assert packed == compress(Compression("gzip"), data, threads=1)
+    assert len(packed) <= len(compress(Compression("gzip", 2), data)) * 1.001
+    assert len(packed) < len(data) * 1.001
 
 
 @pytest.mark.parametrize("level", [None, 1, 19, 22])
