@@ -207,6 +207,32 @@ def test_a_device_that_the_build_may_not_have(
     assert 'required device "vendor.example/thing=two" is not registered' in done.text
 
 
+def test_specifications_in_yaml_and_flags(
+    cli: Cli, daemon: Daemon, context: Context, tmp_path: Path
+) -> None:
+    """``buildkitd``'s own flags name the folder, or switch devices off."""
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices/thing.yaml").write_text(
+        'cdiVersion: "0.6.0"\nkind: "vendor.example/thing"\n'
+        "annotations:\n  org.mobyproject.buildkit.device.autoallow: true\n"
+        "devices:\n- name: one\n  containerEdits:\n    env:\n    - THING=yaml\n"
+    )
+    link = tmp_path / "buildkitd"
+    link.symlink_to(daemon.argv[0])
+    daemon.stop()
+    plain = [str(link), "--root", str(daemon.root), "--addr", daemon.address]
+    daemon.argv = [*plain, "--cdi-spec-dir", str(tmp_path / "devices")]
+    daemon.start()
+    step = '--device=vendor.example/thing=one,required echo "thing is $THING"'
+    assert "thing is yaml" in built(cli, daemon, context, step).ok().text
+    daemon.stop()
+    daemon.argv.append("--cdi-disabled")
+    daemon.start()
+    refused = built(cli, daemon, context, step)
+    assert refused.status != 0
+    assert "vendor.example/thing=one" in refused.text
+
+
 @pytest.mark.peer("docker-buildx")
 def test_a_stock_client_lists_the_devices(
     start: Start, devices: str, request: pytest.FixtureRequest

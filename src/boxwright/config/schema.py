@@ -107,7 +107,7 @@ class CdiConfig:
     spec_dirs: tuple[str, ...] = key(
         "specDirs",
         ("/etc/cdi", "/var/run/cdi", "/etc/buildkit/cdi"),
-        "Folders of CDI specifications (JSON).",
+        "Folders of CDI specifications (.json, .yaml).",
     )
     auto_allowed: tuple[str, ...] = key(
         "autoAllowed",

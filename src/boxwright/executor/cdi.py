@@ -27,6 +27,7 @@ _CLASS = "org.mobyproject.buildkit.device.class"
 _AUTO_ALLOW = "org.mobyproject.buildkit.device.autoallow"
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _LIMIT_BYTES = 16 << 20
+_SUFFIXES = (".json", ".yaml")
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*/[A-Za-z][A-Za-z0-9_-]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
 _HOOKS = {
@@ -47,7 +48,7 @@ class DeviceNotFoundError(InvalidInputError):
     def __init__(self, name: str) -> None:
         super().__init__(
             f'required device "{name}" is not registered',
-            hint="the daemon reads CDI specifications (JSON) in [cdi] specDirs",
+            hint="the daemon reads CDI specifications (.json, .yaml) in [cdi] specDirs",
         )
         self.device = name
 
@@ -135,8 +136,8 @@ class CdiRegistry:
         self._devices = {}
         for path, _ in files:
             try:
-                found = parse(json.loads(path.read_bytes()))
-            except (OSError, ValueError, InvalidInputError) as error:
+                found = parse(_decode(path))
+            except (OSError, ValueError, RecursionError, InvalidInputError) as error:
                 _log.warning("CDI specification %s can't be used: %s", path, error)
                 continue
             for device in found:
@@ -152,21 +153,38 @@ class CdiRegistry:
             except OSError:
                 continue
             for path in paths:
-                if path.suffix in (".yaml", ".yml"):
-                    _log.warning("CDI specification %s is not read: only JSON is", path)
-                elif path.suffix == ".json":
-                    try:
-                        info = path.stat()
-                    except OSError:
-                        continue
-                    if stat.S_ISREG(info.st_mode) and info.st_size <= _LIMIT_BYTES:
-                        yield path, info
+                if path.suffix not in _SUFFIXES:
+                    continue
+                try:
+                    info = path.stat()
+                except OSError:
+                    continue
+                if stat.S_ISREG(info.st_mode) and info.st_size <= _LIMIT_BYTES:
+                    yield path, info
 
     def _is_auto_allowed(self, device: Device) -> bool:
         names = {device.name, device.kind}
         return bool(names & self._auto_allowed) or (
             device.annotations.get(_AUTO_ALLOW, "") in _TRUE
         )
+
+
+def _decode(path: Path) -> object:
+    """Read a specification; of the two forms of the format YAML is the common one.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is neither.
+    """
+    data = path.read_bytes()
+    if path.suffix == ".json":
+        return json.loads(data)
+    import yaml
+
+    try:
+        return yaml.safe_load(data)  # not the C one: deep nesting overflows its stack
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def parse(data: object) -> list[Device]:
@@ -184,7 +202,7 @@ def parse(data: object) -> list[Device]:
     shared = _edits(spec.get("containerEdits"))
     found = []
     for entry in entries:
-        name = entry.get("name") if isinstance(entry, dict) else None
+        name = _text(entry.get("name")) if isinstance(entry, dict) else None
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidInputError("a CDI device has no valid name", detail=str(name)[:100])
         annotations = {**_texts(spec.get("annotations")), **_texts(entry.get("annotations"))}
@@ -205,7 +223,14 @@ def _edits(value: object) -> list[Json]:
 
 
 def _texts(value: object) -> dict[str, str]:
-    return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else {}
+    return {str(k): str(_text(v)) for k, v in value.items()} if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> object:
+    """Return a number or truth value as what it stands for in YAML where a text is due."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
 
 
 def inject(spec: Json, devices: Iterable[Device]) -> None:

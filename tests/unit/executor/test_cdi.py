@@ -54,6 +54,40 @@ def test_names_mean_one_first_all_or_a_class(folder: Path) -> None:
         assert caught.value.device == missing
 
 
+YAML = """\
+# as the vendors' tools write it
+cdiVersion: "0.6.0"
+kind: "vendor.example/nic"
+annotations:
+  org.mobyproject.buildkit.device.autoallow: true
+devices:
+- name: 0
+  containerEdits:
+    deviceNodes:
+    - {path: /dev/nic, hostPath: /dev/null, fileMode: 0660}
+- name: one
+  containerEdits:
+    env:
+    - NIC=one
+"""
+
+
+def test_specifications_in_yaml(folder: Path) -> None:
+    (folder / "nic.yaml").write_text(YAML)
+    registry = CdiRegistry([str(folder)])
+    assert names(registry.devices()) == ["0", "1", "0", "one"]
+    first, one = registry.find("vendor.example/nic=*")
+    assert first.is_auto_allowed
+    assert one.edits == [{"env": ["NIC=one"]}]
+    planned: dict[str, Any] = {
+        "process": {"env": [], "user": {"additionalGids": []}},
+        "linux": {},
+        "mounts": [],
+    }
+    inject(planned, [first])
+    assert planned["linux"]["devices"][0]["fileMode"] == 0o660
+
+
 def test_what_needs_no_permission(folder: Path) -> None:
     def allowed(*listed: str) -> list[bool]:
         return [d.is_auto_allowed for d in CdiRegistry([str(folder)], listed).devices()]
@@ -77,6 +111,10 @@ def test_a_bad_file_does_not_hide_the_others(folder: Path) -> None:
     (folder / "a.json").write_text("{")
     (folder / "b.json").write_text('{"kind": "x"}')
     (folder / "c.yaml").write_text("kind: vendor.example/y")
+    (folder / "d.yaml").write_text("kind: [")
+    (folder / "e.yaml").write_text("[" * 100_000)
+    (folder / "f.yaml").write_text("!!python/object/apply:os.abort []")
+    (folder / "g.yml").write_text(json.dumps({**SPEC, "kind": "vendor.example/other"}))
     assert len(CdiRegistry([str(folder)]).devices()) == 2
 
 
