@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from programs import PROGRAM, Run, run, wait_until
 
+HITS = "cache hits"
+"""The property under which tests tell how many steps a cache has saved."""
+
 
 @dataclass(frozen=True)
 class Daemons:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from peers import Client, Daemons
+from peers import HITS, Client, Daemons
 from programs import Context, Registry, Run, registry
 
 __all__ = ["registry"]
@@ -40,10 +41,12 @@ def hits(run: Run) -> int:
     return len({*re.findall(r"^#(\d+) CACHED$", run.text, re.MULTILINE), *pulled})
 
 
-def is_settled(run: Run) -> bool:
-    """Return whether every RUN, COPY and WORKDIR is a hit."""
+def check_hits(run: Run, record_property: Callable[[str, object], None]) -> None:
+    """Every RUN, COPY and WORKDIR is a hit; how many is told at the end of the tests."""
     steps = set(re.findall(r"^#(\d+) \[.*\] (?:RUN|COPY|WORKDIR) ", run.text, re.MULTILINE))
-    return len(steps) >= FINAL_STEPS and hits(run) == len(steps)
+    record_property(HITS, f"{hits(run)} of {len(steps)} steps")
+    assert len(steps) >= FINAL_STEPS, run.text
+    assert hits(run) == len(steps), run.text
 
 
 @pytest.fixture
@@ -90,6 +93,7 @@ def test_registry_cache(
     tmp_path: Path,
     mode: str,
     attrs: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     writer, reader = pair
     ref = f"{registry.host}/cache:{mode}"
@@ -103,12 +107,17 @@ def test_registry_cache(
         stock, reader, project, "--output", out, "--import-cache", f"type=registry,ref={ref}"
     )
     assert read_ids(tmp_path / "second") == made
-    assert is_settled(done), done.text
+    check_hits(done, record_property)
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_local_cache(
-    pair: tuple[str, str], stock: Client, project: Context, tmp_path: Path, mode: str
+    pair: tuple[str, str],
+    stock: Client,
+    project: Context,
+    tmp_path: Path,
+    mode: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     writer, reader = pair
     out = f"type=local,dest={tmp_path}/first"
@@ -128,11 +137,16 @@ def test_local_cache(
         f"type=local,src={tmp_path}/cache",
     )
     assert read_ids(tmp_path / "second") == made
-    assert is_settled(done), done.text
+    check_hits(done, record_property)
 
 
 def test_inline_cache(
-    pair: tuple[str, str], stock: Client, project: Context, registry: Registry, tmp_path: Path
+    pair: tuple[str, str],
+    stock: Client,
+    project: Context,
+    registry: Registry,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     writer, reader = pair
     ref = f"{registry.host}/app:inline"
@@ -143,7 +157,7 @@ def test_inline_cache(
     done = build(
         stock, reader, project, "--output", out, "--import-cache", f"type=registry,ref={ref}"
     )
-    assert is_settled(done), done.text
+    check_hits(done, record_property)
     assert (tmp_path / "second/second").read_text()
 
 
@@ -157,3 +171,42 @@ def test_second_export_sends_nothing(
     build(stock, writer, project, "--export-cache", export)
     after = sorted(p.name for p in (registry.data / "docker/registry/v2/blobs").rglob("*"))
     assert after == before
+
+
+@pytest.mark.parametrize("kind", ["registry", "inline"])
+def test_an_image_made_of_the_other_ones_cache_is_the_same_image(
+    daemons: Daemons, stock: Client, project: Context, registry: Registry, kind: str
+) -> None:
+    """Layers and times go across, so both daemons make the same image of them."""
+    addresses = (daemons.ours, daemons.upstream)
+    for address in addresses:
+        stock(address, "prune", "--all").ok()
+    ref = f"{registry.host}/app:same"
+    cache = f"type=registry,ref={registry.host}/cache:same"
+    export = "type=inline" if kind == "inline" else f"{cache},mode=max"
+    source = f"type=registry,ref={ref}" if kind == "inline" else cache
+
+    def push(name: str, address: str, *more: str) -> None:
+        output = f"type=image,name={registry.host}/app:{name},push=true"
+        build(stock, address, project, "--output", output, *more)
+
+    push("same", daemons.ours, "--export-cache", export)
+    made = layers_and_times(registry, "app", "same")
+    for address in addresses[::-1]:
+        stock(address, "prune", "--all").ok()
+        push("again", address, "--import-cache", source)
+        assert layers_and_times(registry, "app", "again") == made, address
+
+
+def layers_and_times(registry: Registry, repository: str, tag: str) -> tuple[object, object]:
+    """Return the layers of an image and its history."""
+    base = registry.data / "docker/registry/v2"
+    link = base / f"repositories/{repository}/_manifests/tags/{tag}/current/link"
+    manifest = json.loads(_blob(base, link.read_text()))
+    config = json.loads(_blob(base, manifest["config"]["digest"]))
+    return manifest["layers"], config["history"]
+
+
+def _blob(base: Path, digest: str) -> bytes:
+    name = digest.removeprefix("sha256:")
+    return (base / f"blobs/sha256/{name[:2]}/{name}/data").read_bytes()

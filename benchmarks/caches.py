@@ -1,0 +1,113 @@
+"""Remote caches in a registry: export of all steps and import, ours / theirs, interleaved.
+
+    python benchmarks/caches.py --buildctl /path/buildctl --buildkitd /path/buildkitd
+
+Needs docker-registry. The build has run when its cache is exported, so what is measured is an
+unchanged build and the export. Wall time is the client's, from start to exit; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from daemons import Daemon, our_argv, registry, running, their_argv
+from registries import build, report
+from run import filesystem, run
+
+STAGES = 4
+STEPS = 5
+STEP_BYTES = 6_000_000
+
+
+def write_context(context: Path) -> None:
+    """Write four stages of five steps, each of which writes 6 MB, half of it compressible."""
+    (context / "bin").mkdir(parents=True)
+    busybox = Path(shutil.which("busybox") or "/bin/busybox")
+    shutil.copy(busybox, context / "bin/busybox")
+    for name in ("sh", "cat", "dd", "cp"):
+        (context / "bin" / name).symlink_to("busybox")
+    copies = max(1, STEP_BYTES // 2 // busybox.stat().st_size)
+    programs = " ".join(["/bin/busybox"] * copies)
+    lines = ["FROM scratch AS base", "COPY bin /bin", "ENV PATH=/bin"]
+    for stage in range(STAGES):
+        lines += [f"FROM base AS s{stage}", "ARG NONCE"]
+        for step in range(STEPS):
+            random = f"dd if=/dev/urandom of=/r{step} bs={STEP_BYTES // 2} count=1"
+            lines.append(f"RUN {random} && cat {programs} > /p{stage}{step}")
+    lines.append("FROM base")
+    lines += [f"COPY --from=s{stage} /r0 /r{stage}" for stage in range(STAGES)]
+    (context / "Dockerfile").write_text("\n".join(lines) + "\n")
+
+
+def measure(options: argparse.Namespace, daemons: list[Daemon], host: str, context: Path) -> None:
+    """Export, export again, prune, import, interleaved; print all ratios."""
+    kinds = ("export", "again", "import", "import-image")
+    times: dict[str, dict[str, list[float]]] = {
+        kind: {daemon.name: [] for daemon in daemons} for kind in kinds
+    }
+    for number in range(options.runs):
+        for daemon in daemons if number % 2 == 0 else daemons[::-1]:
+            nonce = ("--opt", f"build-arg:NONCE={uuid.uuid4().hex}")
+            cache = f"type=registry,ref={host}/{daemon.name}:{uuid.uuid4().hex}"
+            insecure = "registry.insecure=true"
+            build(options, daemon, context, *nonce)
+            export = ("--export-cache", f"{cache},mode=max,{insecure}")
+            for kind in ("export", "again"):
+                took = build(options, daemon, context, *nonce, *export)
+                times[kind][daemon.name].append(took)
+            image = f"type=image,name={host}/image:{uuid.uuid4().hex},push=true,{insecure}"
+            for kind, more in (("import", ()), ("import-image", ("--output", image))):
+                run([options.buildctl, "--addr", daemon.address, "prune", "--all"])
+                source = ("--import-cache", f"{cache},{insecure}")
+                took = build(options, daemon, context, *nonce, *source, *more)
+                times[kind][daemon.name].append(took)
+    megabytes = STAGES * STEPS * STEP_BYTES // 10**6
+    report(f"cache export, max, {megabytes} MB", times["export"], 0.5)
+    report("the same cache again", times["again"], 1.0)
+    report("cache import, empty daemon", times["import"], 0.8)
+    report("the same, image pushed", times["import-image"], 0.8)
+
+
+def main() -> None:
+    """Parse the command line, start what must run, measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--buildctl", default=shutil.which("buildctl"), help="stock client")
+    parser.add_argument("--buildkitd", required=True, help="stock daemon to compare with")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--work", default=None, help="where contexts and state go")
+    options = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="boxwright-bench-", dir=options.work))
+    try:
+        print(f"# state on {filesystem(str(work))}; {options.runs} runs; {os.cpu_count()} cores")
+        print(f"{'seconds':<38}{'ours':>9}{'theirs':>9}{'ratio':>8}")
+        write_context(work / "context")
+        with contextlib.ExitStack() as stack:
+            daemons = []
+            for name in ("ours", "theirs"):
+                root = work / name
+                root.mkdir()
+                address = f"unix://{root}/d.sock"
+                argv = (
+                    our_argv(root, address, "")
+                    if name == "ours"
+                    else their_argv(options.buildkitd, root, address, "")
+                )
+                daemon = running(name, argv, root, address, options.buildctl)
+                daemons.append(stack.enter_context(daemon))
+            host = stack.enter_context(registry(work))
+            measure(options, daemons, host, work / "context")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
