@@ -165,6 +165,21 @@ def test_a_second_process_runs_inside_the_first_ones_container(daemon: Daemon) -
     asyncio.run(scenario())
 
 
+def test_a_second_process_waits_until_the_container_is_up(daemon: Daemon) -> None:
+    async def scenario() -> None:
+        async with client(daemon) as made:
+            await made.container()
+            async with made.stream() as stream:
+                await stream.send(message("p1", Init=init("exec busybox sleep 7779")))
+                for name in ("p2", "p3"):
+                    await stream.send(message(name, Init=init("echo inside", tty=name == "p3")))
+                seen = [await collect(stream), await collect(stream)]
+            assert sum(item.text.count("inside") for item in seen) == 2
+            assert [item.exit.Code for item in seen if item.exit is not None] == [0, 0]
+
+    asyncio.run(scenario())
+
+
 def test_terminal_with_size_and_signals(daemon: Daemon) -> None:
     async def scenario() -> None:
         async with client(daemon) as made:

@@ -226,7 +226,7 @@ class Executor:
         stderr: Sink,
         attached: Attached | None = None,
     ) -> ExitStatus:
-        """Run another process inside the running container ``run_id``.
+        """Run another process inside the container ``run_id``, as soon as it is up.
 
         Raises:
             ExecFailedError: as :meth:`run`.
@@ -251,7 +251,7 @@ class Executor:
         file = SandboxFile("process.json", json.dumps(planned).encode())
         argv = ready.runtime.exec_argv(self._base, exec_id, run_id)
         outcome = await self._spawn(
-            ready, exec_id, argv, [file], process, "", stdout, stderr, attached
+            ready, exec_id, argv, [file], process, "", stdout, stderr, attached, after=run_id
         )
         return interpret(process, outcome)
 
@@ -492,6 +492,8 @@ class Executor:
         stdout: Sink,
         stderr: Sink,
         attached: Attached | None,
+        *,
+        after: str = "",
     ) -> Outcome:
         attached = attached or Attached()
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -526,6 +528,7 @@ class Executor:
                 cgroup=cgroup,
                 memory_bytes=process.resources.memory_bytes,
                 is_stoppable=attached.is_stoppable,
+                after=after,
             )
             outcome = await ready.link.run(request, started)
             await out.finish()

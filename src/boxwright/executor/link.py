@@ -48,7 +48,10 @@ class SandboxFile:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One process for the supervisor to start; descriptors stay the caller's to close."""
+    """One process for the supervisor to start; descriptors stay the caller's to close.
+
+    ``after`` is the container that it enters, if that may still be coming up.
+    """
 
     id: str
     argv: Sequence[str]
@@ -60,6 +63,7 @@ class RunRequest:
     memory_bytes: int = 0
     has_pidfile: bool = True
     is_stoppable: bool = False
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +220,7 @@ class SupervisorLink:
             "memory": request.memory_bytes,
             "pidfile": request.has_pidfile,
             "stoppable": request.is_stoppable,
+            "after": request.after or None,
         }
         payload = os.memfd_create("boxwright-run", os.MFD_CLOEXEC)
         try:

@@ -9,8 +9,9 @@ Engine to supervisor::
 
     {"op": "run", "id": …, "argv": […], "files": [[name, mode, uid, gid, size], …],
      "cgroup": path or null, "memory": bytes or 0, "pidfile": bool,
-     "stoppable": bool}
-        fds: payload, stdin, stdout, stderr; the payload is the files' contents in order
+     "stoppable": bool, "after": id or null}
+        fds: payload, stdin, stdout, stderr; the payload is the files' contents in order;
+        "after" is the container that it enters, and waits for until that has a process
     {"op": "kill", "id": …, "signal": n}
     {"op": "resize", "id": …, "rows": n, "columns": n}
     {"op": "watch", "path": …, "free": bytes}    arm the brake; an empty path disarms it

@@ -77,6 +77,7 @@ class Supervisor:
         self._sock = sock
         self._base = base
         self._children: dict[int, _Child] = {}
+        self._waiting: list[tuple[dict[str, object], list[int]]] = []
         self._brake = brake.Brake()
 
     def serve(self) -> None:
@@ -97,6 +98,8 @@ class Supervisor:
                 elif not self._receive():
                     self._let_go()
                     return
+            if self._waiting:
+                self._start_waiting()
             if self._brake.is_armed and self._children:
                 self._look()
             for child in list(self._children.values()):
@@ -113,7 +116,7 @@ class Supervisor:
         unsettled = any(
             c.kill_signal or any(c.size) or (c.hold and not c.is_stopped) for c in children
         )
-        waits = [_KILL_RETRY_MS] if unsettled else []
+        waits = [_KILL_RETRY_MS] if unsettled or self._waiting else []
         if self._brake.is_armed and children:
             waits.append(self._brake.wait_ms)
         return min(waits) if waits else None
@@ -160,7 +163,10 @@ class Supervisor:
             if not data or flags & socket.MSG_TRUNC:
                 return False
             message = protocol.decode(data)
-            if message["op"] == "run":
+            if message["op"] == "run" and self._is_coming_up(message["after"]):
+                self._waiting.append((message, list(fds)))
+                del fds[:]  # closed when it is started
+            elif message["op"] == "run":
                 self._run(message, list(fds))
             elif message["op"] == "kill":
                 self._kill(str(message["id"]), _integer(message["signal"]))
@@ -223,6 +229,22 @@ class Supervisor:
         self._children[pid] = child
         self._send({"ev": "started", "id": run_id})
 
+    def _is_coming_up(self, run_id: object) -> bool:
+        """Whether this is a container of ours that has no process yet."""
+        own = any(child.id == run_id for child in self._children.values())
+        return own and not self._container_pid(str(run_id))
+
+    def _start_waiting(self) -> None:
+        """Start what enters containers that have come up by now, or never will."""
+        waiting, self._waiting = self._waiting, []
+        for message, fds in waiting:
+            if self._is_coming_up(message["after"]):
+                self._waiting.append((message, fds))
+                continue
+            self._run(message, fds)
+            for fd in fds:
+                os.close(fd)
+
     def _write_files(self, run_id: str, payload: int, files: object) -> None:
         """Write the payload's parts below the bundle folder, with owner and mode."""
         bundle = f"{self._base}/{run_id}"
@@ -251,6 +273,13 @@ class Supervisor:
                 os.close(target)
 
     def _kill(self, run_id: str, number: int) -> None:
+        for entry in self._waiting:
+            if entry[0]["id"] == run_id:
+                self._waiting.remove(entry)
+                for fd in entry[1]:
+                    os.close(fd)
+                self._send(_exited(run_id, -1, number))
+                return
         for child in self._children.values():
             if child.id == run_id:
                 child.asked = True
@@ -317,17 +346,10 @@ class Supervisor:
             usage = cgroups.usage(child.cgroup)
         log = _read_small(f"{self._base}/{child.id}/{protocol.LOG}", protocol.MAX_LOG_BYTES)
         self._forget(child.id, child.cgroup)
-        self._send(
-            {
-                "ev": "exited",
-                "id": child.id,
-                "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1,
-                "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-                "asked": child.asked,
-                "log": log,
-                "usage": usage,
-            }
-        )
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        ended = _exited(child.id, code, number)
+        self._send({**ended, "asked": child.asked, "log": log, "usage": usage})
 
     def _kill_orphans(self) -> None:
         """Kill children that we did not start, containers whose runtime is gone, and reap them.
@@ -364,6 +386,19 @@ class Supervisor:
             _remove_tree(state)
         if cgroup:
             cgroups.remove(cgroup)
+
+
+def _exited(run_id: str, code: int, number: int) -> dict[str, object]:
+    """Return the event of a process that ended, killed because it was asked for."""
+    return {
+        "ev": "exited",
+        "id": run_id,
+        "code": code,
+        "signal": number,
+        "asked": True,
+        "log": "",
+        "usage": {},
+    }
 
 
 def _integer(value: object) -> int:
