@@ -10,8 +10,9 @@ import hashlib
 import os
 import re
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ pytestmark = [
     pytest.mark.peer("skopeo"),
 ]
 
+SIGNED = Path(__file__).parent.parent / "unit/sources/openpgp"
 CONTENT = b"the content of a file\n"
 SHA = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 
@@ -47,6 +49,8 @@ class Served:
     image_digest: str
     layout: Path
     folder: Path
+    bundle: str
+    signed: llb.GitSignature
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,39 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         repository.git("checkout", "-q", "trunk")
         layout = folder / "layout"
         digest = _image(folder, layout, registry)
-        yield Served(site, repository, git_url, commits, registry, digest, layout, folder)
+        bundle, signed = _bundle(folder, repository, registry), _sign(folder, repository)
+        site.file("signed", (SIGNED / "content").read_bytes())
+        yield Served(
+            site, repository, git_url, commits, registry, digest, layout, folder, bundle, signed
+        )
+
+
+def _bundle(folder: Path, repository: Repository, registry: Registry) -> str:
+    """Put a bundle of the trunk into the registry; return its name there."""
+    repository.git("bundle", "create", "-q", str(folder / "bundle"), "trunk")
+    data = (folder / "bundle").read_bytes()
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    base = f"http://{registry.host}/v2/bundles/blobs/uploads/"
+    with urllib.request.urlopen(urllib.request.Request(base, method="POST")) as begun:
+        place = begun.headers["Location"]
+    joined = "&" if "?" in place else "?"
+    put = urllib.request.Request(f"{place}{joined}digest={digest}", data, method="PUT")
+    put.add_header("Content-Type", "application/octet-stream")
+    urllib.request.urlopen(put).close()
+    return f"bundles@{digest}"
+
+
+def _sign(folder: Path, repository: Repository) -> llb.GitSignature:
+    """Make a signed commit and a signed tag; return who signed them."""
+    key = folder / "key"
+    keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
+    subprocess.run(keygen, check=True)
+    options = ("-c", "gpg.format=ssh", "-c", f"user.signingkey={key}")
+    repository.git("checkout", "-q", "-b", "signed")
+    repository.git(*options, "commit", "-q", "-S", "--allow-empty", "-m", "signed")
+    repository.git("checkout", "-q", "trunk")
+    repository.git(*options, "tag", "-s", "-m", "stamp", "stamp")
+    return llb.GitSignature(Path(f"{key}.pub").read_text())
 
 
 def _image(folder: Path, layout: Path, registry: Registry) -> str:
@@ -119,6 +155,25 @@ def layout(served: Served, **options: object) -> State:
     return llb.oci_layout(ref, store_id="store", **options)  # type: ignore[arg-type]
 
 
+def blob(served: Served, **options: object) -> State:
+    return llb.image_blob(f"{served.registry.host}/{served.bundle}", **options)  # type: ignore[arg-type]
+
+
+def bundled(served: Served, ref: str = "trunk", **options: object) -> State:
+    where = f"docker-image+blob://{served.registry.host}/{served.bundle}"
+    url = f"{served.site.url}/nowhere.git"
+    return llb.git(url, ref, checksum=served.commits[1], bundle=where, **options)  # type: ignore[arg-type]
+
+
+def signed_file(served: Served, key: str = "rsa.pub") -> State:
+    return web(
+        served,
+        "signed",
+        signature=(SIGNED / "rsa.asc").read_text(),
+        public_keys=(SIGNED / key).read_text(),
+    )
+
+
 TREES: dict[str, Case] = {
     "http": Case(web),
     "http: name": Case(lambda s: web(s, filename="other.name")),
@@ -147,6 +202,19 @@ TREES: dict[str, Case] = {
         lambda s: git(s, "trunk", checksum=s.commits[0], fetch_by_commit=True)
     ),
     "git: without submodules": Case(lambda s: git(s, "other", skip_submodules=True)),
+    "git: out of a bundle": Case(lambda s: bundled(s)),
+    "git: out of a bundle, by commit": Case(lambda s: bundled(s, s.commits[1])),
+    "git: out of a bundle, folder": Case(lambda s: bundled(s, "trunk", subdir="dir")),
+    "git: signed commit": Case(lambda s: git(s, "signed", signed=s.signed)),
+    "git: signed tag": Case(lambda s: git(s, "stamp", signed=replace(s.signed, require_tag=True))),
+    "http: signed": Case(lambda s: signed_file(s)),
+    "blob": Case(lambda s: blob(s)),
+    "blob: name, mode and owner": Case(
+        lambda s: blob(s, filename="x/bundle", mode=0o640, uid=5, gid=6)
+    ),
+    "blob: of a layout": Case(
+        lambda s: llb.oci_layout_blob(f"any/name@{s.image_digest}", store_id="store")
+    ),
     "image": Case(image),
     "image: digest": Case(lambda s: image(s, f"img:1@{s.image_digest}")),
     "image: checksum": Case(lambda s: image(s, checksum=Digest(s.image_digest))),
@@ -183,6 +251,34 @@ ERRORS: dict[str, tuple[Case, str]] = {
         Case(lambda s: git(s, "v1", checksum="zz")),
         "expected hex commit hash",
     ),
+    "git: not signed": (
+        Case(lambda s: git(s, "v2", signed=s.signed)),
+        "git object is not signed",
+    ),
+    "git: no signed tag": (
+        Case(lambda s: git(s, "signed", signed=replace(s.signed, require_tag=True))),
+        "signed tag required but no signed tag found",
+    ),
+    "git: signed by another": (
+        Case(lambda s: git(s, "signed", signed=llb.GitSignature("ssh-ed25519 AAAA"))),
+        "failed to parse ssh public key",
+    ),
+    "git: signed, a key of the other kind": (
+        Case(lambda s: git(s, "signed", signed=llb.GitSignature("no key"))),
+        "failed to parse ssh public key",
+    ),
+    "git: another commit than in the bundle": (
+        Case(lambda s: bundled(s, s.commits[2])),
+        "expected checksum to match",
+    ),
+    "http: signed by another": (
+        Case(lambda s: signed_file(s, "ed.pub")),
+        "failed to verify pgp signature",
+    ),
+    "blob: missing": (
+        Case(lambda s: llb.image_blob(f"{s.registry.host}/bundles@sha256:{'0' * 64}")),
+        "0" * 64,
+    ),
     "image: no such tag": (Case(lambda s: image(s, "img:missing")), "img:missing: not found"),
     "image: no such repository": (Case(lambda s: image(s, "missing:1")), "missing:1: not found"),
     "image: wrong checksum": (
@@ -191,7 +287,7 @@ ERRORS: dict[str, tuple[Case, str]] = {
     ),
     "image: too many layers": (Case(lambda s: image(s, layer_limit=9)), "layer limit 9"),
     "layout: no such store": (
-        Case(lambda s: llb.oci_layout(f"any/name@{s.image_digest}", store_id="missing")),
+        Case(lambda _: llb.oci_layout("any/name@sha256:" + "1" * 64, store_id="missing")),
         "unknown store oci:missing: not found",
     ),
     "layout: no such image": (

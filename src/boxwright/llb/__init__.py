@@ -41,7 +41,17 @@ if TYPE_CHECKING:
         SourceMap,
         SourceRange,
     )
-    from boxwright.llb.source_op import git, http, image, local, oci_layout, source
+    from boxwright.llb.source_op import (
+        GitSignature,
+        git,
+        http,
+        image,
+        image_blob,
+        local,
+        oci_layout,
+        oci_layout_blob,
+        source,
+    )
     from boxwright.llb.state import HostIP, State, Ulimit, scratch
 
 __all__ = [
@@ -51,6 +61,7 @@ __all__ = [
     "EnvList",
     "ExecState",
     "FileAction",
+    "GitSignature",
     "HostIP",
     "LinuxResources",
     "Mount",
@@ -73,11 +84,13 @@ __all__ = [
     "git",
     "http",
     "image",
+    "image_blob",
     "local",
     "merge",
     "mkdir",
     "mkfile",
     "oci_layout",
+    "oci_layout_blob",
     "passthrough",
     "rm",
     "scratch",
@@ -120,11 +133,14 @@ _MODULES = {
     "SourceLocation": "marshal",
     "SourceMap": "marshal",
     "SourceRange": "marshal",
+    "GitSignature": "source_op",
     "git": "source_op",
     "http": "source_op",
     "image": "source_op",
+    "image_blob": "source_op",
     "local": "source_op",
     "oci_layout": "source_op",
+    "oci_layout_blob": "source_op",
     "source": "source_op",
     "HostIP": "state",
     "State": "state",

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Unpack
 
 from boxwright.core import gojson
+from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference
 from boxwright.errors import InvalidInputError
@@ -22,6 +23,33 @@ ResolveMode = Literal["default", "pull", "local"]
 Differ = Literal["", "none", "metadata"]
 
 _PLATFORM_SPECIFIC = ("docker-image://", "oci-layout://")
+
+
+@dataclass(frozen=True, slots=True)
+class GitSignature:
+    """Who has to have signed a commit, or the annotated tag that leads to it.
+
+    Attributes:
+        public_keys: Armored OpenPGP keys, or lines of SSH keys as in ``authorized_keys``.
+        reject_expired: Whether an OpenPGP key must not have expired by today.
+        require_tag: Only the signature of a tag counts.
+        ignore_tag: Only the signature of the commit counts.
+    """
+
+    public_keys: str
+    reject_expired: bool = False
+    require_tag: bool = False
+    ignore_tag: bool = False
+
+    def add_to(self, attrs: dict[str, str]) -> list[str]:
+        """Set the attributes; return the capabilities they need."""
+        return _set(
+            attrs,
+            (self.public_keys, "git.sig.pubkey", caps.SOURCE_GIT_SIGNATURE_VERIFY),
+            (self.reject_expired, "git.sig.rejectexpired", ""),
+            (self.require_tag, "git.sig.requiresignedtag", ""),
+            (self.ignore_tag, "git.sig.ignoresignedtag", ""),
+        )
 
 
 class SourceOp:
@@ -174,6 +202,11 @@ def git(
     auth_header_secret: str = "GIT_AUTH_HEADER",  # noqa: S107 - a secret's name
     known_ssh_hosts: str = "",
     ssh_id: str = "",
+    bundle: str = "",
+    bundle_session_id: str = "",
+    bundle_store_id: str = "",
+    checkout_bundle: bool = False,
+    signed: GitSignature | None = None,
     **options: Unpack[OpOptions],
 ) -> State:
     """Return the work tree of a git repository.
@@ -191,6 +224,13 @@ def git(
         auth_header_secret: The secret with an HTTP ``Authorization`` header.
         known_ssh_hosts: Lines of a ``known_hosts`` file; the daemon scans where empty.
         ssh_id: The forwarded ssh agent to use.
+        bundle: Take the commit, which ``checksum`` must name, from this bundle: the identifier
+            of a single blob (``docker-image+blob://NAME@DIGEST``, ``oci-layout+blob://…``).
+        bundle_session_id: The client with the layout that the bundle is in.
+        bundle_store_id: That layout's name.
+        checkout_bundle: Make a bundle of commit and history, the file ``bundle``, in place of the
+            work tree.
+        signed: Who has to have signed the commit or tag.
         options: See :class:`OpOptions`.
 
     Raises:
@@ -218,7 +258,13 @@ def git(
         (fetch_by_commit, "git.fetchbycommit", caps.SOURCE_GIT_FETCH_BY_COMMIT),
         (auth_token_secret, "git.authtokensecret", auth),
         (auth_header_secret, "git.authheadersecret", auth),
+        (bundle, "git.bundle", caps.SOURCE_GIT_BUNDLE),
+        (bundle_session_id, "oci.session", ""),
+        (bundle_store_id, "oci.store", ""),
+        (checkout_bundle, "git.checkoutbundle", caps.SOURCE_GIT_CHECKOUT_BUNDLE),
     )
+    if signed is not None:
+        needs += signed.add_to(attrs)
     if remote.scheme == "ssh":
         needs += [caps.SOURCE_GIT_KNOWN_SSH_HOSTS, caps.SOURCE_GIT_MOUNT_SSH_SOCK]
         attrs["git.mountsshsock"] = ssh_id or "default"
@@ -236,6 +282,8 @@ def http(
     gid: int = 0,
     auth_header_secret: str = "",
     headers: Mapping[str, str] | None = None,
+    signature: str = "",
+    public_keys: str = "",
     **options: Unpack[OpOptions],
 ) -> State:
     """Return a directory that holds one downloaded file.
@@ -249,28 +297,29 @@ def http(
         gid: The file's group.
         auth_header_secret: The secret with an ``Authorization`` header.
         headers: ``accept`` and ``user-agent`` to send.
+        signature: An armored OpenPGP signature of the content; needs ``public_keys``.
+        public_keys: Armored keys, of which one has to have signed.
         options: See :class:`OpOptions`.
     """
-    attrs: dict[str, str] = {}
+    attrs = _file_attrs(filename, mode, uid, gid)
     needs = [caps.SOURCE_HTTP]
     if checksum:
         attrs["http.checksum"] = checksum
         needs.append(caps.SOURCE_HTTP_CHECKSUM)
-    if filename:
-        attrs["http.filename"] = filename
-    if mode & 0o777:
-        attrs["http.perm"] = f"0{mode & 0o777:o}"
+    if "http.perm" in attrs:
         needs.append(caps.SOURCE_HTTP_PERM)
-    for number, attr in ((uid, "http.uid"), (gid, "http.gid")):
-        if number:
-            attrs[attr] = str(number)
-            needs.append(caps.SOURCE_HTTP_UID_GID)
+    needs += [caps.SOURCE_HTTP_UID_GID for name in ("http.uid", "http.gid") if name in attrs]
     if auth_header_secret:
         attrs["http.authheadersecret"] = auth_header_secret
         needs.append(caps.SOURCE_HTTP_AUTH)
     if headers is not None:
         attrs |= {f"http.header.{key.lower()}": value for key, value in headers.items()}
         needs.append(caps.SOURCE_HTTP_HEADER)
+    needs += _set(
+        attrs,
+        (public_keys, "http.sig.pubkey", caps.SOURCE_HTTP_SIGNATURE_VERIFY),
+        (signature, "http.sig.signature", caps.SOURCE_HTTP_SIGNATURE_VERIFY),
+    )
     return source(url, attrs, caps=needs, **options)
 
 
@@ -291,6 +340,88 @@ def oci_layout(
     if layer_limit is not None:
         attrs["oci.layerlimit"] = str(layer_limit)
     return source("oci-layout://" + ref, attrs, caps=[caps.SOURCE_OCI_LAYOUT], **options)
+
+
+def image_blob(
+    ref: str,
+    *,
+    filename: str = "",
+    mode: int = 0,
+    uid: int = 0,
+    gid: int = 0,
+    **options: Unpack[OpOptions],
+) -> State:
+    """Return a directory that holds one blob of a registry's repository as a file.
+
+    Args:
+        ref: ``NAME@DIGEST``.
+        filename: The file's name; the digest's hexadecimal part where empty.
+        mode: Permission bits.
+        uid: The file's owner.
+        gid: The file's group.
+        options: See :class:`OpOptions`.
+
+    Raises:
+        InvalidInputError: ``ref`` has a tag, or no digest.
+    """
+    attrs = _file_attrs(filename, mode, uid, gid)
+    return source(
+        "docker-image+blob://" + _digested(ref), attrs, caps=[caps.SOURCE_IMAGE_BLOB], **options
+    )
+
+
+def oci_layout_blob(
+    ref: str,
+    *,
+    store_id: str,
+    session_id: str = "",
+    filename: str = "",
+    mode: int = 0,
+    uid: int = 0,
+    gid: int = 0,
+    **options: Unpack[OpOptions],
+) -> State:
+    """Return a directory that holds one blob of a client's OCI layout as a file.
+
+    Args:
+        ref: ``NAME@DIGEST``; the name says nothing.
+        store_id: The layout's name.
+        session_id: The client that offers it; the build's own where empty.
+        filename: As for :func:`image_blob`; so are the others.
+        mode: Permission bits.
+        uid: The file's owner.
+        gid: The file's group.
+        options: See :class:`OpOptions`.
+
+    Raises:
+        InvalidInputError: ``ref`` has a tag, or no digest.
+    """
+    attrs = _file_attrs(filename, mode, uid, gid)
+    _set(attrs, (session_id, "oci.session", ""), (store_id, "oci.store", ""))
+    return source(
+        "oci-layout+blob://" + _digested(ref), attrs, caps=[caps.SOURCE_IMAGE_BLOB], **options
+    )
+
+
+def _digested(ref: str) -> str:
+    found = Reference.parse(ref)
+    if found.digest is None or found.tag:
+        raise InvalidInputError("a blob is named NAME@DIGEST, without a tag", detail=ref[:200])
+    return str(found)
+
+
+def _file_attrs(filename: str, mode: int, uid: int, gid: int) -> dict[str, str]:
+    """Return how the one file of a source lies in its directory."""
+    attrs: dict[str, str] = {}
+    bits = mode & 0o777
+    _set(
+        attrs,
+        (filename, "http.filename", ""),
+        (f"0{bits:o}" if bits else "", "http.perm", ""),
+        (str(uid) if uid else "", "http.uid", ""),
+        (str(gid) if gid else "", "http.gid", ""),
+    )
+    return attrs
 
 
 def _set(attrs: dict[str, str], *rows: tuple[str | bool, str, str]) -> list[str]:

@@ -116,6 +116,18 @@ def graphs() -> dict[str, llb.State]:
             auth_header_secret="H",
         ),
         "oci": llb.oci_layout(f"x@{PINNED}", session_id="s", store_id="st", layer_limit=2),
+        "blob": llb.image_blob(f"busybox@{PINNED}", filename="f", mode=0o600, uid=1, gid=2),
+        "oci-blob": llb.oci_layout_blob(f"a/b@{PINNED}", session_id="s", store_id="st"),
+        "git-bundle": llb.git(
+            "https://h/a.git",
+            "main",
+            checksum="abc",
+            bundle=f"oci-layout+blob://a/b@{PINNED}",
+            bundle_session_id="s",
+            bundle_store_id="st",
+            checkout_bundle=True,
+        ),
+        "http-signed": llb.http("https://h/f", signature="sig", public_keys="key"),
         "exec": built.root,
         "exec-out": built.mount("/out"),
         "exec-env": settings.run(
@@ -159,6 +171,22 @@ def graphs() -> dict[str, llb.State]:
 
 
 DIGESTS: dict[str, list[str]] = {
+    "blob": [
+        "sha256:6dce9baf5f257f302a636b40b33f7b6f67a73e3f8952b67fa5d58a536c62c0b2",
+        "sha256:fdcac7857b13e4259bbdc03dfc7aec8cba80ce1ca0128605cb578c8550b58a2a",
+    ],
+    "oci-blob": [
+        "sha256:9200f63f37d57ef588854d4c380428a23b89918498df400e65fbdb742711f864",
+        "sha256:01bbc7ab52a8f45f38aa07dd8cf82b0007a4180dca20ec377f3d1f1480043e6c",
+    ],
+    "git-bundle": [
+        "sha256:6439b4c5f1297266a542906d2c61b9622bb706e567bb1c50c98838ba4c29ae56",
+        "sha256:780f70b67c222e2f9414c798716268cd2eb79b50c29a43d5a7401702afc53464",
+    ],
+    "http-signed": [
+        "sha256:f538495051e89777bc0575e9145c70fba716751e33f97ef6d869d07cf2a4d292",
+        "sha256:56a95693eebadbdf79bdb0fe6cd3191246c7480cc31882452f2f347a5bd2b27f",
+    ],
     "diff-scratch": [
         "sha256:a7f9733e307dd352c82d43053b783dd17bb2ec2c36214908ce393e41545c8b51",
         "sha256:60264a9c6f9ec4afc0c3534b8f0e1eb65401af32f34cfb6d7653da540f4e50ab",
@@ -309,6 +337,26 @@ def test_terminal_caps_name_what_the_metadata_uses() -> None:
         build_caps.META_IGNORE_CACHE,
         build_caps.META_EXPORT_CACHE,
     }
+
+
+@pytest.mark.parametrize("ref", ["busybox", "busybox:1", f"busybox:1@{PINNED}"])
+def test_blobs_are_named_by_digest_alone(ref: str) -> None:
+    with pytest.raises(InvalidInputError, match="NAME@DIGEST"):
+        llb.image_blob(ref)
+
+
+def test_who_has_to_have_signed() -> None:
+    signed = llb.GitSignature("key", reject_expired=True, require_tag=True)
+    definition = marshal(llb.git("https://h/a.git", "v1", signed=signed))
+    (op,) = [op for op in ops_of(definition) if op.HasField("source")]
+    named = {key: value for key, value in op.source.attrs.items() if key.startswith("git.sig.")}
+    assert named == {
+        "git.sig.pubkey": "key",
+        "git.sig.rejectexpired": "true",
+        "git.sig.requiresignedtag": "true",
+    }
+    caps = definition.metadata[digests_of(definition)[0]].caps
+    assert build_caps.SOURCE_GIT_SIGNATURE_VERIFY in caps
 
 
 def test_states_are_values() -> None:
