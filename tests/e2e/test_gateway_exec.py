@@ -331,3 +331,35 @@ def test_a_shell_opens_in_the_state_of_a_failed_command(daemon: Daemon) -> None:
 
     asyncio.run(scenario())
     wait_until(lambda: not mounts(daemon), 10, "nothing stays mounted")
+
+
+def test_a_failed_file_step_is_named_with_the_action_or_the_input(daemon: Daemon) -> None:
+    """Debuggers stop at the step that failed, whatever it was."""
+
+    async def failed(made: Client, state: State) -> errdefs_pb2.Solve:
+        with pytest.raises(RpcError) as error:
+            await made.call(
+                methods.BRIDGE_SOLVE,
+                gateway_pb2.SolveRequest(
+                    Definition=state.marshal(), allowResultReturn=True, Evaluate=True
+                ),
+            )
+        facts = [errdetails.unpack(detail) for detail in error.value.details]
+        (fact,) = (item for item in facts if isinstance(item, errdefs_pb2.Solve))
+        return fact
+
+    async def scenario() -> None:
+        async with client(daemon) as made:
+            tree = State().file(mkdir("/folder")).file(mkfile("/file", b""))
+            action = await failed(made, tree.file(mkdir("/there")).file(mkdir("/file/below")))
+            assert action.op.file.actions[-1].mkdir.path == "/file/below"
+            assert action.WhichOneof("subject") == "file"
+            content = await failed(made, State().copy(tree, "/absent", "/"))
+            assert content.op.file.actions[0].copy.src == "/absent"
+            assert content.WhichOneof("subject") == "cache"
+            request = gateway_pb2.NewContainerRequest(ContainerID="c1")
+            request.Mounts.add(dest="/", resultID=content.inputIDs[0])
+            await made.call(methods.BRIDGE_NEW_CONTAINER, request)
+
+    asyncio.run(scenario())
+    wait_until(lambda: not mounts(daemon), 10, "nothing stays mounted")

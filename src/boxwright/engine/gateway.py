@@ -30,11 +30,13 @@ from boxwright.errors import (
     LimitExceededError,
     NotFoundError,
 )
+from boxwright.llb.graph import Vertex
 from boxwright.llb.marshal import platform_from_pb
-from boxwright.ops.execfailure import ATTRIBUTE, ExecFailure
+from boxwright.ops.result import ref_of
 from boxwright.progress.events import WarningEvent
 from boxwright.remotecache.attributes import CacheEntry
 from boxwright.snapshots.refs import ImmutableRef
+from boxwright.solver.failure import Failure, failure_of
 from boxwright.wire import errdetails
 from boxwright.wire.pb import errdefs_pb2, gateway_pb2, ops_pb2
 from boxwright.wire.status import RpcError, StatusCode
@@ -127,28 +129,33 @@ class GatewayBridge:
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
-        """Add to the error of a command what it left, for containers in its place."""
+        """Add to the error of a step what it left, for containers in its place."""
         try:
             yield
         except BoxwrightError as exc:
-            failure = exc.__dict__.get(ATTRIBUTE)
-            if isinstance(failure, ExecFailure):
-                self._describe(exc, failure)
+            failure = failure_of(exc)
+            if failure.vertex is not None:
+                self._describe(exc, failure.vertex, failure)
             raise
 
-    def _describe(self, error: BoxwrightError, failure: ExecFailure) -> None:
-        """Name the trees of a failed command (``errdefs.Solve``); clients mount them by id."""
+    def _describe(self, error: BoxwrightError, vertex: Vertex, failure: Failure) -> None:
+        """Name the trees of a failed step (``errdefs.Solve``); clients mount them by id."""
         ids: dict[int, str] = {}
         for tree in (*failure.inputs, *failure.mounts):
-            if tree is not None and id(tree) not in ids:
+            ref = ref_of(tree) if tree is not None else None
+            if ref is not None and id(tree) not in ids:
                 ids[id(tree)] = uuid.uuid4().hex
-                self._failed[ids[id(tree)]] = tree.clone()
+                self._failed[ids[id(tree)]] = ref.clone()
         fact = errdefs_pb2.Solve(
             inputIDs=[ids.get(id(tree), "") for tree in failure.inputs],
             mountIDs=[ids.get(id(tree), "") for tree in failure.mounts],
-            op=failure.op,
-            description=failure.description,
+            op=vertex.op,
+            description=vertex.options.description,
         )
+        if failure.slow_input is not None:
+            fact.cache.index = failure.slow_input
+        elif failure.action is not None:
+            fact.file.index = failure.action
         details = list(getattr(error, "rpc_details", ()))
         kept = [d for d in details if not isinstance(errdetails.unpack(d), errdefs_pb2.Solve)]
         error.__dict__["rpc_details"] = [*kept, errdetails.pack(fact)]
@@ -208,27 +215,30 @@ class GatewayBridge:
         self, request: gateway_pb2.ReadFileRequest
     ) -> gateway_pb2.ReadFileResponse:
         """Return bytes of a file of a result."""
-        data = await with_tree(
-            self._ref(request.Ref),
-            reffiles.read_file,
-            request.FilePath,
-            offset=request.Range.Offset,
-            length=request.Range.Length,
-        )
+        with self._failures():
+            data = await with_tree(
+                self._ref(request.Ref),
+                reffiles.read_file,
+                request.FilePath,
+                offset=request.Range.Offset,
+                length=request.Range.Length,
+            )
         return gateway_pb2.ReadFileResponse(Data=data)
 
     async def read_dir(self, request: gateway_pb2.ReadDirRequest) -> gateway_pb2.ReadDirResponse:
         """Return the entries of a folder of a result."""
-        entries = await with_tree(
-            self._ref(request.Ref), reffiles.read_dir, request.DirPath, request.IncludePattern
-        )
+        with self._failures():
+            entries = await with_tree(
+                self._ref(request.Ref), reffiles.read_dir, request.DirPath, request.IncludePattern
+            )
         return gateway_pb2.ReadDirResponse(entries=entries)
 
     async def stat_file(
         self, request: gateway_pb2.StatFileRequest
     ) -> gateway_pb2.StatFileResponse:
         """Return what a path of a result is."""
-        info = await with_tree(self._ref(request.Ref), reffiles.stat_file, request.Path)
+        with self._failures():
+            info = await with_tree(self._ref(request.Ref), reffiles.stat_file, request.Path)
         return gateway_pb2.StatFileResponse(stat=info)
 
     async def evaluate(self, request: gateway_pb2.EvaluateRequest) -> gateway_pb2.EvaluateResponse:

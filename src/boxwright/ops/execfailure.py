@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
-from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError
 from boxwright.executor.errors import ExecFailedError
 from boxwright.llb.graph import Vertex
@@ -15,27 +14,9 @@ from boxwright.ops.execmounts import SKIP_OUTPUT
 from boxwright.ops.result import RefResult
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.refs import ImmutableRef
+from boxwright.solver.failure import failure_of
 from boxwright.solver.types import JobContext
 from boxwright.wire.pb import ops_pb2 as pb
-
-ATTRIBUTE = "exec_failure"
-
-
-@dataclass(frozen=True, slots=True)
-class ExecFailure:
-    """The state of a failed command (BuildKit: ``errdefs.ExecError``).
-
-    Attributes:
-        op: The command.
-        description: What came with its vertex.
-        inputs: For each of its mounts the tree that it got, None for an empty or other one.
-        mounts: The same trees as the command left them.
-    """
-
-    op: pb.Op
-    description: dict[str, str]
-    inputs: tuple[ImmutableRef | None, ...]
-    mounts: tuple[ImmutableRef | None, ...]
 
 
 async def keep_failure(
@@ -57,11 +38,11 @@ async def keep_failure(
         snapshots: Where they are removed from then.
     """
     pending = list(results)
-    inputs: list[ImmutableRef | None] = []
-    mounts: list[ImmutableRef | None] = []
+    inputs: list[RefResult | None] = []
+    mounts: list[RefResult | None] = []
     for mount in vertex.op.exec.mounts:
         given = refs[mount.input] if 0 <= mount.input < len(refs) else None
-        held = given.clone() if given is not None else None
+        held = RefResult(given.clone()) if given is not None else None
         if held is not None:
             ctx.on_cleanup(held.release)
         inputs.append(held)
@@ -70,15 +51,13 @@ async def keep_failure(
         if mount.output != SKIP_OUTPUT and (is_tree or is_cache) and pending:
             left = pending.pop(0)
             ctx.on_cleanup(partial(_discard, snapshots, left))
-            mounts.append(left.ref)
+            mounts.append(left if left.ref is not None else None)
         else:
             mounts.append(held)
     for unused in pending:
         await unused.release()
-    failure = ExecFailure(
-        vertex.op, dict(vertex.options.description), tuple(inputs), tuple(mounts)
-    )
-    error.__dict__[ATTRIBUTE] = failure
+    failure = failure_of(error)
+    failure.inputs, failure.mounts = tuple(inputs), tuple(mounts)
 
 
 async def _discard(snapshots: SnapshotManager, left: RefResult) -> None:

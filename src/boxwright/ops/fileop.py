@@ -18,6 +18,7 @@ from pathlib import Path
 
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.workers import to_worker
+from boxwright.errors import BoxwrightError
 from boxwright.executor import rootpath
 from boxwright.ops import fileactions
 from boxwright.ops.copier import CopyOptions, TreeCopier
@@ -35,6 +36,7 @@ from boxwright.ops.wildcards import expand
 from boxwright.snapshots.linkcopy import LinkCopier
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.refs import ImmutableRef, MutableRef
+from boxwright.solver.failure import failure_of
 from boxwright.wire.pb import ops_pb2 as pb
 
 _EMPTY = -1
@@ -144,7 +146,12 @@ class FileOpRun:
         try:
             await self._apply(action, tree)
         except RecursionError as exc:
-            raise FileOpError("folders are nested too deeply") from exc
+            error = FileOpError("folders are nested too deeply")
+            failure_of(error).action = number
+            raise error from exc
+        except BoxwrightError as error:
+            failure_of(error).action = number
+            raise
         if index in self._outputs.values() or self._uses[index] > 1:
             del self._trees[index]
             self._committed[index] = await tree.ref.commit()

@@ -16,6 +16,7 @@ from boxwright.progress.events import IMPORTED, LOCAL
 from boxwright.solver.cachekey import ExportableKey
 from boxwright.solver.cachemanager import CombinedCacheManager
 from boxwright.solver.edge import EdgeNode, InputState
+from boxwright.solver.failure import failure_of
 from boxwright.solver.progress import JobProgress, VertexProgress
 from boxwright.solver.types import (
     Admit,
@@ -456,4 +457,5 @@ def attribute_error(error: BaseException, vertex: Vertex) -> BoxwrightError:
         error = VertexInternalError("internal error in a build step", detail=detail)
     if not error.vertex:
         error.vertex = vertex.digest
+        failure_of(error).vertex = vertex
     return error

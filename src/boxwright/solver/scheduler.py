@@ -19,6 +19,7 @@ from boxwright.solver.active import ActiveVertex, attribute_error
 from boxwright.solver.cachekey import CacheKey, ExportableKey
 from boxwright.solver.edge import EdgeNode, Level
 from boxwright.solver.exporter import CacheExporter, KeyExporter, MergedExporter
+from boxwright.solver.failure import failure_of
 from boxwright.solver.index import EdgeIndex
 from boxwright.solver.plan import CACHE_MAP, EXEC, LOAD, SLOW, Plan, is_stuck, make_plan
 from boxwright.solver.types import CachedResult, Result
@@ -295,6 +296,11 @@ class Scheduler:
         except BoxwrightError as error:
             if not error.brief.startswith(_CACHE_KEY_FAILED):  # it may be shared by several edges
                 error.brief = f"{_CACHE_KEY_FAILED}{error.brief}"
+            failure = failure_of(error)
+            if failure.slow_input is None:
+                content = result.result.clone()
+                node.active.on_cleanup(content.release)
+                failure.slow_input, failure.inputs = index, (content,)
             raise
         if not node.finished:
             node.add_slow_key(inp, digest)
