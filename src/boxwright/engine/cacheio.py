@@ -17,6 +17,7 @@ from boxwright.core import gojson, onbehalf
 from boxwright.core.clock import Clock
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
+from boxwright.engine.cachelayers import make_layers
 from boxwright.engine.parts import Parts
 from boxwright.engine.results import FrontendResult
 from boxwright.errors import BoxwrightError
@@ -224,8 +225,11 @@ class CacheExports:
         chains = CacheChains()
         with shown.part("preparing build cache for export"):
             walk = ExportWalk(chains)
-            for ref in result.all_refs():
-                await self._walk(walk, await ref.result(), export.compression, export.mode)
+            results = [await ref.result() for ref in result.all_refs()]
+            store = self._parts.store
+            await make_layers(results, store, export.compression, export.mode, self._lease)
+            for each in results:
+                await self._walk(walk, each, export.compression, export.mode)
         with shown.part("sending cache export"):
             return await write_cache(
                 chains,
