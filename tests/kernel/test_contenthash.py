@@ -109,7 +109,7 @@ def test_a_seeded_tree_is_believed_and_forgotten_with_its_snapshot(tmp_path):
         ref = await tree.commit()
         seeded = ContentTree.of_synced()
         seeded.set(b"/only/told", FILE, b"\7" * 32)
-        await content_hashes(manager).seed(ref.id, seeded)
+        content_hashes(manager).seed(ref.id, seeded)
         assert (await checksum(ref, "only/told")).hex == (b"\7" * 32).hex()
         await ref.release()
         await manager.delete(ref.id)

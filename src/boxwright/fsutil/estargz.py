@@ -291,6 +291,17 @@ class EstargzTarWriter(TarWriter):
             self.write(data)
         self.end_content(entry.size)
 
+    def add_plain_file(
+        self, name: bytes, mode: int, owner: tuple[int, int], size: int, mtime: int, fd: int
+    ) -> None:
+        """Write a regular file without attributes from ``fd``.
+
+        Raises:
+            FileChangedError: the file is shorter than ``size``.
+            InvalidInputError: it has the name of the table.
+        """
+        self.add_file(Entry(name, EntryType.FILE, mode, *owner, size=size, mtime=mtime), fd)
+
     def add_header(self, entry: Entry) -> None:
         """Write a header.
 

@@ -235,7 +235,8 @@ class ContentTree:
             if node.children is not None:
                 out.append(len(node.children).to_bytes(4, "big"))
                 stack.extend(node.children.items())
-        return zlib.compress(b"".join(out), 1)
+        # Digests don't become smaller: the form is zlib's for the sake of its checksum.
+        return zlib.compress(b"".join(out), 0)
 
     @classmethod
     def decode(cls, data: bytes) -> ContentTree:

@@ -174,16 +174,19 @@ class ContentHashes:
             (_VERSION, data, ref_id),
         )
 
-    async def seed(self, ref_id: str, tree: ContentTree) -> None:
+    def seed(self, ref_id: str, tree: ContentTree) -> None:
         """Hand over the digests of a snapshot that was hashed while it was written.
+
+        They are stored with the first digest of a path that is computed from them; what nobody
+        asks for (the folder of a Dockerfile) is not worth a transaction.
 
         Args:
             ref_id: A committed snapshot.
             tree: All of its entries (:meth:`ContentTree.of_synced`); forked, so that the
                 caller may go on with his own for the next sync.
         """
-        self._held[ref_id] = _Held(tree.fork())
-        await self._save(ref_id, self._held[ref_id].tree)
+        held = self._held[ref_id] = _Held(tree.fork())
+        held.tree.is_dirty = True
 
     async def tree(self, ref_id: str) -> ContentTree:
         """Return a fork of what is known about a snapshot."""

@@ -17,7 +17,6 @@ from boxwright.fsutil.tar import Entry, EntryType, TarWriter
 from boxwright.fsutil.whiteouts import PREFIX
 from boxwright.snapshots.diff import Change
 
-_SECOND_NS = 1_000_000_000
 _CAPABILITY = "security.capability"
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
 _TYPES = {
@@ -57,6 +56,7 @@ class _LayerWriter:
     def __init__(self, tar: TarWriter, root: Path, epoch_s: int | None) -> None:
         self._tar = tar
         self._root = os.fsencode(root) + b"/"
+        self._device = os.stat(root).st_dev
         self._epoch_s = epoch_s
         self._folders: set[bytes] = {b""}  # already in the archive; the root never is
         self._inodes: dict[int, bytes] = {}  # files with several links, by inode
@@ -75,32 +75,42 @@ class _LayerWriter:
             if changed:
                 self._folder(path, info)
             return
-        entry = self._entry(path, kind, info)
         links: list[bytes] = []
+        first: bytes | None = None
         if info.st_nlink > 1:
-            # an overlay's view may number the inode of a file differently than its layer
-            inode = os.lstat(self._root + path).st_ino
+            inode = self._inode(path, info)
             first = self._inodes.get(inode)
-            if first is not None:
-                entry.type, entry.linkname, entry.size = EntryType.HARD_LINK, first, 0
-            elif not changed:
+            if first is None and not changed:
                 self._waiting.setdefault(inode, []).append(path)
                 return
-            else:
+            if first is None:
                 self._inodes[inode] = path
                 links = self._waiting.pop(inode, [])
         elif not changed:
             return
         self._parents(path.rpartition(b"/")[0])
-        if entry.type == EntryType.FILE:
-            self._file(entry, path)
+        if first is not None:
+            self._link(path, kind, info, first)
+        elif kind == EntryType.FILE:
+            self._file(path, info)
         else:
-            self._tar.add_header(entry)
+            self._tar.add_header(self._entry(path, kind, info))
         for link in links:
             self._parents(link.rpartition(b"/")[0])
-            entry.name, entry.linkname = link, path
-            entry.type, entry.size = EntryType.HARD_LINK, 0
-            self._tar.add_header(entry)
+            self._link(link, kind, info, path)
+
+    def _inode(self, path: bytes, info: os.stat_result) -> int:
+        """Return which file it is; an overlay's view may number it differently than its layer."""
+        if info.st_dev == self._device:
+            return info.st_ino
+        return os.lstat(self._root + path).st_ino
+
+    def _link(self, path: bytes, kind: bytes, info: os.stat_result, target: bytes) -> None:
+        entry = self._entry(path, kind, info)
+        entry.type, entry.linkname, entry.size = EntryType.HARD_LINK, target, 0
+        if kind == EntryType.FILE:
+            self._add_capability(entry, self._root + path)
+        self._tar.add_header(entry)
 
     def _folder(self, path: bytes, info: os.stat_result) -> None:
         self._parents(path.rpartition(b"/")[0])
@@ -111,22 +121,32 @@ class _LayerWriter:
         if path not in self._folders:
             self._folder(path, os.stat(self._root + path))
 
-    def _file(self, entry: Entry, path: bytes) -> None:
+    def _file(self, path: bytes, info: os.stat_result) -> None:
         try:
             fd = os.open(self._root + path, _OPEN)
         except PermissionError:  # O_NOATIME is for the owner of the file only
             fd = os.open(self._root + path, _OPEN & ~os.O_NOATIME)
         try:
-            if _CAPABILITY in os.listxattr(fd):
-                entry.xattrs[_CAPABILITY] = os.getxattr(fd, _CAPABILITY)
-            self._tar.add_file(entry, fd)
+            if os.listxattr(fd):
+                entry = self._entry(path, EntryType.FILE, info)
+                self._add_capability(entry, fd)
+                self._tar.add_file(entry, fd)
+                return
+            mode, owner = info.st_mode & 0o7777, (info.st_uid, info.st_gid)
+            self._tar.add_plain_file(path, mode, owner, info.st_size, self._mtime(info), fd)
         finally:
             os.close(fd)
 
+    @staticmethod
+    def _add_capability(entry: Entry, file: int | bytes) -> None:
+        if _CAPABILITY in os.listxattr(file):
+            entry.xattrs[_CAPABILITY] = os.getxattr(file, _CAPABILITY)
+
+    def _mtime(self, info: os.stat_result) -> int:
+        mtime = int(info[stat.ST_MTIME])
+        return mtime if self._epoch_s is None else min(mtime, self._epoch_s)
+
     def _entry(self, name: bytes, kind: bytes, info: os.stat_result) -> Entry:
-        mtime = info.st_mtime_ns // _SECOND_NS
-        if self._epoch_s is not None and mtime > self._epoch_s:
-            mtime = self._epoch_s
         entry = Entry(
             name,
             kind,
@@ -134,7 +154,7 @@ class _LayerWriter:
             info.st_uid,
             info.st_gid,
             info.st_size if kind == EntryType.FILE else 0,
-            mtime,
+            self._mtime(info),
         )
         if kind == EntryType.SYMLINK:
             entry.linkname = os.readlink(self._root + name)

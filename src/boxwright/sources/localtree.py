@@ -388,7 +388,7 @@ class LocalTree:
         else:
             changed = self._changed_paths
         await to_worker(self._update_digests, tree, changed)
-        await hashes.seed(ref.id, tree)
+        hashes.seed(ref.id, tree)
 
     def _update_digests(self, tree: ContentTree, changed: Iterable[bytes]) -> None:
         for path in self._gone:

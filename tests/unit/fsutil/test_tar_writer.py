@@ -5,9 +5,12 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from boxwright.fsutil.tar import (
     Entry,
@@ -67,6 +70,42 @@ def test_archive_is_read_by_the_standard_library():
         assert third.pax_headers["SCHILY.xattr.user.a"] == "1"
         assert tar.extractfile(third).read() == b"x" * 513
         assert link.linkname == "t" * 150
+
+
+@settings(deadline=None)
+@given(
+    name=st.binary(min_size=1, max_size=110).filter(lambda name: b"\0" not in name),
+    mode=st.integers(0, 0o7777),
+    owner=st.tuples(st.integers(0, 0o10000000), st.integers(0, 0o10000000)),
+    size=st.sampled_from((0, 1, 511, 512, 4000, (1 << 20) - 1, (1 << 20) + 1)),
+    mtime=st.integers(-2, 1 << 34),
+)
+def test_plain_files_are_written_as_any_other(name, mode, owner, size, mtime):
+    entry = Entry(name, EntryType.FILE, mode, *owner, size=size, mtime=mtime)
+    expected, got = [], []
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x" * size)
+        for pieces, plain in ((expected, False), (got, True)):
+            file.seek(0)
+            tar = TarWriter(pieces.append)
+            for _ in range(2):
+                file.seek(0)
+                if plain:
+                    tar.add_plain_file(name, mode, owner, size, mtime, file.fileno())
+                else:
+                    tar.add_file(entry, file.fileno())
+            tar.close()
+    assert b"".join(got) == b"".join(expected)
+
+
+def test_a_plain_file_that_got_shorter_is_an_error():
+    with tempfile.TemporaryFile() as file, pytest.raises(FileChangedError):
+        TarWriter([].append).add_plain_file(b"f", 0o644, (0, 0), 5, 0, file.fileno())
+
+
+def test_checksums_of_headers_with_high_bytes_are_sums():
+    packed = pack_entry(Entry(b"x" * 155 + b"/" + b"\xff" * 100, linkname=b"~" * 100))[-512:]
+    assert int(packed[148:154], 8) == sum(packed[:148]) + 8 * 32 + sum(packed[156:])
 
 
 def test_empty_archive_is_two_zero_blocks():
