@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,12 @@ pytestmark = [pytest.mark.root, pytest.mark.peer("crun")]
 
 @contextlib.contextmanager
 def held_build(
-    cli: Cli, daemon: Daemon, context: Context, output: str, last: str = ""
+    cli: Cli,
+    daemon: Daemon,
+    context: Context,
+    output: str,
+    last: str = "",
+    more: Sequence[str] = (),
 ) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
     """Run a build whose second step waits until the connection is closed."""
     with socket.create_server(("127.0.0.1", 0)) as gate:
@@ -28,7 +33,7 @@ def held_build(
             f"RUN /bin/busybox nc 127.0.0.1 {port} > /second{last}\n"
         )
         argv = [PROGRAM, "--addr", daemon.address, "build", "--progress", "plain"]
-        argv += ["-o", output, str(context.path)]
+        argv += ["-o", output, *more, str(context.path)]
         env = {**os.environ, **cli.env}
         process = subprocess.Popen(
             argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -65,6 +70,22 @@ def test_a_layer_is_there_before_the_last_step_is_done(
     layers = Layout.unpack(archive).manifest["layers"]
     assert early <= {layer["digest"] for layer in layers}
     assert len(layers) == 3
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_layers_of_a_cache_are_there_before_the_last_step_is_done(
+    cli: Cli, daemon: Daemon, context: Context, state: Path, tmp_path: Path, mode: str
+) -> None:
+    """With the largest cache also those of a stage that is only copied from."""
+    last = "\nFROM scratch\nCOPY --from=1 /first /\n" if mode == "max" else ""
+    cache = ("--cache-to", f"type=local,dest={tmp_path}/cache,mode={mode}")
+    with held_build(cli, daemon, context, "type=cacheonly", last, cache) as (process, gate):
+        wait_until(lambda: layers_in(state), what="an early layer")
+        early = layers_in(state)
+        gate.close()
+        assert process.wait(TIMEOUT_S) == 0
+    written = {f"sha256:{path.name}" for path in (tmp_path / "cache/blobs/sha256").iterdir()}
+    assert early <= written
 
 
 def test_a_failed_build_leaves_nothing_running(

@@ -1,4 +1,4 @@
-"""Layers of an export, made while later steps of the build still run.
+"""Layers of an export, of an image or a cache, made while later steps of the build still run.
 
 When a build's frontend has said what the result will be, the steps whose trees become its layers
 are known, and so is the form in which the outputs want them. As soon as such a step is done, its
@@ -13,7 +13,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from boxwright.core.dataclass import dataclass
@@ -23,7 +23,9 @@ from boxwright.errors import BoxwrightError
 from boxwright.exporters.base import Exporter, ExportSource
 from boxwright.llb.graph import Edge
 from boxwright.ops.layerchain import layer_edges
+from boxwright.remotecache.attributes import CacheExport, Place
 from boxwright.snapshots.refs import ImmutableRef
+from boxwright.solver.exporter import ExportMode
 from boxwright.solver.types import Result
 from boxwright.store import Store
 
@@ -46,14 +48,20 @@ class EarlyLayers:
         store: where blobs go.
         slots: shared by all builds of an engine.
         exporters: the outputs of the build.
+        caches: its cache exports.
     """
 
     def __init__(
-        self, store: Store, slots: asyncio.Semaphore, exporters: Sequence[Exporter]
+        self,
+        store: Store,
+        slots: asyncio.Semaphore,
+        exporters: Sequence[Exporter],
+        caches: Sequence[CacheExport] = (),
     ) -> None:
         self._store = store
         self._slots = slots
         self._exporters = exporters
+        self._caches = [cache for cache in caches if cache.place is not Place.INLINE]
         # by digest and output: another build may have brought its own vertex for the same step
         self._forms: dict[tuple[Digest, int], list[LayerForm]] = {}
         self._orders: deque[_Order] = deque()
@@ -76,10 +84,20 @@ class EarlyLayers:
             for key, form in forms.items():
                 lazy = refs.get(key)
                 if lazy is not None:
-                    self._expect(lazy.edge, form)
+                    self._expect(layer_edges(lazy.edge), form)
+        if self._caches:
+            self._expect_caches([lazy.edge for lazy in refs.values() if lazy is not None])
 
-    def _expect(self, root: Edge, form: LayerForm) -> None:
-        for edge in layer_edges(root):
+    def _expect_caches(self, roots: Sequence[Edge]) -> None:
+        from boxwright.snapshots.layers import LayerForm
+
+        for cache in self._caches:
+            find = _step_edges if cache.mode is ExportMode.MAX else layer_edges
+            for root in roots:
+                self._expect(find(root), LayerForm(cache.compression))
+
+    def _expect(self, edges: Iterable[Edge], form: LayerForm) -> None:
+        for edge in edges:
             known = self._forms.setdefault((edge.vertex.digest, edge.index), [])
             if form not in known:
                 known.append(form)
@@ -137,3 +155,15 @@ class EarlyLayers:
     async def _drop(self) -> None:
         while self._orders:
             await self._orders.popleft().ref.release()
+
+
+def _step_edges(root: Edge) -> set[Edge]:
+    """Return ``root`` and all edges below it but sources: what a cache has results of."""
+    found: set[Edge] = set()
+    pending = [root]
+    while pending:
+        edge = pending.pop()
+        if edge not in found and edge.vertex.inputs:
+            found.add(edge)
+            pending += edge.vertex.inputs
+    return found

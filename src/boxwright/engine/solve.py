@@ -188,7 +188,7 @@ class SolveRun:
         cache_exports: list[CacheExport],
     ) -> dict[str, str]:
         parts = self._engine.parts
-        early = EarlyLayers(parts.store, parts.early_slots, exporters)
+        early = EarlyLayers(parts.store, parts.early_slots, exporters, cache_exports)
         result = await self._build.run_frontend(bridge)
         try:
             early.expect(result)
