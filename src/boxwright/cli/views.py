@@ -138,8 +138,8 @@ def worker_json(worker: WorkerRecord) -> dict[str, Any]:
         "platforms": [_platform_json(each) for each in worker.platforms],
         "gcPolicy": [
             {
-                "filter": list(rule.filters) or None,
                 "all": rule.all,
+                "filter": list(rule.filters) or None,
                 "keepDuration": rule.keepDuration,
                 "reservedSpace": rule.reservedSpace,
                 "maxUsedSpace": rule.maxUsedSpace,

@@ -152,9 +152,10 @@ class Client:
         return list((await self._transport.workers(request)).record)
 
     async def disk_usage(self, filters: Iterable[str] = ()) -> list[control_pb2.UsageRecord]:
-        """Return the records that take space."""
+        """Return the records that take space, the smallest first."""
         request = control_pb2.DiskUsageRequest(filter=filters)
-        return list((await self._transport.disk_usage(request)).record)
+        found = (await self._transport.disk_usage(request)).record
+        return sorted(found, key=lambda record: (record.Size, record.ID))
 
     def prune(self, request: control_pb2.PruneRequest) -> AsyncIterator[control_pb2.UsageRecord]:
         """Remove records and yield each."""
