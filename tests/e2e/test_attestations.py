@@ -92,6 +92,30 @@ def test_provenance_and_sbom_in_an_oci_archive(cli: Cli, project: Context, tmp_p
     assert set(layers) <= {f"{step['id']}:0" for step in steps}
 
 
+def test_what_steps_have_used(cli: Cli, context: Context, tmp_path: Path) -> None:
+    context.dockerfile("FROM base\nRUN dd if=/dev/zero of=/dev/null bs=1M count=200\n")
+    documents = []
+    for flags in ("mode=max,capture-usage=true", "mode=max"):
+        archive = tmp_path / f"{len(documents)}.tar"
+        attest = ("--attest", f"type=provenance,{flags}", "--no-cache")
+        cli.build(*attest, "-o", f"type=oci,dest={archive}", context.path).ok()
+        (statement,) = attached(Layout.unpack(archive))[1]
+        documents.append(statement["predicate"])
+    with_usage, without = documents
+    steps = with_usage["buildDefinition"]["internalParameters"]["buildConfig"]["llbDefinition"]
+    (used,) = [step["resourceUsage"] for step in steps if "resourceUsage" in step]
+    (sample,) = used["samples"]
+    assert sample["cpuStat"]["usageNanos"] > 1_000_000
+    assert sample["memoryStat"]["peak"] > 1 << 20
+    first, last = with_usage["runDetails"]["metadata"]["buildkit_metadata"]["sysUsage"]
+    assert first["timestamp"] < last["timestamp"]
+    assert first["cpuStat"]["user"] <= last["cpuStat"]["user"]
+    assert first["memoryStat"]["total"] == last["memoryStat"]["total"] > 0
+    text = json.dumps(without)
+    assert "resourceUsage" not in text
+    assert "sysUsage" not in text
+
+
 def test_plain_manifests_version_02_and_inline_only(
     cli: Cli, project: Context, tmp_path: Path
 ) -> None:

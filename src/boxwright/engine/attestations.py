@@ -14,6 +14,7 @@ from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
 from boxwright.dockerfile.bridge import OciStore, ResolvedImage
+from boxwright.engine import systemusage
 from boxwright.engine.bridge import BuildBridge, SolveSpec
 from boxwright.engine.predicate import Invocation, Predicate, ProvenanceOptions
 from boxwright.engine.provenance import Provenance
@@ -87,6 +88,7 @@ class Documents:
         started_ns: When the build began, since the epoch.
         clock: Tells when the first document was asked for: the build's end.
         builder_facts: What each document says of this builder.
+        samples: What the machine was doing so far; none if no document tells it.
     """
 
     def __init__(
@@ -96,7 +98,9 @@ class Documents:
         started_ns: int,
         clock: Clock,
         builder_facts: Mapping[str, Any] | None = None,
+        samples: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        self._samples = samples
         self._builder_facts = builder_facts or {}
         self._provenance = provenance
         self._job = job
@@ -154,7 +158,7 @@ class Documents:
             builder_id: Who builds.
         """
         refs = {"": result.ref} if result.refs is None else result.refs
-        options = ProvenanceOptions(builder_id=builder_id)
+        options = ProvenanceOptions(builder_id=builder_id, with_usage=True)
         found = {}
         for key, ref in refs.items():
             make = self.maker(result, key, ref, options) if ref is not None else None
@@ -169,6 +173,9 @@ class Documents:
         run = Invocation(self._id, self._started_ns, self._finished_ns)
         if options.with_steps:
             predicate.add_layers(await known_layers(await ref.result()))
+            if self._samples:
+                now = await to_worker(systemusage.sample, self._finished_ns)
+                predicate.add_machine([*self._samples, now])
         document = predicate.to_json(options.version, run)
         return await to_worker(partial(gojson.encode, document, indent=2))
 

@@ -20,6 +20,7 @@ from boxwright.engine.provenance import Capture, commit_digest, redact, request_
 from boxwright.errors import InvalidInputError
 from boxwright.exporters.attestation import PREDICATE_SLSA_02, PREDICATE_SLSA_1
 from boxwright.oci.purl import image_url
+from boxwright.ops.execop import StepUsage
 from boxwright.sources.bloblocator import LAYOUT_SCHEME, BlobLocator
 from boxwright.wire.pb import ops_pb2 as pb
 
@@ -59,6 +60,7 @@ class ProvenanceOptions:
         reproducible: What the document claims.
         inline_only: Only for outputs that always carry attestations.
         complete: Fail if something that was used can't be named.
+        with_usage: What steps and machine were doing, too; of use with steps only.
     """
 
     version: str = "v1"
@@ -68,6 +70,7 @@ class ProvenanceOptions:
     reproducible: bool = False
     inline_only: bool = False
     complete: bool = False
+    with_usage: bool = False
 
     @classmethod
     def parse(cls, attributes: Mapping[str, str]) -> ProvenanceOptions:
@@ -92,6 +95,7 @@ class ProvenanceOptions:
             _flag(attributes, "reproducible"),
             attributes.get("inline-only", "") in _TRUE,
             _flag(attributes, "complete-materials"),
+            attributes.get("capture-usage", "") in _TRUE,
         )
 
     @property
@@ -165,7 +169,7 @@ class Predicate:
             notes=notes,
         )
         if options.with_steps:
-            predicate._add_steps(definition)
+            predicate._add_steps(definition, found.usage if options.with_usage else {})
         else:
             request, scrubbed = _scrub(predicate.request)
             predicate.request = request
@@ -173,9 +177,12 @@ class Predicate:
         predicate.request["compatibilityVersion"] = _COMPATIBILITY_VERSION
         return predicate
 
-    def _add_steps(self, definition: pb.Definition) -> None:
+    def _add_steps(self, definition: pb.Definition, usage: Mapping[str, StepUsage]) -> None:
         made = build_steps(definition)
         self.numbers = made.numbers
+        for digest, used in usage.items():
+            if digest in made.numbers:
+                made.steps[made.numbers[digest]]["resourceUsage"] = _usage(used)
         self.build_config = {"llbDefinition": made.steps, "digestMapping": made.mapping()}
         source = definition.Source
         if not source.infos:
@@ -208,6 +215,10 @@ class Predicate:
         }
         if found:
             self.notes["layers"] = dict(sorted(found.items()))
+
+    def add_machine(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Add what the machine was doing at some moments of the build."""
+        self.notes["sysUsage"] = list(samples)
 
     def to_json(self, version: str, run: Invocation) -> dict[str, Any]:
         """Return the document in the version that was asked for."""
@@ -283,6 +294,16 @@ class Predicate:
 def _platform() -> str:
     host = Platform.host()
     return "/".join(part for part in (host.os, host.architecture, host.variant) if part)
+
+
+def _usage(used: StepUsage) -> dict[str, Any]:
+    """Return what a step has used as the last of BuildKit's samples of its control group."""
+    found: dict[str, Any] = {"timestamp": time_text(used.ended_ns)}
+    if used.cpu_usec:
+        found["cpuStat"] = {"usageNanos": used.cpu_usec * 1000}
+    if used.memory_peak_bytes:
+        found["memoryStat"] = {"peak": used.memory_peak_bytes}
+    return {"samples": [found]}
 
 
 def _without_empty(value: Mapping[str, Any]) -> dict[str, Any]:

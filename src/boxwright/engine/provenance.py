@@ -21,6 +21,7 @@ from boxwright.errors import InvalidInputError
 from boxwright.llb.build_giturl import parse_git_ref
 from boxwright.llb.graph import Vertex
 from boxwright.oci.platforms import parse_platforms
+from boxwright.ops.execop import ExecOp, StepUsage
 from boxwright.ops.graphops import SourceOp
 from boxwright.solver.jobs import Job
 from boxwright.sources.bloblocator import BLOB_SCHEMES, LAYOUT_SCHEME
@@ -84,6 +85,7 @@ class Capture:
         secrets: Whether they are optional, by id; likewise ``ssh``.
         network: A step could reach the network.
         incomplete: Something was used that can't be named.
+        usage: What the commands that ran have used, by vertex digest.
         request: The request that led here, as in the document.
     """
 
@@ -97,6 +99,7 @@ class Capture:
     ssh: dict[str, bool] = field(default_factory=dict)
     network: bool = False
     incomplete: bool = False
+    usage: dict[str, StepUsage] = field(default_factory=dict)
     request: dict[str, Any] = field(default_factory=dict)
 
     def add_image(self, image: ImageMaterial) -> None:
@@ -128,6 +131,7 @@ class Capture:
         self.local |= other.local
         self.network |= other.network
         self.incomplete |= other.incomplete
+        self.usage |= other.usage
 
     def finish(self) -> None:
         """Sort, and drop images named by digest that are there by tag, too."""
@@ -155,6 +159,8 @@ class Capture:
                 self._add_source(vertex.op.source, vertex.platform, pin)
             case "exec":
                 self._add_exec(vertex.op.exec)
+                if isinstance(op, ExecOp) and op.usage is not None:
+                    self.usage[vertex.digest] = op.usage
             case "build":
                 self.incomplete = True
 

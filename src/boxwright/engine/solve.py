@@ -8,12 +8,13 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from sqlite3 import Cursor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from boxwright.core import onbehalf
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
+from boxwright.engine import systemusage
 from boxwright.engine.attestations import Documents, Wanted, add_sbom, exported
 from boxwright.engine.bridge import BuildBridge, SolveSpec, as_run
 from boxwright.engine.build import Build, evaluate, snapshots_of
@@ -77,6 +78,7 @@ class SolveRun:
         self._warnings: list[str] = []
         self._cache_reports: list[explain_pb2.ExportState] = []
         self._wanted = Wanted()
+        self._samples: list[dict[str, Any]] = []
         self._record: control_pb2.BuildHistoryRecord | None = None
         self._documents: Documents | None = None
         self._kept: dict[Digest, bytes] = {}
@@ -101,6 +103,7 @@ class SolveRun:
         rules = rules_of([request.SourcePolicy] if request.HasField("SourcePolicy") else [])
         entitled = granted(request.Entitlements, engine.settings.config.insecure_entitlements)
         self._wanted = Wanted.of(request.FrontendAttrs)
+        await self._sample()
         scope = RequestScope(
             root=as_run(
                 SolveSpec(
@@ -147,6 +150,12 @@ class SolveRun:
                 asyncio.ensure_future(self._end(bridge, record, response, failure))
             )
         return control_pb2.SolveResponse(ExporterResponse=response)
+
+    async def _sample(self) -> None:
+        """Note what the machine is doing at the beginning, for documents that tell it."""
+        wanted = self._wanted.provenance
+        if wanted is not None and wanted.with_usage and wanted.with_steps:
+            self._samples.append(await to_worker(systemusage.sample, self._started_ns))
 
     def _new_job(self) -> Job:
         return self._engine.parts.solver.new_job(
@@ -240,6 +249,7 @@ class SolveRun:
             self._started_ns,
             self._engine.clock,
             self._engine.builder_facts,
+            self._samples,
         )
         if self._wanted.sbom is not None:
             options = self._request.FrontendAttrs

@@ -6,9 +6,11 @@ import contextlib
 import ipaddress
 import logging
 import secrets
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.platform import Platform
 from boxwright.errors import BoxwrightError
 from boxwright.executor.errors import ExecFailedError, OutOfMemoryError, go_quote
@@ -42,6 +44,21 @@ _YIELDED = b"[the disk is low: this step made room for others and runs again]\n"
 _PROXY_NAMES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
 
+@dataclass(frozen=True, slots=True)
+class StepUsage:
+    """What a command has used up to its end (0: not measured).
+
+    Attributes:
+        ended_ns: Since the epoch.
+        cpu_usec: Of all its processes.
+        memory_peak_bytes: Of all together.
+    """
+
+    ended_ns: int
+    cpu_usec: int
+    memory_peak_bytes: int
+
+
 class ExecOp:
     """One command vertex (:class:`boxwright.solver.types.Op`)."""
 
@@ -61,6 +78,7 @@ class ExecOp:
         self._world = world
         self._sessions = sessions
         self._slots = slots
+        self.usage: StepUsage | None = None
 
     async def cache_map(self, _ctx: JobContext, _index: int) -> tuple[CacheMap, bool]:
         """Return the key; see :mod:`boxwright.ops.cachemap`."""
@@ -110,6 +128,9 @@ class ExecOp:
                         stdout=lambda data: ctx.progress.log(_STDOUT, data),
                         stderr=lambda data: ctx.progress.log(_STDERR, data),
                         attached=Attached(is_stoppable=True),
+                    )
+                    self.usage = StepUsage(
+                        time.time_ns(), status.cpu_usec, status.memory_peak_bytes
                     )
                 except ExecFailedError as error:
                     if isinstance(error, OutOfMemoryError):

@@ -115,7 +115,7 @@ def _create_v2(group: str, memory_bytes: int) -> None:
 
 
 def usage(group: str) -> dict[str, int]:
-    """Return ``peak`` (bytes), ``oom_kills`` and ``limit`` (bytes, 0: none) of ``group``.
+    """Return ``peak`` and ``limit`` (bytes, 0: none), ``oom_kills`` and ``cpu_usec`` of ``group``.
 
     On v1 the kernel counts a kill in the group of the victim, which is gone by now; a limit that
     was hit together with SIGKILL is the sign there, so ``oom_kills`` is 1 when the limit was hit.
@@ -136,6 +136,7 @@ def usage(group: str) -> dict[str, int]:
         "peak": _number(f"{path}/memory.max_usage_in_bytes"),
         "oom_kills": int(hit),
         "limit": 0 if unlimited else limit,
+        "cpu_usec": _number(f"{ROOT}/cpuacct{group}/cpuacct.usage") // 1000,
     }
 
 

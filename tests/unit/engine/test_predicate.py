@@ -9,6 +9,7 @@ import pytest
 
 from boxwright._version import DOCKERFILE_VERSION
 from boxwright.core import gojson
+from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.engine.llbjson import build_steps, to_json
 from boxwright.engine.predicate import (
@@ -27,6 +28,7 @@ from boxwright.engine.provenance import (
 )
 from boxwright.errors import InvalidInputError
 from boxwright.llb.source_op import image, local
+from boxwright.ops.execop import StepUsage
 from boxwright.wire.pb import ops_pb2 as pb
 
 DIGEST = "sha256:" + "a" * 64
@@ -254,3 +256,31 @@ def test_the_builder_says_what_it_is(version: str) -> None:
     assert (known["zone"], known["numbers"]) == ("a", [1])
     assert "dockerfileVersion" not in told(Capture(request={"frontend": "gateway.v0"}))
     assert "dockerfileVersion" not in told(Capture())
+
+
+def test_what_steps_have_used_is_told_if_asked_for() -> None:
+    definition = image("docker.io/library/alpine:3").run(["true"]).root.marshal()
+    digest = str(Digest.of(getattr(definition, "def")[1]))
+    found = captured()
+    found.usage[digest] = StepUsage(1_600_000_000_000_000_000, 250, 4096)
+    found.usage["sha256:other"] = StepUsage(1, 1, 1)
+
+    def steps(**attributes: str) -> list[dict[str, Any]]:
+        options = ProvenanceOptions.parse(attributes)
+        made = Predicate.make(found, options, definition).to_json("v1", RUN)
+        config = made["buildDefinition"]["internalParameters"].get("buildConfig") or {}
+        return [each for each in config.get("llbDefinition", ()) if "resourceUsage" in each]
+
+    (told,) = steps(**{"capture-usage": "true"})
+    assert "exec" in json.dumps(told["op"])
+    assert told["resourceUsage"] == {
+        "samples": [
+            {
+                "timestamp": "2020-09-13T12:26:40Z",
+                "cpuStat": {"usageNanos": 250_000},
+                "memoryStat": {"peak": 4096},
+            }
+        ]
+    }
+    assert steps() == []
+    assert steps(mode="min", **{"capture-usage": "true"}) == []
