@@ -125,6 +125,9 @@ def test_context_from_git(build: Build, site: Site, tmp_path: Path) -> None:
     repository.commit({"file": "two\n"})
     build(*local(tmp_path / "moved"), remote).ok()
     assert (tmp_path / "moved/file").read_text() == "two\n"
+    failed = build(*local(tmp_path / "none"), f"{remote}#missing")
+    assert failed.status != 0
+    assert "repository does not contain ref missing" in failed.text
 
 
 def test_context_from_the_web(build: Build, site: Site, tmp_path: Path) -> None:

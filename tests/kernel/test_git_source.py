@@ -7,6 +7,8 @@ import base64
 import contextlib
 import os
 import shutil
+import signal
+import socket
 import stat
 import sys
 from collections.abc import AsyncIterator
@@ -15,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -214,6 +217,73 @@ def test_submodules(tmp_path: Path) -> None:
         assert (await bench.key(without)).endswith("(skip-submodules)")
 
     run(tmp_path, use)
+
+
+def test_a_server_of_plain_files(tmp_path: Path) -> None:
+    """Such a server can't leave history out, for the repository and its submodules alike."""
+
+    async def use(bench: Bench) -> None:
+        inner = Repository(bench.server.folder / "inner")
+        inner.commit({"in": "inner\n"})
+        app = web.Application()
+        app.router.add_static("/", bench.server.folder)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        inner.git("update-server-info")
+        repository = bench.repository
+        modules = f'[submodule "m"]\n path = m\n url = {url}/inner/.git\n'
+        repository.commit({".gitmodules": modules})
+        entry = f"160000,{inner.git('rev-parse', 'HEAD')},m"
+        repository.git("update-index", "--add", "--cacheinfo", entry)
+        repository.git("commit", "--quiet", "-m", "with a submodule")
+        repository.git("update-server-info")
+        found = await bench.files(bench.source(fullurl=f"{url}/app/.git"))
+        assert (found["file"], found["m/in"]) == ("one\n", "inner\n")
+        await runner.cleanup()
+
+    run(tmp_path, use)
+
+
+def test_gits_own_server(tmp_path: Path) -> None:
+    async def use(bench: Bench) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        argv = ["daemon", "--export-all", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}"]
+        folder = bench.server.folder
+        daemon = await asyncio.create_subprocess_exec(
+            *("git", *argv, f"--base-path={folder}", str(folder)),
+            start_new_session=True,
+        )
+        try:
+            await reachable(port)
+            remote = f"git://127.0.0.1:{port}/app/.git"
+            commit = bench.repository.git("rev-parse", "HEAD")
+            for ref in ("", "trunk", commit):
+                source = bench.source(ref, fullurl=remote)
+                assert (await source.cache_key(bench.context, 0)).pin == commit
+            assert (await bench.files(bench.source("trunk", fullurl=remote)))["file"] == "one\n"
+            missing = await bench.failure(bench.source(fullurl=f"{remote}-none"))
+            assert missing.code in {Code.SOURCE_NOT_FOUND, Code.PERMISSION, Code.UNAVAILABLE}
+        finally:
+            os.killpg(daemon.pid, signal.SIGKILL)
+            await daemon.wait()
+
+    run(tmp_path, use)
+
+
+async def reachable(port: int) -> None:
+    """Wait until somebody listens."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
 
 
 def test_a_submodule_can_not_be_a_folder_of_this_machine(tmp_path: Path) -> None:

@@ -474,8 +474,9 @@ async def _first_of(ref: FrontendRef | None, names: Sequence[str]) -> bytes | No
             return None
         try:
             return await ref.read_file(name)
-        except NotFoundError:
-            continue
+        except NotFoundError as exc:
+            if exc.vertex:
+                raise  # of a step that was to make the folder, such as a branch that is not there
     return None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from boxwright.core.dataclass import dataclass
 from boxwright.core.workers import to_worker
 from boxwright.linux.files import openat2_beneath
-from boxwright.sources.git_errors import GitChecksumError, GitSubdirError
+from boxwright.sources.git_errors import GitChecksumError, GitError, GitSubdirError
 from boxwright.sources.git_remote import GitAttributes, GitResolution, bundle_ref
 from boxwright.sources.git_repository import OWN_REFS
 from boxwright.sources.git_run import Git
@@ -91,14 +91,22 @@ class Checkout:
         await git.run("remote", "add", "origin", wanted.remote)
         await git.run("checkout", "--quiet", "--detach", "--force", commit, what=what)
         if not wanted.skip_submodules and await to_worker(os.path.lexists, tree / ".gitmodules"):
-            await git.run(
-                *("submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"),
-                what=f"failed to update submodules for {wanted.remote}",
-            )
+            await self._update_submodules(git)
         time_s: int | None = None
         if wanted.mtime == "commit":
             time_s = await self._commit_time(git, commit)
         await to_worker(self._arrange, tree, keeps_repository, time_s)
+
+    async def _update_submodules(self, git: Git) -> None:
+        """Check out submodules, without history where their servers can do that."""
+        update = ("submodule", "--quiet", "update", "--init", "--recursive")
+        what = f"failed to update submodules for {self.wanted.remote}"
+        try:
+            await git.run(*update, "--depth=1", what=what)
+        except GitError as exc:
+            if "shallow" not in exc.stderr:
+                raise
+            await git.run(*update, what=what)
 
     async def _own_repository(self, tree: Path, what: str) -> Git:
         """Make a repository that stays with the tree; its one ref has its natural name."""

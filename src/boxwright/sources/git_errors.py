@@ -65,7 +65,10 @@ class GitRefNotFoundError(NotFoundError):
     code = Code.SOURCE_NOT_FOUND
 
     def __init__(self, remote: str, ref: str, *, detail: str = "") -> None:
-        super().__init__(f"repository {remote} does not contain ref {ref}", detail=detail)
+        super().__init__(
+            f"repository does not contain ref {ref}",
+            detail=f"{remote}: {detail}" if detail else remote,
+        )
         self.remote = remote
         self.ref = ref
 

@@ -172,11 +172,7 @@ class _Fetch:
                 .run("bundle", "unbundle", str(path), what=f"failed to read {shown}")
             )
         if not await self._has(bare):
-            raise GitRefNotFoundError(
-                shown,
-                self.found.object_id,
-                detail=f"commit {self.found.object_id} not found in {shown}",
-            )
+            raise GitRefNotFoundError(shown, self.found.object_id)
 
     @property
     def _what(self) -> str:
