@@ -16,6 +16,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 
 from boxwright.core.dataclass import dataclass, field
 from boxwright.executor import rootpath
@@ -23,7 +24,7 @@ from boxwright.fsutil.patterns import ParentMatches, PatternMatcher
 from boxwright.ops.errors import FileOpError, from_os_error, inside
 from boxwright.ops.filemode import ModeChange
 from boxwright.ops.layerview import LayerView, is_whiteout
-from boxwright.snapshots.linkcopy import Attributes, LinkCopier
+from boxwright.snapshots.linkcopy import Attributes, FolderPair, LinkCopier
 
 _DEFAULT_DIR_MODE = 0o755
 
@@ -376,26 +377,48 @@ class TreeCopier:
         own = own or self.source.own_path(source, is_dir=True)
         folder = own or self._source_path(source)
         os.mkdir(target, 0o700)
-        with os.scandir(folder) as entries:
+        with os.scandir(folder) as found:
+            entries = list(found)
+        # Trees may be deeper than the number of files that we may have open: none is open below.
+        below: list[tuple[os.DirEntry[str], str, _Matches]] = []
+        with ExitStack() as stack:
+            folders = self._folder_pair(stack, own, target) if own else None
             for entry in entries:
-                child, below = _join(source, entry.name), matches
+                path, within = "", matches
                 if self._exclude is not None:
                     path = f"{inner}/{entry.name}" if inner else entry.name
-                    wanted, _, below = self._match(path, matches)
+                    wanted, _, within = self._match(path, matches)
                     if not wanted:
                         continue
-                else:
-                    path = ""
-                place = _join(target, entry.name)
                 if entry.is_dir(follow_symlinks=False):
-                    self._copy_fresh(child, path, place, below, own=entry.path if own else None)
-                    continue
-                info = entry.stat(follow_symlinks=False)
-                if own and is_whiteout(info):
-                    continue
-                taken = entry.path if own else self.source.own_path(child, is_dir=False)
-                self._copy_file(taken or entry.path, place, info)
+                    below.append((entry, path, within))
+                else:
+                    self._copy_fresh_file(entry, source, target, folders)
+        for entry, path, within in below:
+            child, place = _join(source, entry.name), _join(target, entry.name)
+            self._copy_fresh(child, path, place, within, own=entry.path if own else None)
         self._copy_attributes(folder, target)
+
+    def _copy_fresh_file(
+        self, entry: os.DirEntry[str], source: str, target: str, folders: FolderPair | None
+    ) -> None:
+        info = entry.stat(follow_symlinks=False)
+        if folders is None:
+            path = self.source.own_path(_join(source, entry.name), is_dir=False) or entry.path
+            self._copy_file(path, _join(target, entry.name), info)
+        elif self._fixed is not None and stat.S_ISREG(info.st_mode):
+            self.linker.copy_file(entry.name, info, folders, self._fixed)
+        elif not is_whiteout(info):
+            self._copy_file(entry.path, _join(target, entry.name), info)
+
+    def _folder_pair(self, stack: ExitStack, source: str, target: str) -> FolderPair:
+        """Open two folders until the end of ``stack``."""
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        source_fd = os.open(source, flags)
+        stack.callback(os.close, source_fd)
+        target_fd = os.open(target, flags)
+        stack.callback(os.close, target_fd)
+        return FolderPair(source, target, source_fd, target_fd, self.source.layer_of(source))
 
 
 def make_dirs(

@@ -45,6 +45,25 @@ class Attributes:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class FolderPair:
+    """A folder of a sealed snapshot and the folder that its entries are copied to, both open.
+
+    Attributes:
+        source: Path of the first.
+        target: Path of the second.
+        source_fd: Descriptor of the first.
+        target_fd: Descriptor of the second.
+        layer: As in :meth:`LinkCopier.copy`.
+    """
+
+    source: str
+    target: str
+    source_fd: int
+    target_fd: int
+    layer: int | None
+
+
 AnyPath = str | bytes | os.PathLike[str]
 
 KEEP = Attributes()
@@ -114,6 +133,46 @@ class LinkCopier:
             self.linked += 1
             return
         self._copy(here, there, info, want)
+
+    def copy_file(
+        self, name: str, info: os.stat_result, folders: FolderPair, want: Attributes
+    ) -> None:
+        """Copy a regular file of one folder to another; as :meth:`copy`, at less cost.
+
+        Args:
+            name: Of the file, in both.
+            info: Its status.
+            folders: Where from and where to.
+            want: What is to differ.
+
+        Raises:
+            OSError: reading or writing failed.
+        """
+        key = (info.st_dev, info.st_ino)
+        has_twin = info.st_nlink > 1 and self._preserve and (*key, folders.layer) in self._made
+        if has_twin or key in self._linked or not (self._sealed and want.equal_to(info)):
+            here, there = f"{folders.source}/{name}", f"{folders.target}/{name}"
+            self.copy(here, there, want, info, layer=folders.layer)
+            return
+        try:
+            os.link(
+                name,
+                name,
+                src_dir_fd=folders.source_fd,
+                dst_dir_fd=folders.target_fd,
+                follow_symlinks=False,
+            )
+        except OSError as error:
+            here, there = f"{folders.source}/{name}", f"{folders.target}/{name}"
+            if error.errno not in _NO_LINK:
+                raise OSError(error.errno, error.strerror, here, None, there) from error
+            self.copy(here, there, want, info, layer=folders.layer)
+            return
+        self._linked.add(key)
+        self.linked += 1
+        if info.st_nlink > 1 and self._preserve:
+            there = f"{folders.target}/{name}"
+            self._made[(*key, folders.layer)] = os.fsencode(there)
 
     def copy_tree(
         self,
