@@ -21,6 +21,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -32,6 +34,30 @@ PUSH_BYTES = 120_000_000
 PULL_FILES = 9_000
 
 
+@dataclass
+class Figures:
+    """What one thing took, by name of who did it: seconds of wall time, and of CPU time."""
+
+    wall: dict[str, list[float]] = field(default_factory=dict)
+    cpu: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, daemon: Daemon, run: Callable[[], float]) -> None:
+        """Run once and note what it took."""
+        before = daemon.cpu_s()
+        self.wall.setdefault(daemon.name, []).append(run())
+        self.cpu.setdefault(daemon.name, []).append(daemon.cpu_s() - before)
+
+    def report(self, name: str, mark: float) -> None:
+        """Print medians and their ratio."""
+        ours, theirs = (statistics.median(self.wall[key]) for key in ("ours", "theirs"))
+        verdict = "ok" if ours / theirs <= mark else "over"
+        line = f"{name:<38}{ours:>9.3f}{theirs:>9.3f}{ours / theirs:>8.2f}  mark {mark:.2f}  {verdict}"
+        if self.cpu:
+            spent = (statistics.median(self.cpu[key]) for key in ("ours", "theirs"))
+            line += "  cpu " + "/".join(f"{each:.2f}" for each in spent)
+        print(line, flush=True)
+
+
 def build(options: argparse.Namespace, daemon: Daemon, context: Path, *more: str) -> float:
     """Run one build; return its wall time in seconds."""
     argv = [options.buildctl, "--addr", daemon.address, "build", "--frontend", "dockerfile.v0"]
@@ -39,30 +65,33 @@ def build(options: argparse.Namespace, daemon: Daemon, context: Path, *more: str
     return run([*argv, *more])
 
 
-def report(name: str, times: dict[str, list[float]], mark: float) -> None:
-    """Print medians and their ratio."""
-    ours, theirs = (statistics.median(times[key]) for key in ("ours", "theirs"))
-    verdict = "ok" if ours / theirs <= mark else "over"
-    print(f"{name:<38}{ours:>9.3f}{theirs:>9.3f}{ours / theirs:>8.2f}  mark {mark:.2f}  {verdict}")
+def half_compressible(size: int) -> bytes:
+    """Return bytes that nobody has seen: half of them random, half words."""
+    words = [os.urandom(8).hex().encode() for _ in range(400)]
+    text = b" ".join(random.choices(words, k=size // 34))
+    parts = []
+    for at in range(0, size // 2, 15_000):
+        parts += [os.urandom(15_000), text[at : at + 15_000]]
+    return b"".join(parts)[:size]
 
 
 def pushes(options: argparse.Namespace, daemons: list[Daemon], host: str, work: Path) -> None:
     """Push a layer of 120 MB that the registry lacks, then the same image again."""
-    new: dict[str, list[float]] = {d.name: [] for d in daemons}
-    again: dict[str, list[float]] = {d.name: [] for d in daemons}
+    new, again = Figures(), Figures()
     context = work / "push"
     context.mkdir()
     (context / "Dockerfile").write_text("FROM scratch\nCOPY data /data\n")
     for number in range(options.runs):
         for daemon in daemons if number % 2 == 0 else daemons[::-1]:
-            (context / "data").write_bytes(os.urandom(PUSH_BYTES))
+            (context / "data").write_bytes(half_compressible(PUSH_BYTES))
             build(options, daemon, context)  # the context is there, its layer is not made
             name = f"{host}/push-{daemon.name}:{uuid.uuid4().hex}"
             output = f"type=image,name={name},push=true,registry.insecure=true"
-            new[daemon.name].append(build(options, daemon, context, "--output", output))
-            again[daemon.name].append(build(options, daemon, context, "--output", output))
-    report("push of a new 120 MB layer", new, 0.4)
-    report("the same image again", again, 1.0)
+            push = partial(build, options, daemon, context, "--output", output)
+            new.add(daemon, push)
+            again.add(daemon, push)
+    new.report("push of a new 120 MB layer", 0.4)
+    again.report("the same image again", 1.0)
 
 
 def pulls(options: argparse.Namespace, daemons: list[Daemon], host: str, work: Path) -> None:
@@ -82,12 +111,12 @@ def pulls(options: argparse.Namespace, daemons: list[Daemon], host: str, work: P
     user.mkdir()
     (user / "f").write_text("1")
     (user / "Dockerfile").write_text(f"FROM {name}\nCOPY f /data/f\n")
-    times: dict[str, list[float]] = {d.name: [] for d in daemons}
+    figures = Figures()
     for number in range(options.runs):
         for daemon in daemons if number % 2 == 0 else daemons[::-1]:
             run([options.buildctl, "--addr", daemon.address, "prune", "--all"])
-            times[daemon.name].append(build(options, daemon, user))
-    report("pull and unpack of 300 MB", times, 0.6)
+            figures.add(daemon, partial(build, options, daemon, user))
+    figures.report("pull and unpack of 300 MB", 0.6)
 
 
 @contextlib.contextmanager
@@ -163,13 +192,13 @@ def serving(options: argparse.Namespace, work: Path) -> None:
             "ours": f"http://{ours}/v2/big/blobs/sha256:{blob.name}",
             "theirs": f"http://{theirs}/{blob.name}",
         }
-        times: dict[str, list[float]] = {name: [] for name in addresses}
+        figures = Figures(wall={name: [] for name in addresses})
         for number in range(options.runs * 3):
             order = list(addresses) if number % 2 == 0 else list(addresses)[::-1]
             for name in order:
                 argv = ["curl", "-sf", "-o", "/dev/null", addresses[name]]
-                times[name].append(run(argv))
-        report("a blob of 300 MB (theirs: nginx)", times, 1.25)
+                figures.wall[name].append(run(argv))
+        figures.report("a blob of 300 MB (theirs: nginx)", 1.25)
 
 
 def main() -> None:

@@ -29,7 +29,14 @@ from daemons import Daemon, our_argv, registry, running, their_argv, wait_until_
 from scenarios import SCENARIOS, Scenario, many_records
 
 
-def build(options: argparse.Namespace, daemon: Daemon, context: Path, scenario: Scenario) -> float:
+def build(
+    options: argparse.Namespace,
+    daemon: Daemon,
+    context: Path,
+    scenario: Scenario,
+    *,
+    has_output: bool = True,
+) -> float:
     """Run the builds of one measurement at once; return their wall time in seconds."""
     commands = []
     for number in range(scenario.clients):
@@ -39,7 +46,7 @@ def build(options: argparse.Namespace, daemon: Daemon, context: Path, scenario: 
         argv += ["--local", f"context={context}", "--local", f"dockerfile={context}"]
         if scenario.fresh:
             argv += ["--opt", f"build-arg:NONCE={nonce}"]
-        if scenario.output:
+        if scenario.output and has_output:
             dest = Path(options.work) / f"out-{number}.tar"
             output = scenario.output.format(dest=dest, registry=options.registry, nonce=nonce)
             argv += ["--output", output]
@@ -96,6 +103,8 @@ def measure(options: argparse.Namespace, daemons: list[Daemon], scenario: Scenar
                 if scenario.new_context:
                     # buildctl names all folders by one key: the last one would be the base.
                     prune(options, daemon)
+                if scenario.only_output:
+                    build(options, daemon, context, scenario, has_output=False)
                 before = daemon.cpu_s()
                 times[daemon.name].append(build(options, daemon, context, scenario))
                 cpu[daemon.name].append(daemon.cpu_s() - before)

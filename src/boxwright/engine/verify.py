@@ -108,7 +108,8 @@ def _lost(ref: Reference, asked: Reference, kind: str, item: Descriptor) -> Push
         return PushVerificationError(
             f"{asked.host} does not have a {kind} that was pushed to {ref.host}",
             detail=facts,
-            hint="pullers ask another registry than the one that was pushed to: make them one",
+            hint="pullers ask another registry than the one that was pushed to: make them one, or "
+            "correct pullHosts under [boxwright] in the configuration",
         )
     return PushVerificationError(
         f"registry {asked.host} lost a {kind} that was pushed",

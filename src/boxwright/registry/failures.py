@@ -213,6 +213,7 @@ def is_https_complaint(body: bytes) -> bool:
 def _error_codes(body: bytes) -> str:
     try:
         errors = json.loads(body)["errors"]
-        return "; ".join(f"{e.get('code', '')}: {e.get('message', '')}" for e in errors)[:500]
+        found = (f"{e.get('code', '')}: {e.get('message', '')}".strip(": ") for e in errors)
+        return "; ".join(found)[:500]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ""
