@@ -121,7 +121,7 @@ class ExecOp:
                 prepared = await planner.prepare(op.mounts, op.meta.cwd)
                 process = await self._process(prepared, sessions)
                 try:
-                    await self._executor.run(
+                    status = await self._executor.run(
                         run_id,
                         prepared.root,
                         process,
