@@ -253,13 +253,8 @@ class Engine:
             max_used_space=request.maxUsedSpace,
             min_free_space=request.minFreeSpace,
         )
-        removed: list[str] = []
-        try:
-            async for record in self.usage.prune(policy):
-                removed.append(record.id)
-                yield to_message(record)
-        finally:
-            await to_worker(self.parts.cache.release, removed)
+        async for record in self.usage.prune(policy):
+            yield to_message(record)
 
     def listen_history(
         self, request: control_pb2.BuildHistoryRequest
@@ -298,13 +293,10 @@ class Engine:
 
     async def _collect(self) -> None:
         await asyncio.sleep(_GC_DELAY_S)
-        removed: list[str] = []
         with contextlib.suppress(BoxwrightError):
             for policy in self._policies:
                 async for record in self.usage.prune(policy):
-                    removed.append(record.id)
                     _log.info("removed %s (%s bytes)", record.id, record.size_bytes)
-            await to_worker(self.parts.cache.release, removed)
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

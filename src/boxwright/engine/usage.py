@@ -182,7 +182,15 @@ def allowed_by(policy: PrunePolicy, now_ns: int) -> Callable[[SnapshotRecord], b
 
 
 class Usage:
-    """Disk usage and pruning of one engine; one pruning at a time."""
+    """Disk usage and pruning of one engine; one pruning at a time.
+
+    Args:
+        store: of the engine.
+        snapshots: of the engine.
+        clock: of the engine.
+        is_idle: whether no build runs.
+        on_removed: told the ids of records that are gone, in a worker.
+    """
 
     def __init__(
         self,
@@ -258,7 +266,7 @@ class Usage:
                 continue  # a build has begun to use it
             used -= size
             candidates.removed(record)
-            self._on_removed((record.id,))
+            await to_worker(self._on_removed, (record.id,))
             yield replace(record, size_bytes=size)
 
     async def _delete(self, records: Sequence[SnapshotRecord]) -> list[SnapshotRecord]:
@@ -269,7 +277,7 @@ class Usage:
             if record.record_type == CACHE_MOUNT_TYPE:
                 with contextlib.suppress(BoxwrightError):
                     sizes[record.id] = await self._snapshots.delete(record.id)
-        self._on_removed(list(sizes))
+        await to_worker(self._on_removed, list(sizes))
         return [
             replace(record, size_bytes=sizes[record.id])
             for record in records

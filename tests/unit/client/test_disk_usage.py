@@ -21,5 +21,5 @@ class _Transport:
 
 
 def test_the_smallest_record_is_first() -> None:
-    found = asyncio.run(Client(cast(Any, _Transport())).disk_usage(["type==regular"]))
+    found = asyncio.run(Client(cast("Any", _Transport())).disk_usage(["type==regular"]))
     assert [record.ID for record in found] == ["c", "a", "b"]
