@@ -121,15 +121,18 @@ _UNREACHABLE = (
 )
 
 
+def _login_hint(stderr: str) -> str:
+    if "Host key verification failed" in stderr:
+        return "the server's host key is not among those that were given for it"
+    if "(publickey" in stderr:
+        return "forward an agent that holds a key which the server lets in: --ssh default"
+    return "give a token with --secret id=GIT_AUTH_TOKEN,env=…, or for ssh an agent with --ssh"
+
+
 def git_error(what: str, stderr: str, status: int) -> GitError:
     """Return the error for a failed command, by what git said (its locale is C)."""
     if any(text in stderr for text in _DENIED):
-        return GitDeniedError(
-            what,
-            stderr,
-            status,
-            "give a token with --secret id=GIT_AUTH_TOKEN,env=…, or for ssh an agent with --ssh",
-        )
+        return GitDeniedError(what, stderr, status, _login_hint(stderr))
     if any(text in stderr for text in _UNREACHABLE):
         hint = "check the remote and the network from where the builder runs"
         return GitUnreachableError(what, stderr, status, hint)

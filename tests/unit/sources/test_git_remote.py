@@ -245,3 +245,15 @@ def test_causes_are_told_apart(stderr: str, kind: type[GitError]) -> None:
     error = git_error("failed", stderr, 128)
     assert type(error) is kind
     assert stderr in str(error)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "advice"),
+    [
+        ("root@h: Permission denied (publickey).", "--ssh default"),
+        ("Host key verification failed.", "host key"),
+        ("fatal: Authentication failed for 'https://h'", "GIT_AUTH_TOKEN"),
+    ],
+)
+def test_what_to_do_when_denied(stderr: str, advice: str) -> None:
+    assert advice in git_error("failed", stderr, 128).hint
