@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from programs import Daemon, wait_until
 
+from boxwright.llb.build_ops import diff
+from boxwright.llb.exec_op import Mount
 from boxwright.llb.file_op import mkdir, mkfile
 from boxwright.llb.state import State
 from boxwright.wire import errdetails, methods
@@ -363,3 +365,98 @@ def test_a_failed_file_step_is_named_with_the_action_or_the_input(daemon: Daemon
 
     asyncio.run(scenario())
     wait_until(lambda: not mounts(daemon), 10, "nothing stays mounted")
+
+
+def test_a_container_with_running_processes_is_released(daemon: Daemon) -> None:
+    """They end as cancelled ones, and whoever released them is told."""
+
+    async def scenario() -> None:
+        async with client(daemon) as made:
+            await made.container()
+            async with made.stream() as stream:
+                await stream.send(message("p1", Init=init("echo up; exec busybox sleep 7780")))
+                await collect(stream, text=b"up")
+                release = gateway_pb2.ReleaseContainerRequest(ContainerID="c1")
+                with pytest.raises(RpcError) as released:
+                    await made.call(methods.BRIDGE_RELEASE_CONTAINER, release)
+                assert released.value.status is StatusCode.CANCELLED
+                ended = (await collect(stream)).exit
+            assert ended is not None
+            assert ended.Error.message == "context canceled"
+            assert not mounts(daemon)
+
+    asyncio.run(scenario())
+
+
+async def failed(made: Client, state: State) -> errdefs_pb2.Solve:
+    """Solve what fails and return what the error says of it."""
+    request = gateway_pb2.SolveRequest(
+        Definition=state.marshal(), allowResultReturn=True, Evaluate=True
+    )
+    with pytest.raises(RpcError) as failure:
+        await made.call(methods.BRIDGE_SOLVE, request)
+    facts = [errdetails.unpack(detail) for detail in failure.value.details]
+    return next(item for item in facts if isinstance(item, errdefs_pb2.Solve))
+
+
+async def seen_in(made: Client, tree: str, script: str) -> str:
+    """Run a script with one tree at /seen and return its output."""
+    request = gateway_pb2.NewContainerRequest(ContainerID=uuid.uuid4().hex)
+    request.Mounts.add(dest="/", resultID=await made.tree())
+    request.Mounts.add(dest="/seen", resultID=tree)
+    await made.call(methods.BRIDGE_NEW_CONTAINER, request)
+    async with made.stream() as stream:
+        wanted = init(script, container=request.ContainerID)
+        await stream.send(message("p1", Init=wanted))
+        return (await collect(stream)).text
+
+
+def test_what_a_failed_file_operation_had_made(daemon: Daemon) -> None:
+    async def scenario() -> None:
+        async with client(daemon) as made:
+            actions = mkdir("/found").then(mkfile("/found/a", b"whole"))
+            actions = actions.then(mkfile("/missing/b", b""))
+            fact = await failed(made, State().file(actions))
+            assert fact.file.index == 2
+            assert len(fact.mountIDs) == 3
+            assert await seen_in(made, fact.mountIDs[2], "busybox cat /seen/found/a") == "whole"
+
+    asyncio.run(scenario())
+
+
+def test_what_a_failed_command_wrote_to_a_mount_without_output(daemon: Daemon) -> None:
+    async def scenario() -> None:
+        async with client(daemon) as made:
+            base = State().file(mkdir("/bin")).file(mkfile("/bin/busybox", BUSYBOX, mode=0o755))
+            script = "echo half > /rw/half; exit 9"
+            step = base.run(
+                ["/bin/busybox", "sh", "-c", script], mounts=[Mount("/rw", no_output=True)]
+            )
+            fact = await failed(made, step.root)
+            assert [mount.output for mount in fact.op.exec.mounts] == [0, -1]
+            assert await seen_in(made, fact.mountIDs[1], "busybox cat /seen/half") == "half\n"
+
+    asyncio.run(scenario())
+
+
+def test_nothing_is_an_empty_folder(daemon: Daemon) -> None:
+    async def scenario() -> None:
+        async with client(daemon) as made:
+            base = State().file(mkdir("/x"))
+            request = gateway_pb2.SolveRequest(
+                Definition=diff(base, base).marshal(), allowResultReturn=True
+            )
+            request.allowResultArrayRef = True
+            ref = (await made.call(methods.BRIDGE_SOLVE, request)).result.ref.id
+            listed = await made.call(
+                methods.BRIDGE_READ_DIR, gateway_pb2.ReadDirRequest(Ref=ref, DirPath="/")
+            )
+            assert not listed.entries
+            with pytest.raises(RpcError, match="/f"):
+                await made.call(
+                    methods.BRIDGE_READ_FILE, gateway_pb2.ReadFileRequest(Ref=ref, FilePath="/f")
+                )
+            with pytest.raises(RpcError, match="no buildid found in context"):
+                await made.connection.unary(methods.BRIDGE_PING, gateway_pb2.PingRequest())
+
+    asyncio.run(scenario())

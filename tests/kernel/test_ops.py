@@ -53,7 +53,8 @@ class World:
     async def run(
         self, inputs: list[ImmutableRef | None], *actions: pb.FileAction
     ) -> ImmutableRef:
-        results = await FileOpRun(self.snapshots, inputs, actions, "test").run()
+        async with FileOpRun(self.snapshots, inputs, actions, "test") as run:
+            results = await run.run()
         assert len(results) == 1
         assert results[0].ref is not None
         self.held.append(results[0].ref)
@@ -483,8 +484,9 @@ def test_contradicting_actions_are_refused(tmp_path: Path, actions: list[dict[st
             action = pb.FileAction(**({"secondaryInput": -1, "output": 0} | indexes))
             action.mkdir.path, action.mkdir.mode, action.mkdir.timestamp = "/x", 0o755, -1
             made.append(action)
-        with pytest.raises(InvalidOpError):
-            await FileOpRun(world.snapshots, [source], made, "test").run()
+        async with FileOpRun(world.snapshots, [source], made, "test") as run:
+            with pytest.raises(InvalidOpError):
+                await run.run()
 
     play(tmp_path, scenario)
 
@@ -497,7 +499,8 @@ def test_branches_do_not_see_each_other(tmp_path: Path) -> None:
             return action
 
         actions = [mkdir("/all", -1, -1), mkdir("/a", 0, 0), mkdir("/b", 0, 1)]
-        results = await FileOpRun(world.snapshots, [], actions, "test").run()
+        async with FileOpRun(world.snapshots, [], actions, "test") as run:
+            results = await run.run()
         names = []
         for result in results:
             assert result.ref is not None

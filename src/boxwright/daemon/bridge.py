@@ -7,16 +7,18 @@ gateway, which lives exactly as long as the build's Solve call.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import Message
 
 from boxwright.engine.engine import Engine
-from boxwright.engine.gateway import GatewayBridge
 from boxwright.engine.gatewayserver import UNARY
 from boxwright.errors import InvalidInputError
 from boxwright.wire import methods
 from boxwright.wire.server import Context, Server, ServerStream
+
+if TYPE_CHECKING:
+    from boxwright.engine.gateway import GatewayBridge
 
 BUILD_ID_KEY: Final = "buildkit-controlapi-buildid"
 
@@ -40,7 +42,7 @@ class BridgeService:
         build_id = ctx.metadata.get(BUILD_ID_KEY)
         if not build_id:
             raise InvalidInputError(
-                "the call names no build", detail=f"metadata {BUILD_ID_KEY} is missing"
+                "no buildid found in context", detail=f"metadata {BUILD_ID_KEY} is missing"
             )
         return await self._engine.gateway(build_id)
 

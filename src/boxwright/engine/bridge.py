@@ -8,7 +8,9 @@ directly; frontends of clients and of containers reach it through the gateway me
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -37,7 +39,7 @@ from boxwright.engine.sourcemeta import (
     SourceQuestion,
     fill_response,
 )
-from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
+from boxwright.errors import BoxwrightError, InvalidInputError, UnimplementedError
 from boxwright.executor.cdi import CdiRegistry
 from boxwright.llb.definition import assemble, decode, pruned_cache_ids
 from boxwright.llb.graph import Edge
@@ -660,13 +662,6 @@ class EngineRef:
         return await with_tree(self.lazy, reffiles.stat_file, path)
 
 
-class EmptyTreeError(NotFoundError):
-    """A file is asked for of a result that is empty (scratch)."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(f"open {path}: no such file or directory", detail="the result is empty")
-
-
 async def with_tree(
     lazy: LazyRef,
     read: Callable[Concatenate[Path, str, P], R],
@@ -674,13 +669,16 @@ async def with_tree(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> R:
-    """Call a function of :mod:`reffiles` on the tree of a result, in a worker thread.
-
-    Raises:
-        EmptyTreeError: the result has no tree.
-    """
+    """Call a function of :mod:`reffiles` on the tree of a result, in a worker thread."""
     snapshot = await lazy.snapshot()
-    if snapshot is None:
-        raise EmptyTreeError(path)
+    if snapshot is None:  # a result of nothing is an empty folder
+        return await to_worker(partial(_read_empty, read, path, *args, **kwargs))
     async with snapshot.mounted() as root:
         return await to_worker(read, root, path, *args, **kwargs)
+
+
+def _read_empty(
+    read: Callable[Concatenate[Path, str, P], R], path: str, *args: P.args, **kwargs: P.kwargs
+) -> R:
+    with tempfile.TemporaryDirectory(prefix="boxwright-empty-") as root:
+        return read(Path(root), path, *args, **kwargs)

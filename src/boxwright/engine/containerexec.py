@@ -19,7 +19,7 @@ from boxwright.engine.containers import Container, ContainerGoneError, Process, 
 from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError
 from boxwright.executor.errors import ExecFailedError
 from boxwright.wire.pb import gateway_pb2
-from boxwright.wire.status import to_rpc_error
+from boxwright.wire.status import RpcError, StatusCode, to_rpc_error
 
 _log = logging.getLogger(__name__)
 
@@ -208,7 +208,8 @@ def signal_number(name: str) -> int:
 
 def _exit(ended: asyncio.Future[None]) -> gateway_pb2.ExitMessage:
     if ended.cancelled():
-        error: BaseException | None = InvalidInputError("the process was killed")
+        # The container was released, or its build has ended: clients look for these words.
+        error: BaseException | None = RpcError(StatusCode.CANCELLED, "context canceled")
     else:
         error = ended.exception()
     if error is None:

@@ -24,6 +24,7 @@ from boxwright.executor.executor import Attached, Executor
 from boxwright.executor.process import NetworkMode, ProcessSpec, SecurityMode
 from boxwright.executor.streams import InputPipe, OutputPipe, TerminalPipe
 from boxwright.executor.users import User, find_user
+from boxwright.llb.exec_op import default_path
 from boxwright.ops.execmounts import MountPlanner, MountWorld, PreparedMounts, load_secret
 from boxwright.ops.execop import environment, extra_host
 from boxwright.session.manager import SessionGroup
@@ -252,6 +253,8 @@ class Container:
         if not meta.args:
             raise InvalidInputError("a process needs a command")
         env = environment(meta)
+        if request.platform.OS == "windows" and not any(e.startswith("PATH=") for e in meta.env):
+            env.append(f"PATH={default_path('windows')}")  # the later one counts
         for secret in message.secretenv:
             data = await load_secret(self.host.sessions, secret.ID, optional=secret.optional)
             env.append(f"{secret.name}={(data or b'').decode('utf-8', 'surrogateescape')}")
@@ -289,8 +292,8 @@ class Container:
                 return source
         raise NotFoundError(f"mount {dest} can't be read")
 
-    async def close(self) -> None:
-        """Kill all processes, unmount, and forget what was written."""
+    async def close(self) -> bool:
+        """Kill all processes, unmount, forget what was written; return whether any was killed."""
         self._closed = True
         tasks = list(self._tasks)
         for task in tasks:
@@ -298,6 +301,7 @@ class Container:
         if tasks:
             await asyncio.wait(tasks)
         await self._stack.aclose()
+        return bool(tasks)
 
 
 async def _own_inputs(

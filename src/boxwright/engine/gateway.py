@@ -326,11 +326,13 @@ class GatewayBridge:
 
         Raises:
             ContainerGoneError: there is none.
+            RpcError: processes were killed; it is gone all the same.
         """
         container = self._containers.pop(request.ContainerID, None)
         if container is None:
             raise ContainerGoneError(request.ContainerID)
-        await container.close()
+        if await container.close():
+            raise RpcError(StatusCode.CANCELLED, "context canceled")
         return gateway_pb2.ReleaseContainerResponse()
 
     async def exec_process(self, stream: ExecStream) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -13,7 +13,7 @@ from boxwright.llb.graph import Vertex
 from boxwright.ops.execmounts import SKIP_OUTPUT
 from boxwright.ops.result import RefResult
 from boxwright.snapshots.manager import SnapshotManager
-from boxwright.snapshots.refs import ImmutableRef
+from boxwright.snapshots.refs import ImmutableRef, MutableRef
 from boxwright.solver.failure import failure_of
 from boxwright.solver.types import JobContext
 from boxwright.wire.pb import ops_pb2 as pb
@@ -24,6 +24,7 @@ async def keep_failure(
     vertex: Vertex,
     refs: Sequence[ImmutableRef | None],
     results: Sequence[RefResult],
+    others: Mapping[int, MutableRef],
     ctx: JobContext,
     snapshots: SnapshotManager,
 ) -> None:
@@ -34,13 +35,14 @@ async def keep_failure(
         vertex: The command's.
         refs: Its inputs, borrowed.
         results: Its outputs in order, taken over.
+        others: Trees that it wrote and that are no outputs, by the number of their mount.
         ctx: Tells when nobody wants them any more.
         snapshots: Where they are removed from then.
     """
     pending = list(results)
     inputs: list[RefResult | None] = []
     mounts: list[RefResult | None] = []
-    for mount in vertex.op.exec.mounts:
+    for position, mount in enumerate(vertex.op.exec.mounts):
         given = refs[mount.input] if 0 <= mount.input < len(refs) else None
         held = RefResult(given.clone()) if given is not None else None
         if held is not None:
@@ -50,8 +52,12 @@ async def keep_failure(
         is_cache = mount.mountType == pb.MountType.CACHE and given is not None
         if mount.output != SKIP_OUTPUT and (is_tree or is_cache) and pending:
             left = pending.pop(0)
-            ctx.on_cleanup(partial(_discard, snapshots, left))
+            ctx.on_cleanup(partial(discard, snapshots, left))
             mounts.append(left if left.ref is not None else None)
+        elif position in others:
+            left = RefResult(await others[position].commit())
+            ctx.on_cleanup(partial(discard, snapshots, left))
+            mounts.append(left)
         else:
             mounts.append(held)
     for unused in pending:
@@ -60,7 +66,7 @@ async def keep_failure(
     failure.inputs, failure.mounts = tuple(inputs), tuple(mounts)
 
 
-async def _discard(snapshots: SnapshotManager, left: RefResult) -> None:
+async def discard(snapshots: SnapshotManager, left: RefResult) -> None:
     """Release and remove a tree that no cache record can lead to; in use, it stays for the GC."""
     await left.release()
     if left.ref is not None:

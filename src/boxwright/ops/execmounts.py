@@ -69,6 +69,8 @@ class PreparedMounts:
     read_only_root: bool
     mounts: tuple[MountSpec, ...]
     outputs: list[_Output] = field(default_factory=list)
+    others: dict[int, MutableRef] = field(default_factory=dict)
+    """Written trees of mounts that are no outputs, by the mount's number."""
 
     async def commit(self) -> list[RefResult]:
         """Seal the written trees and return all outputs in order, owned by the caller.
@@ -118,6 +120,8 @@ class MountPlanner:
         self._inputs = inputs
         self._description = description
         self._outputs: list[_Output] = []
+        self._others: dict[int, MutableRef] = {}
+        self._position = 0
         self._caches: dict[str, Path] = {}
 
     async def prepare(self, mounts: Sequence[pb.Mount], cwd: str) -> PreparedMounts:
@@ -131,7 +135,7 @@ class MountPlanner:
         root: Path | None = None
         read_only_root = False
         planned: list[MountSpec] = []
-        for mount in mounts:
+        for self._position, mount in enumerate(mounts):
             if mount.dest == _ROOT:
                 root = await self._root(mount)
                 read_only_root = mount.readonly
@@ -142,7 +146,7 @@ class MountPlanner:
         if root is None:
             raise InvalidOpError("invalid exec op with no rootfs")
         planned.sort(key=lambda spec: spec.dest.encode())
-        return PreparedMounts(root, read_only_root, tuple(planned), self._outputs)
+        return PreparedMounts(root, read_only_root, tuple(planned), self._outputs, self._others)
 
     def _input(self, mount: pb.Mount) -> ImmutableRef | None:
         if mount.input == EMPTY:
@@ -164,6 +168,8 @@ class MountPlanner:
         tree = self._new_tree(mount, self._input(mount))
         if mount.output != SKIP_OUTPUT:
             self._outputs.append(_Output(tree=tree))
+        else:
+            self._others[self._position] = tree
         return await self._stack.enter_async_context(tree.mounted())
 
     async def _mount(self, mount: pb.Mount, dest: str) -> MountSpec | None:
@@ -193,7 +199,7 @@ class MountPlanner:
         elif mount.readonly and ref is not None:
             source = await self._stack.enter_async_context(ref.mounted())
         else:
-            tree = self._new_tree(mount, ref)
+            tree = self._others[self._position] = self._new_tree(mount, ref)
             source = await self._stack.enter_async_context(tree.mounted())
         source = await to_worker(select_path, source, mount.selector)
         return BindMount(dest, source, mount.readonly)

@@ -146,8 +146,9 @@ class ExecOp:
                 with contextlib.suppress(BoxwrightError):
                     left = await prepared.commit()
                     await keep_failure(
-                        failure, self._vertex, refs, left, ctx, self._world.snapshots
-                    )
+                        failure, self._vertex, refs, left, prepared.others, ctx,
+                        self._world.snapshots,
+                    )  # fmt: skip
                 raise failure
             results: list[RefResult] = await prepared.commit()
         return list(results)

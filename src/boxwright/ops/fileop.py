@@ -8,13 +8,17 @@ actions use, is committed first, so nobody sees another's changes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import stat
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.workers import to_worker
@@ -29,6 +33,7 @@ from boxwright.ops.errors import (
     from_os_error,
     inside,
 )
+from boxwright.ops.execfailure import discard
 from boxwright.ops.filemode import parse_mode
 from boxwright.ops.layerview import LayerView
 from boxwright.ops.result import RefResult
@@ -37,6 +42,7 @@ from boxwright.snapshots.linkcopy import LinkCopier
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.refs import ImmutableRef, MutableRef
 from boxwright.solver.failure import failure_of
+from boxwright.solver.types import JobContext
 from boxwright.wire.pb import ops_pb2 as pb
 
 _EMPTY = -1
@@ -60,7 +66,7 @@ class _Root:
 
 
 class FileOpRun:
-    """One execution of a file operation; used once."""
+    """One execution of a file operation; used once, inside its own block."""
 
     def __init__(
         self,
@@ -86,13 +92,37 @@ class FileOpRun:
             FileOpError: an action is not possible on its trees.
         """
         self._check()
-        try:
-            for number in self._order():
-                await self._do(number)
-            found = (self._committed[self._outputs[n]] for n in range(len(self._outputs)))
-            return [RefResult(ref.clone() if ref is not None else None) for ref in found]
-        finally:
-            await self._release()
+        for number in self._order():
+            await self._do(number)
+        found = (self._committed[self._outputs[n]] for n in range(len(self._outputs)))
+        return [RefResult(ref.clone() if ref is not None else None) for ref in found]
+
+    async def keep_failure(self, error: BoxwrightError, ctx: JobContext) -> None:
+        """Attach to the error what the failed action worked on, for debuggers.
+
+        It is kept as long as a build wants the vertex: the inputs, and at the places of actions
+        the tree that the failed one was changing and, made by another, the one that it read.
+        """
+        failure = failure_of(error)
+        if failure.action is None:
+            return
+        base = len(self._inputs)
+        inputs = [RefResult(ref.clone()) if ref is not None else None for ref in self._inputs]
+        for held in inputs:
+            if held is not None:
+                ctx.on_cleanup(held.release)
+        mounts: list[RefResult | None] = [None] * len(self._actions)
+        second = self._actions[failure.action].secondaryInput
+        for index in {base + failure.action, second}:
+            tree = self._trees.pop(index, None)
+            with contextlib.suppress(BoxwrightError):  # the failure itself counts more
+                if tree is not None:
+                    mounts[index - base] = left = RefResult(await tree.ref.commit())
+                    ctx.on_cleanup(partial(discard, self._snapshots, left))
+                elif (made := self._committed.get(index)) is not None:
+                    mounts[index - base] = left = RefResult(made.clone())
+                    ctx.on_cleanup(left.release)
+        failure.inputs, failure.mounts = tuple(inputs), tuple(mounts)
 
     def _check(self) -> None:
         count = len(self._inputs) + len(self._actions)
@@ -234,7 +264,15 @@ class FileOpRun:
             if copier.has_queued:
                 await to_worker(_finish_copy, copier, action)
 
-    async def _release(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for tree in self._trees.values():
             await tree.ref.release()
         for ref in self._committed.values():

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from google.protobuf.message import DecodeError
 
 from boxwright.core.workers import to_worker
+from boxwright.errors import BoxwrightError
 from boxwright.linux.files import openat2_in_root
 from boxwright.llb.graph import Vertex
 from boxwright.ops.cachemap import cache_map, source_cache_map
@@ -58,12 +59,16 @@ class FileOp(_KeyedOp):
         super().__init__(vertex, slots)
         self._snapshots = snapshots
 
-    async def exec(self, _ctx: JobContext, inputs: Sequence[Result]) -> list[Result]:
+    async def exec(self, ctx: JobContext, inputs: Sequence[Result]) -> list[Result]:
         """Do the actions; see :class:`boxwright.ops.fileop.FileOpRun`."""
         refs = [ref_of(item) for item in inputs]
         actions = self._vertex.op.file.actions
-        run = FileOpRun(self._snapshots, refs, actions, self._vertex.name)
-        return list(await run.run())
+        async with FileOpRun(self._snapshots, refs, actions, self._vertex.name) as run:
+            try:
+                return list(await run.run())
+            except BoxwrightError as error:
+                await run.keep_failure(error, ctx)
+                raise
 
 
 class MergeOp(_KeyedOp):
