@@ -13,7 +13,7 @@ from pathlib import Path
 
 PROGRAM = """
 import asyncio, json, os, socket, sys
-from boxwright.llb.source_op import local
+from boxwright.llb.source_op import http, local
 from boxwright.llb.file_op import mkfile, copy
 from boxwright.llb.state import State
 from boxwright.llb.build_ops import from_definition
@@ -72,6 +72,14 @@ async def main():
         "inputs": sorted(inputs.Definitions),
     }
     made = State().file(mkfile("/made", json.dumps(told).encode()))
+    if mode == "resolve":
+        url = opts["build-arg:URL"]
+        question = gateway_pb2.ResolveSourceMetaRequest(Source=ops_pb2.SourceOp(identifier=url))
+        answers = [
+            await link.unary(methods.BRIDGE_RESOLVE_SOURCE_META, question) for _ in range(2)
+        ]
+        digests = "\\n".join(answer.HTTP.Checksum for answer in answers).encode()
+        made = State().file(copy(http(url), "/file", "/file")).file(mkfile("/digests", digests))
     solved = await link.unary(
         methods.BRIDGE_SOLVE,
         gateway_pb2.SolveRequest(

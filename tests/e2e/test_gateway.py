@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
 import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +77,45 @@ def test_a_frontend_that_fails_is_quoted(
     done = buildx.build("--build-arg", f"MODE={mode}", context.path)
     assert done.status != 0
     assert said in done.err
+
+
+class _Counting(http.server.BaseHTTPRequestHandler):
+    """Has another content for each request."""
+
+    requests = 0
+
+    def do_GET(self) -> None:
+        type(self).requests += 1
+        body = f"content {self.requests}\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.peer("docker-registry")
+def test_a_step_gets_what_its_frontend_was_told(
+    buildx: Buildx, context: Context, frontend: str, tmp_path: Path
+) -> None:
+    recipe(context, frontend)
+    handler = type("Counting", (_Counting,), {})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/file"
+        options = ("--build-arg", "MODE=resolve", "--build-arg", f"URL={url}")
+        for number in (1, 2):  # another build asks again
+            output = tmp_path / str(number)
+            buildx.build(*options, "-o", f"type=local,dest={output}", context.path).ok()
+            content = f"content {number}\n".encode()
+            assert (output / "file").read_bytes() == content
+            digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+            assert (output / "digests").read_text() == f"{digest}\n{digest}"
+        server.shutdown()
+        thread.join()
 
 
 def processes(text: str) -> list[str]:
