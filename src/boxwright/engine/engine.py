@@ -12,28 +12,26 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from boxwright.config.load import parse_duration_ns, parse_size
 from boxwright.core.clock import Clock, SystemClock
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.engine import worker
-from boxwright.engine.build import Build
 from boxwright.engine.builderfacts import builder_facts
 from boxwright.engine.errors import DuplicateBuildError, EngineClosingError, UnknownBuildError
-from boxwright.engine.explain import Explainer
-from boxwright.engine.gateway import GatewayBridge
 from boxwright.engine.history import History
 from boxwright.engine.parts import Parts, open_parts
-from boxwright.engine.recorder import read_record
 from boxwright.engine.settings import EngineSettings, gc_policies
-from boxwright.engine.solve import SolveRun
-from boxwright.engine.status import to_responses
 from boxwright.engine.usage import PrunePolicy, Usage, to_message
 from boxwright.errors import BoxwrightError, InvalidInputError
 from boxwright.session.manager import SessionManager
 from boxwright.wire.pb import control_pb2, explain_pb2, worker_pb2
+
+if TYPE_CHECKING:
+    from boxwright.engine.build import Build
+    from boxwright.engine.gateway import GatewayBridge
 
 _log = logging.getLogger(__name__)
 
@@ -143,6 +141,10 @@ class Engine:
             raise InvalidInputError("a build needs a ref")
         if request.Ref in self._builds:
             raise DuplicateBuildError(request.Ref)
+        # Not at start: builds need much that a first answer does not (engine.preload).
+        from boxwright.engine.build import Build
+        from boxwright.engine.solve import SolveRun
+
         build = Build(request, self.clock)
         self._builds[request.Ref] = build
         self._build_added.set()
@@ -171,6 +173,9 @@ class Engine:
         Raises:
             UnknownBuildError: no build of this ref runs, starts soon, or is remembered.
         """
+        from boxwright.engine.recorder import read_record
+        from boxwright.engine.status import to_responses
+
         record = self.history.get(request.Ref)
         if record is not None and record.logs.digest:
             path = self.parts.store.blobs.path(Digest(record.logs.digest))
@@ -276,6 +281,8 @@ class Engine:
             UnknownBuildError: no such build is remembered.
             NotFoundError: it has no such step.
         """
+        from boxwright.engine.explain import Explainer
+
         return await to_worker(Explainer(self.parts.keys.records).why, request)
 
     # --- garbage collection ------------------------------------------------------------------

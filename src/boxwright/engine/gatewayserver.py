@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import Message
 
-from boxwright.engine.gateway import GatewayBridge
 from boxwright.wire import methods
 from boxwright.wire.bytestream import SocketStream
 from boxwright.wire.frames import Http2Limits
@@ -23,25 +22,46 @@ from boxwright.wire.pb import health_pb2
 from boxwright.wire.rpc import MAX_MESSAGE
 from boxwright.wire.server import Context, Server, ServerStream
 
-_Call = tuple[Method[Any, Any], Callable[[GatewayBridge, Any], Awaitable[Message]]]
+if TYPE_CHECKING:
+    from boxwright.engine.gateway import GatewayBridge  # not before the first build
+
+_Call = tuple[Method[Any, Any], Callable[["GatewayBridge", Any], Awaitable[Message]]]
 
 UNARY: Final[tuple[_Call, ...]] = (
-    (methods.BRIDGE_PING, GatewayBridge.ping),
-    (methods.BRIDGE_SOLVE, GatewayBridge.solve),
-    (methods.BRIDGE_RETURN, GatewayBridge.return_),
-    (methods.BRIDGE_INPUTS, GatewayBridge.inputs),
-    (methods.BRIDGE_EVALUATE, GatewayBridge.evaluate),
-    (methods.BRIDGE_READ_FILE, GatewayBridge.read_file),
-    (methods.BRIDGE_READ_DIR, GatewayBridge.read_dir),
-    (methods.BRIDGE_STAT_FILE, GatewayBridge.stat_file),
-    (methods.BRIDGE_RESOLVE_IMAGE_CONFIG, GatewayBridge.resolve_image_config),
-    (methods.BRIDGE_RESOLVE_SOURCE_META, GatewayBridge.resolve_source_meta),
-    (methods.BRIDGE_WARN, GatewayBridge.warn),
-    (methods.BRIDGE_NEW_CONTAINER, GatewayBridge.new_container),
-    (methods.BRIDGE_RELEASE_CONTAINER, GatewayBridge.release_container),
-    (methods.BRIDGE_READ_FILE_CONTAINER, GatewayBridge.read_file_container),
-    (methods.BRIDGE_READ_DIR_CONTAINER, GatewayBridge.read_dir_container),
-    (methods.BRIDGE_STAT_FILE_CONTAINER, GatewayBridge.stat_file_container),
+    (methods.BRIDGE_PING, lambda gateway, request: gateway.ping(request)),
+    (methods.BRIDGE_SOLVE, lambda gateway, request: gateway.solve(request)),
+    (methods.BRIDGE_RETURN, lambda gateway, request: gateway.return_(request)),
+    (methods.BRIDGE_INPUTS, lambda gateway, request: gateway.inputs(request)),
+    (methods.BRIDGE_EVALUATE, lambda gateway, request: gateway.evaluate(request)),
+    (methods.BRIDGE_READ_FILE, lambda gateway, request: gateway.read_file(request)),
+    (methods.BRIDGE_READ_DIR, lambda gateway, request: gateway.read_dir(request)),
+    (methods.BRIDGE_STAT_FILE, lambda gateway, request: gateway.stat_file(request)),
+    (
+        methods.BRIDGE_RESOLVE_IMAGE_CONFIG,
+        lambda gateway, request: gateway.resolve_image_config(request),
+    ),
+    (
+        methods.BRIDGE_RESOLVE_SOURCE_META,
+        lambda gateway, request: gateway.resolve_source_meta(request),
+    ),
+    (methods.BRIDGE_WARN, lambda gateway, request: gateway.warn(request)),
+    (methods.BRIDGE_NEW_CONTAINER, lambda gateway, request: gateway.new_container(request)),
+    (
+        methods.BRIDGE_RELEASE_CONTAINER,
+        lambda gateway, request: gateway.release_container(request),
+    ),
+    (
+        methods.BRIDGE_READ_FILE_CONTAINER,
+        lambda gateway, request: gateway.read_file_container(request),
+    ),
+    (
+        methods.BRIDGE_READ_DIR_CONTAINER,
+        lambda gateway, request: gateway.read_dir_container(request),
+    ),
+    (
+        methods.BRIDGE_STAT_FILE_CONTAINER,
+        lambda gateway, request: gateway.stat_file_container(request),
+    ),
 )
 
 _HEADER_LIST_BYTES = 256 << 10

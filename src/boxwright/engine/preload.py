@@ -15,6 +15,7 @@ from typing import Final
 from boxwright.core.workers import to_worker
 
 _MODULES: Final = (
+    "boxwright.engine.solve",
     "boxwright.dockerfile.frontend",
     "boxwright.exporters.image",
     "boxwright.exporters.archive",

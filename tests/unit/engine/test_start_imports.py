@@ -13,6 +13,8 @@ _START = {
     "boxwright.daemon.service": (
         "aiohttp",
         "boxwright.dockerfile.frontend",
+        "boxwright.engine.bridge",
+        "boxwright.engine.solve",
         "boxwright.exporters.image",
         "cryptography",
         "rich",
