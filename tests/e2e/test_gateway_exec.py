@@ -264,9 +264,12 @@ def sleepers() -> list[str]:
 def test_what_a_build_may_not_have_is_refused(daemon: Daemon) -> None:
     async def scenario() -> None:
         async with client(daemon) as made:
-            with pytest.raises(RpcError) as refused:
-                await made.container(Network=ops_pb2.NetMode.HOST)
-            assert refused.value.status is StatusCode.PERMISSION_DENIED
+            await made.container("c0", Network=ops_pb2.NetMode.HOST)
+            async with made.stream() as stream:
+                await stream.send(message("p1", Init=init("true", container="c0")))
+                ended = (await collect(stream)).exit
+                assert ended is not None
+                assert "network.host is not allowed" in ended.Error.message
             await made.container()
             async with made.stream() as stream:
                 wanted = init("true", Security=ops_pb2.SecurityMode.INSECURE)
@@ -289,7 +292,7 @@ def test_what_a_build_may_not_have_is_refused(daemon: Daemon) -> None:
                 with pytest.raises(RpcError) as missing:
                     await collect(stream)
             assert missing.value.status is StatusCode.NOT_FOUND
-            for name in ("c1", "c2"):
+            for name in ("c0", "c1", "c2"):
                 release = gateway_pb2.ReleaseContainerRequest(ContainerID=name)
                 await made.call(methods.BRIDGE_RELEASE_CONTAINER, release)
             assert not mounts(daemon)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -127,11 +129,59 @@ def test_steps_without_any_network(cli: Cli, start: Start, context: Context) -> 
     assert "eth0" not in done.text
 
 
+def real_plugins() -> Path:
+    """Return the folder of the distribution's plugins."""
+    folders = [Path(name) for name in ("/usr/lib/cni", "/opt/cni/bin")]
+    return next(folder for folder in folders if (folder / "host-local").exists())
+
+
+@pytest.mark.peer("host-local")
+@pytest.mark.peer("iptables")
+def test_a_list_of_the_distributions_plugins(
+    cli: Cli, start: Start, context: Context, tmp_path: Path
+) -> None:
+    """Steps reach the bridge, and not what listens on the machine's loopback address."""
+    bridge = f"bx{os.getpid() % 10**9}"
+    ranges = [[{"subnet": "10.213.78.0/24"}]]
+    network = {
+        "cniVersion": "0.4.0",
+        "name": bridge,
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": bridge,
+                "isDefaultGateway": True,
+                "ipMasq": True,
+                "hairpinMode": True,
+                "ipam": {"type": "host-local", "ranges": ranges, "dataDir": f"{tmp_path}/ipam"},
+            },
+            {"type": "firewall"},
+        ],
+    }
+    (tmp_path / "net.conflist").write_text(json.dumps(network))
+    daemon = start(
+        f'[worker.oci]\nnetworkMode = "cni"\ncniConfigPath = "{tmp_path}/net.conflist"\n'
+        f'cniBinaryPath = "{real_plugins()}"\n[dns]\nnameservers = ["10.213.78.1"]\n'
+    )
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            done = built(
+                cli, daemon, context,
+                "busybox ping -c 1 -W 5 10.213.78.1 && cat /etc/resolv.conf && "
+                f"! busybox nc -w 2 127.0.0.1 {server.getsockname()[1]}",
+            ).ok()  # fmt: skip
+        assert "1 packets received" in done.text
+        assert "nameserver 10.213.78.1" in done.text
+        daemon.stop()
+        assert not list((tmp_path / "ipam" / bridge).glob("10.*"))
+    finally:
+        subprocess.run(["ip", "link", "delete", bridge], check=False, capture_output=True)
+
+
 @pytest.mark.peer("host-local")
 @pytest.mark.peer("iptables")
 def test_a_bridge_of_our_own(cli: Cli, start: Start, context: Context) -> None:
-    folders = [Path(name) for name in ("/usr/lib/cni", "/opt/cni/bin")]
-    binaries = next(folder for folder in folders if (folder / "host-local").exists())
+    binaries = real_plugins()
     bridge = f"bw{os.getpid() % 10**9}"
     daemon = start(
         f'[worker.oci]\nnetworkMode = "bridge"\ncniBinaryPath = "{binaries}"\n'

@@ -146,11 +146,8 @@ class Container:
             trees: The results that mounts name, borrowed for the time of the call.
 
         Raises:
-            EntitlementError: the network is more than the build may use.
             BoxwrightError: the mounts contradict each other, or can't be made.
         """
-        if request.Network == ops_pb2.NetMode.HOST and NETWORK_HOST not in host.granted:
-            raise EntitlementError(NETWORK_HOST, by_daemon=False)
         stack = AsyncExitStack()
         try:
             mounts, inputs = await _own_inputs(request.Mounts, trees, stack)
@@ -245,10 +242,14 @@ class Container:
             process.close_input()
 
     async def _spec(self, message: gateway_pb2.InitMessage) -> ProcessSpec:
-        check_modes(ops_pb2.NetMode.UNSET, message.Security)
-        security = SecurityMode(message.Security)
-        if security is SecurityMode.INSECURE and SECURITY_INSECURE not in self.host.granted:
-            raise EntitlementError(SECURITY_INSECURE, by_daemon=False)
+        check_modes(self.request.Network, message.Security)
+        security, network = SecurityMode(message.Security), NetworkMode(self.request.Network)
+        for wanted, is_wanted in (
+            (SECURITY_INSECURE, security is SecurityMode.INSECURE),
+            (NETWORK_HOST, network is NetworkMode.HOST),
+        ):
+            if is_wanted and wanted not in self.host.granted:
+                raise EntitlementError(wanted, by_daemon=False)
         meta, request = message.Meta, self.request
         if not meta.args:
             raise InvalidInputError("a process needs a command")
@@ -268,7 +269,7 @@ class Container:
             tty=message.Tty,
             hostname=request.hostname,
             extra_hosts=tuple(extra_host(host) for host in request.extraHosts),
-            network=NetworkMode(request.Network),
+            network=network,
             security=security,
             read_only_root=self.prepared.read_only_root,
             remove_mount_stubs_recursive=meta.removeMountStubsRecursive,
