@@ -49,12 +49,18 @@ def run_with_client(
     return run_embedded(options, use)
 
 
-def run_embedded(options: GlobalOptions, use: Callable[[Client], Awaitable[T]]) -> T:
-    """Use the engine of the state folder: its owner's if there is one, else one of our own."""
+def root_of(options: GlobalOptions) -> Path:
+    """Return the embedded engine's state folder."""
     from boxwright.engine.settings import default_root
 
-    is_root = os.geteuid() == 0
-    root = Path(options.root) if options.root else default_root(os.environ, is_root=is_root)
+    if options.root:
+        return Path(options.root)
+    return default_root(os.environ, is_root=os.geteuid() == 0)
+
+
+def run_embedded(options: GlobalOptions, use: Callable[[Client], Awaitable[T]]) -> T:
+    """Use the engine of the state folder: its owner's if there is one, else one of our own."""
+    root = root_of(options)
     if answers(root / OWNER_SOCKET):
         address = f"unix://{root / OWNER_SOCKET}"
         return _run(lambda: _use_daemon(address, None, use, _OWNER_WAIT_S))
@@ -68,10 +74,7 @@ def run_engine(options: GlobalOptions, use: Callable[[Engine], Awaitable[T]]) ->
     Raises:
         StoreLockedError: another process owns it.
     """
-    from boxwright.engine.settings import default_root
-
-    is_root = os.geteuid() == 0
-    root = Path(options.root) if options.root else default_root(os.environ, is_root=is_root)
+    root = root_of(options)
     settings = _settings(options, root)
 
     async def own() -> T:
@@ -90,10 +93,8 @@ def erase_root(options: GlobalOptions) -> Path:
         BoxwrightError: it is in use, or no state folder.
     """
     from boxwright.engine.process import enter
-    from boxwright.engine.settings import default_root
 
-    is_root = os.geteuid() == 0
-    root = Path(options.root) if options.root else default_root(os.environ, is_root=is_root)
+    root = root_of(options)
     enter()
     from boxwright.store.erase import erase
 

@@ -31,34 +31,37 @@ def gc() -> None:
 def explain(options: GlobalOptions, /, *, as_json: bool, builder: str) -> None:
     """Show for every record which rule keeps or frees it, and what holds it.
 
-    Nothing is removed. It works with any BuildKit-compatible daemon. What the disk has free is
-    known to the daemon alone: minFreeSpace is taken as satisfied.
+    Nothing is removed. It works with any BuildKit-compatible daemon. What the disk of a daemon
+    has free is known to it alone: its minFreeSpace is taken as satisfied.
 
     \b
     Examples:
       boxwright gc explain
       boxwright gc explain --json
     """  # noqa: D301 - click reads the backspaces
-    from boxwright.cli.connect import run_with_client
+    from boxwright.cli.connect import root_of, run_with_client
     from boxwright.cli.target import choose
+    from boxwright.linux import files
 
     target = choose(os.environ, addr=options.addr or "", builder=builder, tls=options.tls)
 
     async def use(client: Client) -> None:
-        await print_verdicts(client, as_json=as_json)
+        free = files.statfs(root_of(options)).available_bytes if target.is_embedded else None
+        await print_verdicts(client, as_json=as_json, free_bytes=free)
 
     run_with_client(options, target, use)
 
 
-async def print_verdicts(client: Client, *, as_json: bool) -> None:
-    """Print what a collection would do now."""
+async def print_verdicts(client: Client, *, as_json: bool, free_bytes: int | None) -> None:
+    """Print what a collection would do now; ``free_bytes`` of the disk, if it is known."""
     from boxwright.cli import units, views
     from boxwright.engine import gcexplain
 
     workers = await client.workers()
     rules = [gcexplain.policy_of(rule) for rule in (workers[0].GCPolicy if workers else ())]
     records = [gcexplain.record_of(message) for message in await client.disk_usage()]
-    verdicts = gcexplain.explain(records, rules, time.time_ns())
+    now_ns = time.time_ns()
+    verdicts = gcexplain.explain(records, rules, now_ns, free_bytes=free_bytes)
     if as_json:
         sys.stdout.write(views.to_json([_to_json(each) for each in verdicts]) + "\n")
         return

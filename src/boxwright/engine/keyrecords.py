@@ -82,10 +82,15 @@ class KeyRecords:
     @staticmethod
     def drop(cursor: Cursor, refs: Iterable[str]) -> None:
         """Forget builds, and the tables that only they had."""
-        rows = [(ref,) for ref in refs]
-        cursor.executemany("DELETE FROM build_keys WHERE ref = ?", rows)
-        cursor.executemany("DELETE FROM build_tables WHERE ref = ?", rows)
-        ContentTables.drop_unused(cursor)
+        lost: set[bytes] = set()
+        for ref in refs:
+            cursor.execute("DELETE FROM build_keys WHERE ref = ?", (ref,))
+            deleted = "DELETE FROM build_tables WHERE ref = ? RETURNING name"
+            lost.update(name for (name,) in cursor.execute(deleted, (ref,)).fetchall())
+        # A builder at its limit forgets a build with each new one, mostly of the same files.
+        kept = {name for (name,) in cursor.execute("SELECT DISTINCT name FROM build_tables")}
+        if lost - kept:
+            ContentTables.drop_unused(cursor)
 
     def find(self, ref: str = "") -> StoredKeys | None:
         """Return the keys of a build, of the newest if no ref is given."""

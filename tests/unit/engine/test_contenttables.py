@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from boxwright.engine.contenttables import ContentTables, FileChange, subtable, table_name
+from boxwright.engine.keyrecords import KeyRecord, KeyRecords
 from boxwright.session.packets import Stat, encode_stat, split_path
 from boxwright.snapshots.content_tree import FILE, FOLDER, ContentTree, TreeNode
 from boxwright.snapshots.hasher import Hasher
 from boxwright.store.database import Database
+from boxwright.wire.pb import explain_pb2
 
 Files = dict[bytes, bytes]
 
@@ -123,3 +125,23 @@ def test_what_no_build_has_goes(tmp_path: Path) -> None:
         assert {change.path for change in found} == {b"/x", b"/x/a", b"/y", b"/y/b"}
     finally:
         database.close()
+
+
+def test_tables_go_with_the_last_build_that_has_them(database: Database) -> None:
+    store(database, b"common", {b"/x/a": b"1"})
+    store(database, b"own", {b"/x/b": b"2"})
+    records, builds = KeyRecords(database), {"one": [b"common"], "two": [b"common", b"own"]}
+    for ref, names in builds.items():
+        keys = explain_pb2.BuildKeys()
+        step = keys.steps.add()
+        for name in names:
+            step.inputs.add(table=name)
+        with database.transaction() as cursor:
+            KeyRecords.save(cursor, ref, 1, KeyRecord(b"project", keys))
+    database.execute("DELETE FROM build_tables WHERE ref NOT IN ('one', 'two')")
+    for ref, missing in (("one", set()), ("two", {b"common", b"own"})):
+        with database.transaction() as cursor:
+            KeyRecords.drop(cursor, [ref])
+        assert records.find(ref) is None
+        assert records.tables.missing([b"common", b"own"]) == missing
+    assert database.execute("SELECT * FROM content_chunks") == []
