@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import socket
 import subprocess
@@ -188,6 +189,36 @@ def test_named_contexts(build: Build, site: Site, context: Context, tmp_path: Pa
     assert (tmp_path / "out/lib.h").read_text() == "int x;\n"
     assert (tmp_path / "out/a").read_text() == "a\n"
     assert (tmp_path / "out/web/context").read_bytes() == b"data"
+
+
+@pytest.mark.peer("ssh-keygen")
+def test_only_what_is_signed(build: Build, site: Site, context: Context, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    repository, remote = site.repository("app")
+    repository.commit({"file": "one\n"})
+    signing = ("-c", "gpg.format=ssh", "-c", f"user.signingkey={key}")
+    repository.git(*signing, "tag", "-s", "-m", "release", "v1")
+    identifier = "git://" + remote.partition("://")[2]
+    rule = {
+        "action": "CONVERT",
+        "selector": {"identifier": f"{identifier}*", "matchType": "WILDCARD"},
+        "updates": {
+            "identifier": identifier + "${1}",
+            "attrs": {"git.sig.pubkey": Path(f"{key}.pub").read_text()},
+        },
+    }
+    (tmp_path / "policy.json").write_text(json.dumps({"version": 1, "rules": [rule]}))
+    env = {"EXPERIMENTAL_BUILDKIT_SOURCE_POLICY": str(tmp_path / "policy.json")}
+    context.dockerfile(f"FROM scratch\nADD {remote}#v1 /\n", base=False)
+    build(*local(tmp_path / "out"), context.path, env=env).ok()
+    assert (tmp_path / "out/file").read_text() == "one\n"
+
+    context.dockerfile(f"FROM scratch\nADD {remote}#trunk /\n", base=False)
+    failed = build(*local(tmp_path / "no"), context.path, env=env)
+    assert failed.status != 0
+    assert "git object is not signed" in failed.text
+    build(*local(tmp_path / "without"), context.path).ok()  # nobody asked for a signature
 
 
 def test_a_token_reaches_the_remote_and_nothing_else(
