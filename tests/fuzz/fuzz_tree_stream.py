@@ -28,6 +28,9 @@ class Sender:
     async def send_bytes(self, payload: bytes) -> None:
         """Take a request."""
 
+    async def send_batch(self, payloads: list[bytes]) -> None:
+        """Take requests."""
+
     async def recv_bytes(self) -> bytes | None:
         """Return the next message."""
         return self._messages.pop(0) if self._messages else None

@@ -104,6 +104,9 @@ class MessagePipe(Protocol):
     async def send_bytes(self, payload: bytes) -> None:
         """Send one encoded message; waits while the other side does not keep up."""
 
+    async def send_batch(self, payloads: Sequence[bytes]) -> None:
+        """Send several small encoded messages; as :meth:`send_bytes` for each of them."""
+
     async def recv_bytes(self) -> bytes | None:
         """Return the next message, or None when the other side is done."""
 

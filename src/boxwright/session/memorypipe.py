@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 
 from boxwright.session.base import SessionLostError
 
@@ -44,6 +45,11 @@ class MemoryPipe:
         lane.messages.append(payload)
         lane.waiting_bytes += len(payload)
         lane.arrived.set()
+
+    async def send_batch(self, payloads: Sequence[bytes]) -> None:
+        """Send several messages."""
+        for payload in payloads:
+            await self.send_bytes(payload)
 
     async def recv_bytes(self) -> bytes | None:
         """Return the next message, or None at the end."""

@@ -34,10 +34,13 @@ STAT, REQUEST, DATA, FIN, ERROR = range(5)
 
 STAT_TAG = b"\x12"
 """How packets with a stat begin, in the usual order of fields."""
+DATA_TAG = b"\x08\x02"
+"""How packets with a piece of a file begin, in the usual order of fields."""
 FIN_PACKET = b"\x08\x03"
 LAST_STAT_PACKET = b""
 """A stat packet without a stat: the sender has named everything. All its fields are default."""
 
+_USUAL_ID_BITS = 35
 _NO_XATTRS: Mapping[bytes, bytes] = MappingProxyType({})
 
 
@@ -319,8 +322,8 @@ def parse_packet(raw: bytes) -> Packet:
     """
     if raw[:1] == b"\x12" and len(raw) > 2 and raw[1] == len(raw) - 2 < 0x80:
         return Packet(STAT, 0, raw[2:])
-    if raw[:2] == b"\x08\x02" and (packet := _parse_data(raw)) is not None:
-        return packet
+    if raw[:2] == DATA_TAG and (found := parse_data(raw)) is not None:
+        return Packet(DATA, *found)
     kind = file_id = position = 0
     stat: bytes | None = None
     data = b""
@@ -345,15 +348,36 @@ def parse_packet(raw: bytes) -> Packet:
     return Packet(kind, file_id, data)
 
 
-def _parse_data(raw: bytes) -> Packet | None:
-    """Parse a data packet with its fields in the usual order; None if they are not."""
-    file_id = 0
-    position = 2
-    if raw[2:3] == b"\x18":
-        file_id, position = decode_varint(raw, 3)
-    if position == len(raw):
-        return Packet(DATA, file_id, b"")
-    if raw[position] != 0x22:
+def parse_data(raw: bytes) -> tuple[int, bytes] | None:
+    """Parse a packet that begins with :data:`DATA_TAG`, of which there are two for each file.
+
+    Returns:
+        The number of the file and a piece of it, empty at its end; None if the fields are not
+        in their usual order or form.
+    """
+    file_id = shift = 0
+    position, end = 2, len(raw)
+    try:
+        if position < end and raw[position] == 0x18:
+            byte = 0x80
+            while byte >= 0x80:
+                position += 1
+                byte = raw[position]
+                file_id |= (byte & 0x7F) << shift
+                shift += 7
+            position += 1
+        if position == end:
+            return (file_id, b"") if shift <= _USUAL_ID_BITS else None
+        if raw[position] != 0x22 or shift > _USUAL_ID_BITS:
+            return None
+        length = shift = 0
+        byte = 0x80
+        while byte >= 0x80:
+            position += 1
+            byte = raw[position]
+            length |= (byte & 0x7F) << shift
+            shift += 7
+    except IndexError:
         return None
-    data, position = _read_bytes(raw, position + 1)
-    return Packet(DATA, file_id, data) if position == len(raw) else None
+    position += 1
+    return (file_id, raw[position:]) if position + length == end else None

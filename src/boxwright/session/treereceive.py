@@ -19,6 +19,7 @@ from boxwright.session.tasks import run_together
 
 _MAX_WAITING_BYTES = 16 << 20
 _MAX_ENTRIES = 20_000_000
+_REQUESTS_AT_ONCE = 1000
 
 ReceivedCallback = Callable[[int], None]
 """Told the number of bytes of received packets, now and then."""
@@ -107,6 +108,9 @@ class _Transfer:
                     at += count
                     continue
             at += 1
+            if raw[:2] == packets.DATA_TAG and (found := packets.parse_data(raw)) is not None:
+                self._take_data(*found)
+                continue
             packet = packets.parse_packet(raw)
             if packet.type == packets.DATA:
                 self._take_data(packet.id, packet.payload or b"")
@@ -151,13 +155,13 @@ class _Transfer:
         self._batch_wake.set()
 
     async def request(self) -> None:
-        send = self._pipe.send_bytes
         while True:
             await self._request_wake.wait()
             self._request_wake.clear()
             wanted, self._requests = self._requests, []
-            for file_id in wanted:
-                await send(packets.request_packet(file_id))
+            for start in range(0, len(wanted), _REQUESTS_AT_ONCE):
+                numbers = wanted[start : start + _REQUESTS_AT_ONCE]
+                await self._pipe.send_batch([packets.request_packet(each) for each in numbers])
             if self._named_all and not self._requests:
                 return
 

@@ -211,11 +211,21 @@ class TreeWriter:
             TreeWriteError: the file system refused.
         """
         self.make_planned()
-        for file_id, data in batch:
+        taken, end = 0, len(batch)
+        while taken < end:
+            file_id, data = batch[taken]
+            taken += 1
             opened = self._open.get(file_id)
             if opened is None:
-                opened = self.open(self._expected.pop(file_id))
-                self._open[file_id] = opened
+                stat = self._expected.pop(file_id)
+                if not data:
+                    self._write_whole(stat, b"")
+                    continue
+                if taken < end and batch[taken] == (file_id, b"") and len(data) < _SPARSE_BLOCK:
+                    self._write_whole(stat, data)
+                    taken += 1
+                    continue
+                opened = self._open[file_id] = self.open(stat)
             if data:
                 try:
                     opened.write(data)
@@ -231,8 +241,11 @@ class TreeWriter:
 
     def open(self, stat: Stat) -> _OpenFile:
         """Create the file of an entry in place of whatever is there."""
-        path = self.absolute(stat.path)
         header = self._header(stat) if self._header is not None else None
+        return _OpenFile(self._create(stat), stat, header)
+
+    def _create(self, stat: Stat) -> int:
+        path = self.absolute(stat.path)
         try:
             try:
                 descriptor = os.open(path, _OPEN_FLAGS, 0o600)
@@ -242,7 +255,22 @@ class TreeWriter:
         except OSError as exc:
             raise TreeWriteError(path, exc) from exc
         self.written_files.add(stat.path)
-        return _OpenFile(descriptor, stat, header)
+        return descriptor
+
+    def _write_whole(self, stat: Stat, data: bytes) -> None:
+        """Write a small file whose content is all here."""
+        descriptor = self._create(stat)
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(descriptor, data[written:])
+            self._set_file_metadata(descriptor, stat)
+        except OSError as exc:
+            raise TreeWriteError(self.absolute(stat.path), exc) from exc
+        finally:
+            os.close(descriptor)
+        if self._header is not None:
+            self.digests[stat.path] = hashlib.sha256(self._header(stat) + data).digest()
 
     def finish_file(self, opened: _OpenFile) -> None:
         """Set a file's metadata and close it."""
@@ -250,18 +278,21 @@ class TreeWriter:
         try:
             if opened.holes:
                 os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
-            if self._keep_owner and (stat.uid or stat.gid):
-                os.fchown(descriptor, stat.uid, stat.gid)
-            if stat.xattrs:
-                _set_xattrs(descriptor, stat)
-            os.fchmod(descriptor, permissions(stat.mode))
-            os.utime(descriptor, ns=(stat.mtime_ns, stat.mtime_ns))
+            self._set_file_metadata(descriptor, stat)
         except OSError as exc:
             raise TreeWriteError(self.absolute(stat.path), exc) from exc
         finally:
             os.close(descriptor)
         if opened.hasher is not None:
             self.digests[stat.path] = opened.hasher.digest()
+
+    def _set_file_metadata(self, descriptor: int, stat: Stat) -> None:
+        if self._keep_owner and (stat.uid or stat.gid):
+            os.fchown(descriptor, stat.uid, stat.gid)
+        if stat.xattrs:
+            _set_xattrs(descriptor, stat)
+        os.fchmod(descriptor, permissions(stat.mode))
+        os.utime(descriptor, ns=(stat.mtime_ns, stat.mtime_ns))
 
     def make_planned(self) -> None:
         """Make the planned entries in order; hard links and folder times wait for the end."""

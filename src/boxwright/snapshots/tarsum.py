@@ -23,6 +23,8 @@ _TYPEFLAGS = {
     stat.S_IFSOCK: b"0",  # an archive can't hold a socket; hashed as an empty file
 }
 
+_PLAIN = b"namemode%duid%dgid%dsize%dtypeflag0linknameunamegnamedevmajor0devminor0"
+
 # Go's io/fs.FileMode, which fsutil's Stat carries on the wire.
 _GO_TYPES = (
     (1 << 31, stat.S_IFDIR),
@@ -96,6 +98,11 @@ def header(
             if is_hashed_xattr(name):
                 text += os.fsencode(name) + xattrs[name]
     return text
+
+
+def plain_header(permissions: int, uid: int, gid: int, size: int) -> bytes:
+    """Return the header bytes of a regular file without attributes; as :func:`header`."""
+    return _PLAIN % (permissions, uid, gid, size)
 
 
 def is_hashed_xattr(name: str) -> bool:

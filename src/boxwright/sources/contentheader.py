@@ -30,6 +30,9 @@ def kernel_mode(stat: Stat) -> int:
 
 def content_header(stat: Stat) -> bytes:
     """Return the bytes that the content digest of an entry begins with."""
+    mode = stat.mode
+    if mode <= 0o777 and not (stat.xattrs or stat.devmajor or stat.devminor):
+        return tarsum.plain_header(mode, stat.uid, stat.gid, stat.size)
     return tarsum.header(
         kernel_mode(stat),
         stat.uid,

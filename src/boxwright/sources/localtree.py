@@ -47,13 +47,13 @@ _TREE_KINDS = {KIND_DIR: content_tree.FOLDER, KIND_SYMLINK: content_tree.SYMLINK
 
 def kind_of(stat: Stat) -> int:
     """Return the index's kind of an entry."""
+    if stat.is_file:
+        return KIND_HARDLINK if stat.linkname else KIND_FILE
     if stat.is_dir:
         return KIND_DIR
     if stat.is_symlink:
         return KIND_SYMLINK
-    if stat.is_hardlink:
-        return KIND_HARDLINK
-    return KIND_FILE if stat.is_file else KIND_OTHER
+    return KIND_HARDLINK if stat.is_hardlink else KIND_OTHER
 
 
 @dataclass(slots=True)

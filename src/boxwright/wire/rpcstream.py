@@ -6,7 +6,7 @@ import asyncio
 import struct
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -112,6 +112,20 @@ class RpcStream:
             RpcError: the call has ended.
         """
         self.write(payload)
+        if self.pending_bytes > _HIGH_WATER:
+            await self.drain()
+
+    async def send_batch(self, payloads: Sequence[bytes]) -> None:
+        """Send several small messages, already serialised, as one piece of the stream.
+
+        Raises:
+            RpcError: the call has ended.
+        """
+        stream = self._sendable()
+        pack = _PREFIX.pack
+        pieces = [piece for each in payloads for piece in (pack(0, len(each)), each)]
+        self._endpoint.h2.send_data(stream, b"".join(pieces))
+        self._endpoint.flush_soon()
         if self.pending_bytes > _HIGH_WATER:
             await self.drain()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from boxwright.core.dataclass import dataclass
@@ -90,6 +90,11 @@ class ServerStream(RpcStream):
         """Queue one message; the response headers go first."""
         self.send_headers()
         super().write(*parts)
+
+    async def send_batch(self, payloads: Sequence[bytes]) -> None:
+        """Send several small messages, already serialised, as one piece of the stream."""
+        self.send_headers()
+        await super().send_batch(payloads)
 
     def send_headers(self) -> None:
         """Send the response headers now, once."""

@@ -96,3 +96,27 @@ def test_garbage_is_a_typed_error_or_parses(raw):
 def test_malformed_packets(raw):
     with pytest.raises(MalformedPacketError):
         packets.parse_packet(raw)
+
+
+@given(st.integers(0, 1 << 40), st.binary(max_size=300))
+def test_data_packets_are_parsed_in_the_usual_order(file_id, data):
+    raw = packets.data_packet(file_id, data)
+    found = packets.parse_data(raw)
+    assert found == ((file_id, data) if file_id < 1 << 35 else None)
+    assert packets.parse_packet(raw) == packets.Packet(packets.DATA, file_id, data)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x08\x02\x18",
+        b"\x08\x02\x18\x80",
+        b"\x08\x02\x22",
+        b"\x08\x02\x22\x05ab",
+        b"\x08\x02\x22\x01ab",
+        b"\x08\x02\x22\x01a\x18\x05",
+        b"\x08\x02\x12\x00",
+    ],
+)
+def test_other_data_packets_are_left_to_the_general_parser(raw):
+    assert packets.parse_data(raw) is None
