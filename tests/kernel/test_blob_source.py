@@ -139,6 +139,18 @@ def test_what_does_not_have_its_digest_is_refused(tmp_path: Path) -> None:
     run(tmp_path, use)
 
 
+def test_blobs_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boxwright.sources.blob._LIMIT_BYTES", len(DATA) - 1)
+
+    async def use(bench: Bench) -> None:
+        bench.put(DATA)
+        bench.registry.put_blob("team/app", DATA)
+        for source in (bench.local(), bench.remote()):
+            assert (await bench.failure(source)).code is Code.LIMIT
+
+    run(tmp_path, use)
+
+
 def test_keys_are_buildkits(tmp_path: Path) -> None:
     async def use(bench: Bench) -> None:
         plain = await bench.remote().cache_key(bench.context, 0)

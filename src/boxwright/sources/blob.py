@@ -102,6 +102,7 @@ class BlobFiles:
         async def fill(sink: AsyncSink) -> None:
             async with self._clients(context.sessions.ids) as client:
                 descriptor = await client.stat_blob(locator.ref, locator.digest)
+                _check_size(descriptor.size)
                 await client.fetch_blob(locator.ref, descriptor, sink)
 
         return fill
@@ -116,13 +117,15 @@ class BlobFiles:
             taken = 0
             async for piece in layout.read(locator.digest):
                 taken += len(piece)
-                if taken > _LIMIT_BYTES:
-                    raise LimitExceededError(
-                        "blob of the OCI layout is too large", detail=f"over {_LIMIT_BYTES} bytes"
-                    )
+                _check_size(taken)
                 await sink.write(piece)
 
         return fill
+
+
+def _check_size(size: int) -> None:
+    if size > _LIMIT_BYTES:
+        raise LimitExceededError("blob is too large", detail=f"over {_LIMIT_BYTES} bytes")
 
 
 @dataclass(frozen=True, slots=True)
