@@ -57,7 +57,10 @@ class ListenOptions:
         if not self.tls_cert and not self.tls_key:
             return None
         if not self.tls_cert or not self.tls_key:
-            raise InvalidInputError("the registry's TLS needs a certificate and its key")
+            raise InvalidInputError(
+                "the registry's TLS needs a certificate and its key",
+                hint="name both files, or none to speak plain HTTP",
+            )
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
             context.load_cert_chain(self.tls_cert, self.tls_key)
@@ -93,10 +96,12 @@ def read_users(path: str) -> dict[str, str]:
         return {}
     try:
         lines = Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeError) as exc:
+    except OSError as exc:
         raise InvalidInputError(
-            "can't read the users of the registry", detail=f"{path}: {exc}"
+            "can't read the users of the registry", detail=f"{path}: {exc.strerror or exc}"
         ) from exc
+    except UnicodeError as exc:
+        raise InvalidInputError("the users of the registry are not text", detail=path) from exc
     users: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
