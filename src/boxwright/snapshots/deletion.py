@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boxwright.core.workers import to_worker
-from boxwright.snapshots.links import own_size
+from boxwright.snapshots.errors import SnapshotNotFoundError
 from boxwright.store import trace
 from boxwright.store.store import Store
 
@@ -41,30 +42,14 @@ async def delete_many(snapshots: SnapshotManager, ids: Sequence[str]) -> dict[st
 
 
 async def _sizes(snapshots: SnapshotManager, ids: Sequence[str]) -> dict[str, int]:
-    known: dict[str, int] = {}
-    unknown: list[str] = []
-    for snapshot_id in ids:
-        row = snapshots.table.get(snapshot_id)
-        if row is None:
-            continue
-        if row.size is None:
-            unknown.append(snapshot_id)
-        else:
-            known[snapshot_id] = row.size
-    if unknown:
-        trees = [
-            (
-                snapshots.folder(each),
-                [snapshots.folder(source) for source in snapshots.table.links.sources(each)],
-            )
-            for each in unknown
-        ]
-        known.update(zip(unknown, await to_worker(_count, trees), strict=True))
-    return known
-
-
-def _count(trees: Sequence[tuple[Path, list[Path]]]) -> list[int]:
-    return [own_size(folder, sources)[0] for folder, sources in trees]
+    rows = {each: row for each in ids if (row := snapshots.table.get(each)) is not None}
+    if any(row.size is None for row in rows.values()):
+        await snapshots.count_sizes()
+    sizes = {}
+    for each in rows:
+        with contextlib.suppress(SnapshotNotFoundError):
+            sizes[each] = await snapshots.size_bytes(each)
+    return sizes
 
 
 def _discard(store: Store, folders: Sequence[Path]) -> None:

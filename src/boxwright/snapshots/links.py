@@ -1,16 +1,18 @@
 """Files that snapshots share by hard link: each is counted once, where it was first.
 
 A snapshot that copied by link is noted with the snapshots that it may have links into, its
-*sources*. What it shares with them counts there. When a source is deleted, the oldest of those that
-shared with it takes its place: its files live on in them.
+*sources*. What it shares with them counts there. When a source is deleted, its files live on in
+those that shared with it, its *heirs*: all their sizes are forgotten, and :func:`count` then finds out
+in one pass which of them has a file first.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass
 from boxwright.store import schema
 from boxwright.store.database import Database
 
@@ -55,12 +57,11 @@ class Links:
         )
         return [row[0] for row in self._db.execute(query, (snapshot_id,))]
 
-    def drop(self, snapshot_id: str, sources: Iterable[str]) -> None:
-        """Note that a snapshot has no links into these after all."""
-        self._db.execute_many(
-            "DELETE FROM snapshot_links WHERE snapshot = ? AND source = ?",
-            [(snapshot_id, source) for source in sources],
-        )
+    def replace(self, snapshot_id: str, sources: Iterable[str]) -> None:
+        """Note which snapshots this one has links into, now that it is known."""
+        with self._db.transaction() as cursor:
+            cursor.execute("DELETE FROM snapshot_links WHERE snapshot = ?", (snapshot_id,))
+            self.add(snapshot_id, sources)
 
     def bequeath(self, snapshot_id: str) -> list[str]:
         """Hand on what a snapshot is to others before it is deleted.
@@ -72,30 +73,59 @@ class Links:
         if heirs:
             above = self.sources(snapshot_id)
             for heir in heirs:
-                self.add(heir, above if heir == heirs[0] else [*above, heirs[0]])
+                self.add(heir, above)
             self._db.execute_many(
                 "UPDATE snapshots SET size = NULL WHERE id = ?", [(heir,) for heir in heirs]
             )
         return heirs
 
 
-def own_size(folder: Path, sources: Sequence[Path] = ()) -> tuple[int, list[int]]:
-    """Return the bytes of a tree without what ``sources`` have as well, each inode once.
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A snapshot to count, and those that it may have links into."""
 
-    Returns:
-        The bytes on the disk, 0 for a missing tree; and which of the sources share files.
-    """
-    own, shared = _sizes(folder)
-    sharing = []
-    for number, source in enumerate(sources):
-        if not shared:
-            break
-        found = shared.keys() & set(_inodes(source))
-        if found:
-            sharing.append(number)
-            for inode in found:
+    id: str
+    folder: Path
+    sources: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a snapshot takes alone, in bytes, and which others have its further files first."""
+
+    tree: Tree
+    size: int
+    shares_with: frozenset[str]
+
+
+def count(trees: Iterable[Tree]) -> list[Counted]:
+    """Count snapshots, the oldest first; what several of them share counts in the first."""
+    found: list[Counted] = []
+    known: dict[str, frozenset[int]] = {}
+    first: dict[int, str] = {}
+    for tree in trees:
+        own, shared = _sizes(tree.folder)
+        others: set[str] = set()
+        for source, folder in tree.sources.items():
+            if not shared:
+                break
+            if source not in known:
+                known[source] = frozenset(_inodes(folder))
+            for inode in shared.keys() & known[source]:
+                others.add(source)
                 del shared[inode]
-    return own + sum(shared.values()), sharing
+        for inode in list(shared):
+            owner = first.setdefault(inode, tree.id)
+            if owner != tree.id:
+                others.add(owner)
+                del shared[inode]
+        found.append(Counted(tree, own + sum(shared.values()), frozenset(others)))
+    return found
+
+
+def own_size(folder: Path, others: Sequence[Path] = ()) -> int:
+    """Return the bytes of a tree without what ``others`` have as well; 0 if it is missing."""
+    return count([Tree("", folder, {str(path): path for path in others})])[0].size
 
 
 def _sizes(folder: Path) -> tuple[int, dict[int, int]]:

@@ -33,7 +33,7 @@ from boxwright.linux import files
 from boxwright.snapshots import chains, materialise
 from boxwright.snapshots.backend import Backend, BackendName, open_backend
 from boxwright.snapshots.errors import SnapshotInUseError, SnapshotNotFoundError
-from boxwright.snapshots.links import own_size
+from boxwright.snapshots.links import Counted, Tree, count, own_size
 from boxwright.snapshots.mounts import Mounts
 from boxwright.snapshots.node import LayerBlob, Node
 from boxwright.snapshots.preparation import Preparation
@@ -68,6 +68,7 @@ class SnapshotManager:
         self._nodes: dict[str, Node] = {}
         self._mutable: dict[str, MutableRef] = {}
         self._mutable_locks: dict[str, asyncio.Lock] = {}
+        self._counting = asyncio.Lock()
         self.mounts = Mounts(backend, store.mounts)
         self._preparation = Preparation(self)
         self.content_hashes: ContentHashes | None = None
@@ -548,19 +549,38 @@ class SnapshotManager:
 
         Files that it shares with a snapshot that it copied from count there.
         """
+        if self.node(snapshot_id).row.size is None:
+            await self.count_sizes()
         node = self.node(snapshot_id)
-        if node.row.size is None:
-            sources = self.table.links.sources(snapshot_id)
-            folders = [self.folder(source) for source in sources]
-            size, sharing = await to_worker(own_size, self.folder(snapshot_id), folders)
-            is_settled = sources == self.table.links.sources(snapshot_id)
-            if is_settled and (node.row.present or node.row.plain):
-                kept = {sources[number] for number in sharing}
-                self.table.links.drop(snapshot_id, set(sources) - kept)
-                node.row.size = size
-                self.table.update(snapshot_id, size=size)
-            return size
-        return node.row.size
+        if node.row.size is not None:
+            return node.row.size
+        return await to_worker(own_size, self.folder(snapshot_id))
+
+    async def count_sizes(self) -> None:
+        """Count all snapshots whose size is not known, those together that may share files."""
+        async with self._counting:
+            trees = []
+            for row in self.table.uncounted():
+                sources = self.table.links.sources(row.id)
+                folders = {source: self.folder(source) for source in sources}
+                trees.append(Tree(row.id, self.folder(row.id), folders))
+            counted = await to_worker(count, trees) if trees else []
+            with self.store.db.transaction():
+                for each in counted:
+                    self._note_size(each)
+
+    def _note_size(self, counted: Counted) -> None:
+        """Store a size, unless what it was held against has gone meanwhile."""
+        tree = counted.tree
+        known = self.table.links.sources(tree.id)
+        if set(known) != set(tree.sources):
+            return
+        if any(self.table.get(other) is None for other in (tree.id, *counted.shares_with)):
+            return
+        self.table.links.replace(tree.id, counted.shares_with)
+        self.table.update(tree.id, size=counted.size)
+        if tree.id in self._nodes:
+            self._nodes[tree.id].row.size = counted.size
 
     async def _freed_bytes(self, snapshot_id: str) -> int:
         """Return what deleting a snapshot gives back: not what others have links to."""
@@ -569,21 +589,15 @@ class SnapshotManager:
             return await self.size_bytes(snapshot_id)
         others = [*heirs, *self.table.links.sources(snapshot_id)]
         folders = [self.folder(other) for other in others]
-        return (await to_worker(own_size, self.folder(snapshot_id), folders))[0]
+        return await to_worker(own_size, self.folder(snapshot_id), folders)
 
     async def usage(self) -> list[SnapshotRecord]:
         """Return :meth:`records` with all sizes counted."""
+        await self.count_sizes()
         for record in self.records():
-            if record.size_bytes is not None:
-                continue
-            if record.record_type == CACHE_MOUNT_TYPE:
+            if record.size_bytes is None and record.record_type == CACHE_MOUNT_TYPE:
                 assert self.cache_mounts is not None
                 await self.cache_mounts.count_size(record.id)
-            elif not record.mutable:
-                try:
-                    await self.size_bytes(record.id)
-                except SnapshotNotFoundError:
-                    continue
         return self.records()
 
     async def delete(self, snapshot_id: str) -> int:

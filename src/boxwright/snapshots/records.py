@@ -170,6 +170,14 @@ class Records:
         )
         return [_row(values) for values in self._db.execute(query)]
 
+    def uncounted(self) -> list[Row]:
+        """Return the rows with trees whose size is not known, the oldest first."""
+        query = (
+            f"SELECT {_COLUMNS} FROM snapshots WHERE size IS NULL AND (present OR plain)"  # noqa: S608
+            " ORDER BY created_ns, id"
+        )
+        return [_row(values) for values in self._db.execute(query)]
+
     def mark_synced(self, ids: Sequence[str]) -> None:
         """Note that the trees of these rows are on the disk."""
         self._db.execute_many(

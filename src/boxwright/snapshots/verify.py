@@ -104,7 +104,7 @@ def _row_problems(store: Store, row: Row, folder: Path) -> Iterator[TreeProblem]
 
 def _size(table: Records, row: Row, folder: Path) -> int:
     sources = [folder.with_name(source) for source in table.links.sources(row.id)]
-    return own_size(folder, sources)[0]
+    return own_size(folder, sources)
 
 
 def _missing(row: Row, folder: Path) -> Iterator[str]:
