@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -13,8 +14,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from programs import PROGRAM, Buildx, Cli, Context, Layout, Run, assert_no_process_uses
+from programs import (
+    PROGRAM,
+    Buildx,
+    Cli,
+    Context,
+    Daemon,
+    Layout,
+    Registry,
+    Run,
+    assert_no_process_uses,
+)
 from served import Site
+
+from boxwright import llb
+from boxwright.client import BuildRequest, connect
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("crun"), pytest.mark.peer("git")]
 
@@ -281,3 +295,20 @@ def test_git_does_not_outlive_a_killed_engine(cli: Cli, tmp_path: Path) -> None:
         # git itself dies with the engine; its helper when the remote ends or answers.
         connection.close()
         assert_no_process_uses(remote)
+
+
+@pytest.mark.peer("docker-registry")
+def test_images_of_a_builder_itself_are_listed_as_such(
+    cli: Cli, daemon: Daemon, registry: Registry, context: Context
+) -> None:
+    name = f"{registry.host}/team/base:1"
+    context.dockerfile("FROM base\n")
+    cli.build("-t", name, "--push", context.path).ok()
+
+    async def used() -> set[str]:
+        state = llb.scratch().copy(llb.image(name, internal=True), "/bin/busybox", "/b")
+        async with connect(daemon.address) as client:
+            await client.build(BuildRequest(definition=state.marshal()))
+            return {record.RecordType for record in await client.disk_usage()}
+
+    assert "internal" in asyncio.run(used())
