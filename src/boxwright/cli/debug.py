@@ -41,9 +41,11 @@ async def print_info(client: Client, *, template: str) -> None:
     if as_json:
         sys.stdout.write(views.to_json(views.info_json(version)) + "\n")
         return
-    sys.stdout.write(f"BuildKit:\t{version.package} {version.version} {version.revision}\n")
+    rows = [("BuildKit:", f"{version.package} {version.version} {version.revision}")]
     if version.dockerfileVersion:
-        sys.stdout.write(f"Dockerfile:\t{version.dockerfileVersion}\n")
+        rows.append(("Dockerfile:", version.dockerfileVersion))
+    width = max(len(name) for name, _ in rows)
+    sys.stdout.writelines(f"{name:<{width}} {value}\n" for name, value in rows)
 
 
 @click.group(context_settings=_HELP)

@@ -100,8 +100,7 @@ async def list_usage(
     if verbose:
         sys.stdout.writelines(map(views.usage_details, records))
     else:
-        write(views.usage_header())
-        sys.stdout.writelines(map(views.usage_row, records))
+        write(views.usage_table(records))
     if not filters:
         write(views.usage_summary(records))
 
@@ -144,9 +143,7 @@ async def prune_records(
 def _print_row(record: UsageRecord, *, is_first: bool) -> None:
     from boxwright.cli import views
 
-    if is_first:
-        sys.stdout.write(views.usage_header())
-    sys.stdout.write(views.usage_row(record))
+    sys.stdout.write(views.usage_table([record], with_head=is_first))
     sys.stdout.flush()
 
 

@@ -43,6 +43,11 @@ def _time(stamp: Timestamp) -> str:
     return timestamp(stamp.seconds * 1_000_000_000 + stamp.nanos)
 
 
+def _spoken_time(stamp: Timestamp) -> str:
+    """Return a time as Go prints it."""
+    return _time(stamp).replace("T", " ").removesuffix("Z") + " +0000 UTC"
+
+
 def usage_json(record: UsageRecord) -> dict[str, Any]:
     """Return a usage record (client.UsageInfo of BuildKit's Go client)."""
     return {
@@ -60,13 +65,13 @@ def usage_json(record: UsageRecord) -> dict[str, Any]:
     }
 
 
-def usage_header() -> str:
-    """Return the head line of the table of usage records."""
-    return f"{'ID':<{_ID_WIDTH}}\t{'RECLAIMABLE':<{_RECLAIMABLE_WIDTH}}\tSIZE\tLAST ACCESSED\n"
+def usage_table(records: Iterable[UsageRecord], *, with_head: bool = True) -> str:
+    """Return one line for each record; a star marks mutable and shared ones."""
+    head = "ID\tRECLAIMABLE\tSIZE\tLAST ACCESSED\n" if with_head else ""
+    return units.tabbed(head + "".join(map(_usage_row, records)))
 
 
-def usage_row(record: UsageRecord) -> str:
-    """Return one line of the table; a star marks mutable and shared records."""
+def _usage_row(record: UsageRecord) -> str:
     name = record.ID + ("*" if record.Mutable else "")
     size = units.size(record.Size) + ("*" if record.Shared else "")
     reclaimable = str(not record.InUse).lower()
@@ -79,7 +84,7 @@ def usage_details(record: UsageRecord) -> str:
     if record.Parents:
         rows.append(("Parents", ";".join(record.Parents)))
     rows += [
-        ("Created at", _time(record.CreatedAt)),
+        ("Created at", _spoken_time(record.CreatedAt)),
         ("Mutable", str(record.Mutable).lower()),
         ("Reclaimable", str(not record.InUse).lower()),
         ("Shared", str(record.Shared).lower()),
@@ -89,10 +94,10 @@ def usage_details(record: UsageRecord) -> str:
         rows.append(("Description", record.Description))
     rows.append(("Usage count", record.UsageCount))
     if record.HasField("LastUsedAt"):
-        rows.append(("Last used", _time(record.LastUsedAt)))
+        rows.append(("Last used", _spoken_time(record.LastUsedAt)))
     if record.RecordType:
         rows.append(("Type", record.RecordType))
-    return "".join(f"{key + ':':<16}{value}\n" for key, value in rows) + "\n"
+    return units.tabbed("".join(f"{key}:\t{value}\n" for key, value in rows)) + "\n"
 
 
 def usage_summary(records: Iterable[UsageRecord]) -> str:
@@ -106,7 +111,7 @@ def usage_summary(records: Iterable[UsageRecord]) -> str:
     if shared:
         rows += [("Shared", shared), ("Private", total - shared)]
     rows += [("Reclaimable", reclaimable), ("Total", total)]
-    return "".join(f"{key + ':':<16}{units.size(value)}\n" for key, value in rows)
+    return units.tabbed("".join(f"{key}:\t{units.size(value)}\n" for key, value in rows))
 
 
 def platform_text(platform: Platform) -> str:
@@ -170,14 +175,14 @@ def workers_table(workers: Sequence[WorkerRecord]) -> str:
     """Return one line for each worker."""
     rows = [("ID", "PLATFORMS")]
     rows += [(each.ID, ",".join(map(platform_text, each.platforms))) for each in workers]
-    return "".join(f"{first}\t{second}\n" for first, second in rows)
+    return units.tabbed("".join(f"{first}\t{second}\n" for first, second in rows))
 
 
 def worker_details(worker: WorkerRecord) -> str:
     """Return everything about a worker."""
     version = worker.BuildkitVersion
     lines = [
-        f"ID:\t\t{worker.ID}",
+        f"ID:\t{worker.ID}",
         f"Platforms:\t{','.join(map(platform_text, worker.platforms))}",
         f"BuildKit:\t{version.package} {version.version} {version.revision}",
     ]
@@ -193,7 +198,7 @@ def worker_details(worker: WorkerRecord) -> str:
         if rule.keepDuration:
             lines.append(f"\tKeep duration:\t{duration_text(rule.keepDuration)}")
         lines += [
-            f"\t{label}:\t{units.size(value)}"
+            f"\t{label}:\t{units.exact_size(value)}"
             for label, value in (
                 ("Reserved space", rule.reservedSpace),
                 ("Minimum free space", rule.minFreeSpace),
@@ -201,7 +206,7 @@ def worker_details(worker: WorkerRecord) -> str:
             )
             if value
         ]
-    return "\n".join(lines) + "\n\n"
+    return units.tabbed("\n".join(lines)) + "\n"
 
 
 def duration_text(duration_ns: int) -> str:
