@@ -7,13 +7,11 @@ delivers them.
 from __future__ import annotations
 
 import hashlib
-import io
 
 from boxwright.core.dataclass import dataclass
 from boxwright.sources import ssh_signature
 from boxwright.sources.git_remote import SignatureRules
-from boxwright.sources.openpgp import verify_detached
-from boxwright.sources.openpgp_packets import SignatureError
+from boxwright.sources.openpgp import SignatureError, verify_detached
 
 _PGP_BEGIN = b"-----BEGIN PGP SIGNATURE-----"
 _COMMIT_SIGNATURES = (b"gpgsig ", b"gpgsig-sha256 ")
@@ -79,7 +77,7 @@ class GitObject:
             raise UnsignedError(self.kind)
         if self.signature.startswith(_PGP_BEGIN):
             verify_detached(
-                lambda: io.BytesIO(self.signed),
+                self.signed,
                 self.signature,
                 rules.public_keys,
                 reject_expired=rules.reject_expired,

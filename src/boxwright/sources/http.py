@@ -99,8 +99,7 @@ class HttpSource:
 
     async def _verify(self, context: SourceContext, found: HttpMetadata) -> None:
         # Not at start: few builds verify anything.
-        from boxwright.sources.openpgp import verify_detached
-        from boxwright.sources.openpgp_packets import SignatureError
+        from boxwright.sources.openpgp import SignatureError, verify_detached
 
         wanted = self._wanted
         async with (
@@ -109,9 +108,7 @@ class HttpSource:
         ):
             path = await to_worker(_only_file, root)
             try:
-                await to_worker(
-                    verify_detached, lambda: path.open("rb"), wanted.signature, wanted.public_keys
-                )
+                await to_worker(verify_detached, path, wanted.signature, wanted.public_keys)
             except SignatureError as exc:
                 raise HttpSignatureError(redacted(wanted.url), str(exc)) from exc
 

@@ -9,7 +9,7 @@ import itertools
 import re
 
 from boxwright.core.dataclass import dataclass
-from boxwright.sources.openpgp_packets import MAX_BYTES, SignatureError
+from boxwright.sources.openpgp import MAX_BYTES, SignatureError
 
 BEGIN = b"-----BEGIN SSH SIGNATURE-----"
 _ARMOR = re.compile(

@@ -9,7 +9,7 @@ import pytest
 
 from boxwright.sources.git_remote import SignatureRules
 from boxwright.sources.git_signature import GitObject, verify_git
-from boxwright.sources.openpgp_packets import SignatureError
+from boxwright.sources.openpgp import SignatureError
 
 DATA = Path(__file__).parent / "sshsig"
 KEY = (DATA / "ed25519.pub").read_bytes()

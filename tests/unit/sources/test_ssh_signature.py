@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boxwright.errors import Code
-from boxwright.sources.openpgp_packets import SignatureError
+from boxwright.sources.openpgp import SignatureError
 from boxwright.sources.ssh_signature import verify_ssh
 
 DATA = Path(__file__).parent / "sshsig"

@@ -52,3 +52,16 @@ sign revoked revoked 20240102T000000
 sed 's/^:---/---/' "$GNUPGHOME/openpgp-revocs.d/$(fingerprint revoked).rev" > "$GNUPGHOME/revoke"
 gpg 20240301T000000 --import "$GNUPGHOME/revoke"
 export_key revoked
+
+make dsa dsa2048 sign never
+sign dsa dsa 20240102T000000 --digest-algo SHA256
+gpg 20240101T000000 --cert-digest-algo SHA1 --quick-gen-key 'sha1bound <sha1bound@example.com>' \
+  rsa2048 sign never
+sign sha1bound sha1bound 20240102T000000
+for name in subexpired subrevoked; do make $name ed25519 cert never; done
+gpg 20240101T000000 --quick-add-key "$(fingerprint subexpired)" ed25519 sign seconds=86400
+gpg 20240101T000000 --quick-add-key "$(fingerprint subrevoked)" ed25519 sign never
+for name in subexpired subrevoked; do sign $name $name 20240101T010000; done
+printf 'key 1\nrevkey\ny\n2\n\ny\nsave\n' |
+  gpg 20240301T000000 --no-batch --command-fd 0 --edit-key '<subrevoked@example.com>' 2> /dev/null
+for name in dsa sha1bound subexpired subrevoked; do export_key $name; done
