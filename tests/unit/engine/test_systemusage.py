@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from boxwright.engine.systemusage import sample
@@ -53,7 +52,6 @@ def test_a_kernel_that_tells_nothing(tmp_path: Path) -> None:
 
 def test_this_machine() -> None:
     found = sample(0)
-    assert found["memoryStat"]["total"] * 1024 == os.sysconf("SC_PHYS_PAGES") * os.sysconf(
-        "SC_PAGE_SIZE"
-    )
+    assert found["memoryStat"]["total"] > found["memoryStat"]["free"] > 0
+    assert found["cpuStat"]["idle"] > 0
     assert found["procStat"]["processesRunning"] >= 1
