@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from leftovers import Process, mounts_of, processes_with, steps_that_ran
-from programs import Buildx, Context, Layout, Run, find_peer, run, wait_until
+from programs import PROGRAM, Buildx, Context, Layout, Run, find_peer, run, wait_until
 
 import boxwright
 
@@ -223,3 +223,84 @@ def test_the_doctor_names_what_blocks(user: User) -> None:
     assert "FAIL user namespace" in done.out
     assert "user.max_user_namespaces=0" in done.out
     assert "builds can't run" in done.out
+
+
+@pytest.fixture
+def shared(user: User) -> Iterator[Path]:
+    """A configuration in which steps share the engine's processes."""
+    config = user.home / "shared.toml"
+    config.write_text("[worker.oci]\nnoProcessSandbox = true\n")
+    user.own(config)
+    yield config
+    config.unlink()
+
+
+def masked(user: User, argv: list[str]) -> Run:
+    """Run a command of his where parts of ``/proc`` are covered, as containers have it."""
+    script = 'mount -t tmpfs none /proc/fs && exec "$@"'
+    return run(["unshare", "--mount", "sh", "-c", script, "sh", *argv], cwd=Path("/"))
+
+
+def test_where_proc_is_masked_steps_share_the_engine_s_processes(
+    user: User, project: Context, shared: Path
+) -> None:
+    project.dockerfile(
+        "FROM base\n"
+        "RUN id -u && (sleep 7781 & sleep 7781 &) && echo see-$(ls /proc | grep -c '^[0-9]')\n"
+        "RUN echo own >/dev/shm/x && cat /proc/self/status >/dev/null && cat /dev/shm/x\n"
+    )
+    build = ["build", "--progress", "plain", str(project.path)]
+    refused = masked(user, user.argv(*build))
+    assert refused.status != 0
+    done = masked(user, user.argv("--config", shared, *build)).ok()
+    assert "noProcessSandbox: steps can see and kill" in done.err
+    (seen,) = (line for line in done.err.splitlines() if " see-" in line and "echo" not in line)
+    assert int(seen.rpartition("-")[2]) > 5
+    assert not processes_with("7781")  # what a step leaves ends with it
+
+
+def test_killing_it_leaves_nothing_of_shared_processes(
+    user: User, project: Context, shared: Path, tmp_path: Path
+) -> None:
+    project.dockerfile("FROM base\nRUN (sleep 7782 &) && echo begun-$((1+1)) && sleep 7782\n")
+    build = Process(
+        user.argv("--config", shared, "build", "--progress", "plain", project.path),
+        tmp_path / "build.log",
+    )
+    try:
+        build.wait_for_text("begun-2")
+        assert processes_with("7782")
+        build.end(signal.SIGKILL)
+    finally:
+        build.close()
+    wait_until(lambda: not processes_with("7782"), 20, "all processes end")
+    wait_until(lambda: not mounts_of(user.root), 20, "nothing is mounted")
+
+
+def test_a_killed_supervisor_takes_shared_processes_along(
+    user: User, project: Context, shared: Path, tmp_path: Path
+) -> None:
+    project.dockerfile("FROM base\nRUN (sleep 7783 &) && echo begun-$((1+1)) && sleep 7783\n")
+    build = Process(
+        user.argv("--config", shared, "build", "--progress", "plain", project.path),
+        tmp_path / "build.log",
+    )
+    try:
+        build.wait_for_text("begun-2")
+        # Of the two the inner one, which started the steps.
+        inner = max(processes_with(f"{user.root}/run/sandbox\0shared"))
+        os.kill(inner, signal.SIGKILL)
+        assert build.wait() != 0
+    finally:
+        build.close()
+    wait_until(lambda: not processes_with("7783"), 20, "all processes end")
+    assert "sandbox supervisor ended" in build.text
+
+
+def test_root_keeps_the_process_sandbox(user: User, shared: Path, tmp_path: Path) -> None:
+    del user
+    config = tmp_path / "c.toml"
+    config.write_text(shared.read_text())
+    done = run([PROGRAM, "--config", str(config), "--root", str(tmp_path / "state"), "du"])
+    assert done.status != 0
+    assert "noProcessSandbox is not allowed for root" in done.err

@@ -153,6 +153,7 @@ def _proc(facts: Mapping[str, Any]) -> Finding:
     said = str(facts.get("proc", ""))
     hint = (
         "the outer container masks /proc: --security-opt systempaths=unconfined "
-        "(Kubernetes: procMount: Unmasked, with hostUsers: false)"
+        "(Kubernetes: procMount: Unmasked, with hostUsers: false); or noProcessSandbox = true "
+        "under [worker.oci], if steps may see the daemon's processes"
     )
     return Finding("process sandbox", not said, said or "a /proc of its own", hint)

@@ -204,8 +204,8 @@ class OciWorkerConfig:
     no_process_sandbox: bool = key(
         "noProcessSandbox",
         False,
-        "Share the daemon's process namespace with steps.",
-        is_effective=False,
+        "Share the daemon's process namespace with steps, as a masked /proc makes necessary; "
+        "rootless only.",
     )
     binary: str = key(
         "binary", "", "The OCI runtime; crun, then runc, by default.", example="runc"

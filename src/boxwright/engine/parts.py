@@ -8,7 +8,7 @@ import os
 import uuid
 from pathlib import Path
 
-from boxwright.config.load import parse_size
+from boxwright.config.load import ConfigError, parse_size
 from boxwright.core.clock import Clock
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
@@ -138,6 +138,19 @@ def _own_logins(path: str) -> AuthSource | None:
     return FileLogins(Path(path))
 
 
+def _shares_processes(settings: EngineSettings) -> bool:
+    if not settings.config.worker.oci.no_process_sandbox:
+        return False
+    if not settings.rootless:
+        raise ConfigError(
+            "noProcessSandbox is not allowed for root",
+            detail="steps could kill any process of this machine",
+            hint="leave it out, or run the daemon as an ordinary user",
+        )
+    _log.warning("noProcessSandbox: steps can see and kill the daemon's own processes")
+    return True
+
+
 async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
     worker = settings.config.worker.oci
     backend = _BACKENDS.get(worker.snapshotter, "overlay")
@@ -153,6 +166,7 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
             networks=networks,
             dns=Dns(dns.nameservers, dns.options, dns.search_domains),
             cdi=None if cdi.disabled else CdiRegistry(cdi.spec_dirs, cdi.auto_allowed),
+            shares_processes=_shares_processes(settings),
         )
     )
     sessions = SessionManager()

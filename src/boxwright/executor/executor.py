@@ -71,6 +71,8 @@ class ExecutorConfig:
         networks: The network of steps that name none; the executor closes it.
         dns: What of the machine's resolver configuration is replaced.
         cdi: The devices that steps may ask for.
+        shares_processes: Steps see and reach the engine's processes; where ``/proc`` can't be
+            mounted there is no other way.
     """
 
     run_dir: Path
@@ -80,6 +82,7 @@ class ExecutorConfig:
     networks: Networks | None = None
     dns: Dns = Dns()
     cdi: CdiRegistry | None = None
+    shares_processes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +306,11 @@ class Executor:
             await self._link.close()
         try:
             async with asyncio.TaskGroup() as group:
-                starting = group.create_task(SupervisorLink.start(self._base))
+                starting = group.create_task(
+                    SupervisorLink.start(
+                        self._base, shares_processes=self._config.shares_processes
+                    )
+                )
                 facts = group.create_task(to_worker(self._read_host))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
@@ -341,6 +348,7 @@ class Executor:
             user_namespace=host.user_namespace,
             maps_tty_group=host.maps_tty_group,
             capabilities=host.capabilities,
+            shares_processes=self._config.shares_processes,
         )
 
     async def _probe_one(self, candidate: runtime.Runtime) -> Outcome:

@@ -103,8 +103,10 @@ class SupervisorLink:
         self._loop.add_reader(sock.fileno(), self._readable)
 
     @classmethod
-    async def start(cls, base: Path) -> SupervisorLink:
+    async def start(cls, base: Path, *, shares_processes: bool = False) -> SupervisorLink:
         """Start a supervisor whose private tmpfs lies on the existing folder ``base``.
+
+        With ``shares_processes`` it and its steps stay in this process's PID namespace.
 
         Raises:
             RuntimeFailedError: it can't be started, or namespaces are refused.
@@ -112,7 +114,7 @@ class SupervisorLink:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(0)
         try:
-            child = await to_worker(_spawn, theirs.fileno(), base)
+            child = await to_worker(_spawn, theirs.fileno(), base, shares_processes)
         except OSError as exc:
             ours.close()
             raise RuntimeFailedError("can't start the sandbox", detail=str(exc)) from exc
@@ -305,11 +307,12 @@ class SupervisorLink:
                 run.ended.set_exception(_lost())
 
 
-def _spawn(fd: int, base: Path) -> subprocess.Popen[bytes]:
+def _spawn(fd: int, base: Path, shares_processes: bool) -> subprocess.Popen[bytes]:  # noqa: FBT001
     propagation.share(base)
+    mode = ["shared"] if shares_processes else []
     package_root = Path(boxwright.__file__).parent.parent
     return subprocess.Popen(
-        [sys.executable, "-SI", "-c", _PROGRAM, str(package_root), str(fd), str(base)],
+        [sys.executable, "-SI", "-c", _PROGRAM, str(package_root), str(fd), str(base), *mode],
         pass_fds=[fd],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

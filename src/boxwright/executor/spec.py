@@ -43,6 +43,8 @@ _MASKED_PATHS = (
 )
 _READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
+_NAMESPACES = ("pid", "ipc", "uts", "mount")
+
 _INSECURE_DEVICES = (
     ("/dev/kmsg", 1, 11),
     ("/dev/cuse", 10, 203),
@@ -66,6 +68,7 @@ class HostFacts:
         user_namespace: We are in one: no /sys mount, no device nodes of our own.
         maps_tty_group: Group 5 exists in our user namespace, for /dev/pts.
         capabilities: What we could pass on to an insecure step.
+        shares_processes: Steps get no PID namespace and this process's ``/proc``.
     """
 
     has_cgroups: bool = True
@@ -73,6 +76,7 @@ class HostFacts:
     user_namespace: bool = False
     maps_tty_group: bool = True
     capabilities: tuple[str, ...] = ()
+    shares_processes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,8 @@ def plan_spec(inputs: SpecInputs) -> Json:
     insecure = process.security is SecurityMode.INSECURE
     linux: Json = {
         "namespaces": _namespaces(inputs),
-        "maskedPaths": [] if insecure else list(_MASKED_PATHS),
-        "readonlyPaths": [] if insecure else list(_READONLY_PATHS),
+        "maskedPaths": [] if insecure else _paths(_MASKED_PATHS, host),
+        "readonlyPaths": [] if insecure else _paths(_READONLY_PATHS, host),
     }
     if host.has_cgroups and not host.user_namespace:
         linux["cgroupsPath"] = inputs.cgroup_path
@@ -141,8 +145,14 @@ def plan_spec(inputs: SpecInputs) -> Json:
     return spec
 
 
+def _paths(paths: Sequence[str], host: HostFacts) -> list[str]:
+    """Return what is to be covered: nothing below a ``/proc`` that is not the step's own."""
+    return [path for path in paths if not (host.shares_processes and path.startswith("/proc/"))]
+
+
 def _namespaces(inputs: SpecInputs) -> list[Json]:
-    plan: list[Json] = [{"type": name} for name in ("pid", "ipc", "uts", "mount")]
+    names = ("ipc", "uts", "mount") if inputs.host.shares_processes else _NAMESPACES
+    plan: list[Json] = [{"type": name} for name in names]
     if NetworkMode.NONE in (inputs.network, inputs.process.network):
         plan.append({"type": "network"})
     elif inputs.own_network:
@@ -208,7 +218,9 @@ def _mounts(inputs: SpecInputs, *, insecure: bool) -> list[Json]:
     writable = [] if insecure else ["ro"]
     dev = ["nosuid", "strictatime", "mode=755", "size=65536k"]
     plan = [
-        _mount("/proc", "proc", "proc", strict),
+        _mount("/proc", "bind", "/proc", ["rbind"])
+        if host.shares_processes
+        else _mount("/proc", "proc", "proc", strict),
         _mount("/dev", "tmpfs", "tmpfs", dev),
         _mount("/dev/pts", "devpts", "devpts", pts),
         _mount("/dev/shm", "tmpfs", "shm", shm),  # noqa: S108 - a place inside the step

@@ -28,9 +28,10 @@ import time
 
 from boxwright.linux import namespaces, process
 from boxwright.linux.mount import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REC, MS_SLAVE, mount
-from boxwright.sandbox import brake, cgroups, protocol
+from boxwright.sandbox import brake, cgroups, protocol, sharedpids
 
 _KILL_RETRY_MS = 5
+_LEFTOVERS_MS = 20
 _SIZE_TRIES = 400
 _PTS_MAJORS = range(136, 144)
 _ORPHAN_TRIES = 1000
@@ -43,11 +44,13 @@ class _Child:
     """One runtime process that we started."""
 
     __slots__ = (
+        "after",
         "asked",
         "cgroup",
         "has_pidfile",
         "hold",
         "id",
+        "init",
         "is_stoppable",
         "is_stopped",
         "kill_signal",
@@ -64,6 +67,8 @@ class _Child:
         self.kill_signal = 0
         self.size = (0, 0)
         self.size_tries = 0
+        self.after = ""
+        self.init = 0
         self.asked = False
         self.hold = False
         self.is_stoppable = False
@@ -71,11 +76,15 @@ class _Child:
 
 
 class Supervisor:
-    """Process 1 of the sandbox: starts, kills and reaps; owned by :func:`main`."""
+    """Process 1 of the sandbox: starts, kills and reaps; owned by :func:`main`.
 
-    def __init__(self, sock: socket.socket, base: str) -> None:
+    With ``is_shared`` it is not process 1, and steps see the engine's processes.
+    """
+
+    def __init__(self, sock: socket.socket, base: str, *, is_shared: bool = False) -> None:
         self._sock = sock
         self._base = base
+        self._is_shared = is_shared
         self._children: dict[int, _Child] = {}
         self._waiting: list[tuple[dict[str, object], list[int]]] = []
         self._brake = brake.Brake()
@@ -100,6 +109,8 @@ class Supervisor:
                     return
             if self._waiting:
                 self._start_waiting()
+            if self._is_shared:
+                self._end_leftovers()
             if self._brake.is_armed and self._children:
                 self._look()
             for child in list(self._children.values()):
@@ -119,6 +130,8 @@ class Supervisor:
         waits = [_KILL_RETRY_MS] if unsettled or self._waiting else []
         if self._brake.is_armed and children:
             waits.append(self._brake.wait_ms)
+        if self._is_shared and children:
+            waits.append(_LEFTOVERS_MS)
         return min(waits) if waits else None
 
     def _look(self) -> None:
@@ -226,8 +239,19 @@ class Supervisor:
             return
         child = _Child(run_id, pid, cgroup, has_pidfile=bool(message["pidfile"]))
         child.is_stoppable = bool(message["stoppable"])
+        child.after = str(message["after"] or "")
         self._children[pid] = child
         self._send({"ev": "started", "id": run_id})
+
+    def _end_leftovers(self) -> None:
+        """Kill what is left of containers whose first process has ended.
+
+        Their runtime is the parent of all of it, and would wait.
+        """
+        for child in self._children.values():
+            child.init = child.init or self._container_pid(child.id)
+            if child.init and sharedpids.has_ended(child.init):
+                sharedpids.end_children(child.pid)
 
     def _is_coming_up(self, run_id: object) -> bool:
         """Whether this is a container of ours that has no process yet."""
@@ -340,7 +364,12 @@ class Supervisor:
             pid = self._container_pid(child.id)
             if pid:
                 _signal(pid, signal.SIGKILL)
+        if os.WIFSIGNALED(status) or self._is_shared:
             self._kill_orphans()
+        if self._is_shared:
+            for other in self._children.values():
+                if other.after == child.id:
+                    self._kill(other.id, signal.SIGKILL)
         usage: dict[str, int] = {}
         if child.cgroup:
             usage = cgroups.usage(child.cgroup)
@@ -370,14 +399,12 @@ class Supervisor:
             time.sleep(_ORPHAN_PAUSE_S)
 
     def _orphans(self) -> list[int]:
-        own = os.getpid()
-        found = []
-        for name in os.listdir("/proc"):
-            if name.isdigit() and int(name) not in self._children and int(name) != own:
-                fields = _read_small(f"/proc/{name}/stat", 4096).rpartition(")")[2].split()
-                if len(fields) > 1 and fields[1] == str(own):
-                    found.append(int(name))
-        return found
+        found = [pid for pid in sharedpids.children() if pid not in self._children]
+        if not self._is_shared:
+            return found
+        pids = (self._container_pid(child.id) for child in self._children.values())
+        alive = {sharedpids.world(pid) for pid in pids if pid} - {""}
+        return [pid for pid in found if sharedpids.world(pid) not in alive]
 
     def _forget(self, run_id: str, cgroup: str) -> None:
         _remove_tree(f"{self._base}/{run_id}")
@@ -471,56 +498,72 @@ def _remove_tree(path: str) -> None:
         pass  # a tmpfs of our own: it goes with us at the latest
 
 
-def _enter_namespaces(base: str) -> None:
+def _enter_namespaces(base: str, *, is_shared: bool) -> None:
     """Set up what process 1 sees: mounts of the engine as they come, a /proc of its own.
 
     A hybrid cgroup host is shown to the runtime as a v1 host: crun before 1.9 refuses to run on
     hybrid ones, and nothing that we ask for needs the second hierarchy.
     """
     mount(None, "/", None, MS_REC | MS_SLAVE)
-    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    if not is_shared:
+        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("tmpfs", base, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0711")
     if cgroups.mode() == "hybrid":
         mount("tmpfs", f"{cgroups.ROOT}/unified", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     os.mkdir(f"{base}/{protocol.RUNTIME_ROOT}", 0o700)
 
 
-def _serve_as_first_process(sock: socket.socket, base: str) -> None:
-    process.set_pdeathsig(signal.SIGKILL)
+def _serve(sock: socket.socket, base: str, *, is_shared: bool) -> None:
+    if is_shared:
+        process.set_subreaper()
+    else:
+        process.set_pdeathsig(signal.SIGKILL)
     stage = "namespace"
     try:
-        _enter_namespaces(base)
+        _enter_namespaces(base, is_shared=is_shared)
         stage = "serve"
-        Supervisor(sock, base).serve()
+        Supervisor(sock, base, is_shared=is_shared).serve()
     except BrokenPipeError:
         return
     except OSError as exc:
         message = {"ev": "failed", "id": "", "stage": stage, "errno": exc.errno or 0}
         sock.send(protocol.encode({**message, "path": str(exc.filename or "")}))
         raise
+    finally:
+        if is_shared:
+            sharedpids.end_descendants()
 
 
 def main() -> None:
-    """Start the supervisor; arguments: descriptor of the socket, folder for the tmpfs."""
+    """Start the supervisor; arguments: descriptor of the socket, folder for the tmpfs.
+
+    A third one, ``shared``: without a PID namespace.
+    """
     sock = socket.socket(fileno=int(sys.argv[1]))
     base = sys.argv[2]
+    is_shared = sys.argv[3:] == ["shared"]
     sock.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the engine's to handle
     try:
-        namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS)
+        own_pids = 0 if is_shared else namespaces.CLONE_NEWPID
+        namespaces.unshare(own_pids | namespaces.CLONE_NEWNS)
     except OSError as exc:
         failure = {"ev": "failed", "id": "", "stage": "unshare", "errno": exc.errno or 0}
         sock.send(protocol.encode({**failure, "path": ""}))
         sys.exit(1)
+    if is_shared:
+        process.set_subreaper()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            _serve_as_first_process(sock, base)
+            _serve(sock, base, is_shared=is_shared)
             code = 0
         finally:
             os._exit(code)
     sock.close()
     os.closerange(3, 64)
     _, status = os.waitpid(pid, 0)
+    if is_shared:
+        sharedpids.end_descendants()  # the inner one was killed
     sys.exit(os.waitstatus_to_exitcode(status) & 0xFF)

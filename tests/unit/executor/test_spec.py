@@ -131,6 +131,21 @@ def test_user_namespace() -> None:
     assert "gid=5" not in mounts["/dev/pts"]["options"]
 
 
+def test_shared_processes() -> None:
+    spec = plan(ProcessSpec(("true",)), HostFacts(shares_processes=True))
+    assert {"type": "pid"} not in spec["linux"]["namespaces"]
+    assert {"type": "mount"} in spec["linux"]["namespaces"]
+    assert mounts_of(spec)["/proc"] == {
+        "destination": "/proc",
+        "type": "bind",
+        "source": "/proc",
+        "options": ["rbind"],
+    }
+    covered = spec["linux"]["maskedPaths"] + spec["linux"]["readonlyPaths"]
+    assert "/sys/firmware" in covered
+    assert not [path for path in covered if path.startswith("/proc")]
+
+
 def test_without_a_device_filter_a_step_can_make_no_devices() -> None:
     spec = plan(ProcessSpec(("true",)), HostFacts(has_cgroups=False))
     assert "CAP_MKNOD" not in spec["process"]["capabilities"]["effective"]
