@@ -173,21 +173,32 @@ class _Blocks:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | memoryview] = []
         self._pending = 0
 
     def add(self, data: bytes) -> list[bytes]:
-        self._pieces.append(data)
-        self._pending += len(data)
-        if self._pending < self._size:
-            return []
-        whole = b"".join(self._pieces) if len(self._pieces) > 1 else bytes(data)
-        cut = len(whole) - len(whole) % self._size
-        self._pieces = [whole[cut:]] if cut < len(whole) else []
-        self._pending = len(whole) - cut
-        return [whole[at : at + self._size] for at in range(0, cut, self._size)]
+        """Return the blocks that are complete, every byte of them copied once at most."""
+        blocks: list[bytes] = []
+        rest: bytes | memoryview = data
+        while self._pending + len(rest) >= self._size:
+            cut = self._size - self._pending
+            if cut == len(rest):
+                self._pieces.append(rest)
+                rest = b""
+            else:
+                view = memoryview(rest)
+                self._pieces.append(view[:cut])
+                rest = view[cut:]
+            blocks.append(self.rest())
+            self._pieces, self._pending = [], 0
+        if rest:
+            self._pieces.append(rest)
+            self._pending += len(rest)
+        return blocks
 
     def rest(self) -> bytes:
+        if len(self._pieces) == 1 and isinstance(self._pieces[0], bytes):
+            return self._pieces[0]
         return b"".join(self._pieces)
 
 

@@ -1,4 +1,4 @@
-"""Two helpers that move part of a stream's work to a thread of its own.
+"""Helpers that move part of a stream's work to a thread of its own.
 
 Hashing, decompression and file writes each take about a core; on one thread they add up,
 on two or three they overlap. The threads belong to one stream, never to a pool whose functions
@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+from collections.abc import Callable
 from typing import Self
 
 from boxwright.core.digest import Digest
 from boxwright.fsutil.compress import ByteStream
 
 _DEPTH = 8  # pieces of about 1 MiB
+_PIECE = 1 << 18
 
 
 class HashThread:
@@ -53,6 +55,73 @@ class HashThread:
     def _run(self) -> None:
         while (data := self._queue.get()) is not None:
             self._hash.update(data)
+
+
+class SinkThread:
+    """Hands what is written to a sink, in order and in pieces of its own size, beside the caller.
+
+    Used as a context manager; the thread has ended when the block has.
+
+    Args:
+        sink: called by the thread only.
+    """
+
+    def __init__(self, sink: Callable[[bytes], object]) -> None:
+        self._sink = sink
+        self._queue: queue.Queue[bytes | None] = queue.Queue(_DEPTH)
+        self._pieces: list[bytes] = []
+        self._pending = 0
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="boxwright-write", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def write(self, data: bytes) -> None:
+        """Add data; waits while the sink is more than a few pieces behind.
+
+        Raises:
+            BaseException: what the sink raised.
+        """
+        self._pieces.append(data)
+        self._pending += len(data)
+        if self._pending >= _PIECE:
+            self._flush()
+
+    def finish(self) -> None:
+        """Wait until the sink has all of it; nothing may be written afterwards.
+
+        Raises:
+            BaseException: what the sink raised.
+        """
+        self._flush()
+        self._stop()
+        if self._error is not None:
+            raise self._error
+
+    def _flush(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._pieces:
+            self._queue.put(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+            self._pieces, self._pending = [], 0
+
+    def _stop(self) -> None:
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (data := self._queue.get()) is not None:
+            if self._error is None:  # afterwards what comes is only taken, so that nobody waits
+                try:
+                    self._sink(data)
+                except BaseException as error:  # noqa: BLE001  # raised in the writer
+                    self._error = error
 
 
 class ReadAhead:

@@ -38,7 +38,7 @@ from boxwright.fsutil.estargz import (
     EstargzCompressor,
     EstargzTarWriter,
 )
-from boxwright.fsutil.pipeline import HashThread
+from boxwright.fsutil.pipeline import HashThread, SinkThread
 from boxwright.fsutil.tar import TarReader, TarWriter
 from boxwright.oci import mediatypes
 from boxwright.snapshots.diff import changes
@@ -333,13 +333,15 @@ class _BlobPipe:
         self._writer = store.blobs.writer()
         # uncompressed, the writer's own digest is the diff id
         self._hash = None if compression.algorithm == "uncompressed" else HashThread()
+        self._staged = SinkThread(self._writer.write)
         self._compressor: Compressor | EstargzCompressor
         if compression.algorithm == "estargz":
-            self._compressor = EstargzCompressor(compression, self._writer.write, hurry=hurry)
+            self._compressor = EstargzCompressor(compression, self._staged.write, hurry=hurry)
         else:
-            self._compressor = open_compressor(compression, self._writer.write, hurry=hurry)
+            self._compressor = open_compressor(compression, self._staged.write, hurry=hurry)
 
     def __enter__(self) -> Self:
+        self._staged.__enter__()
         if self._hash is not None:
             self._hash.__enter__()
         return self
@@ -347,6 +349,7 @@ class _BlobPipe:
     def __exit__(self, *_: object) -> None:
         if self._hash is not None:
             self._hash.__exit__()
+        self._staged.__exit__()
         self._writer.abort()
 
     def archive(self) -> TarWriter:
@@ -371,6 +374,7 @@ class _BlobPipe:
             noted[UNCOMPRESSED_SIZE] = str(self._compressor.uncompressed_size)
         else:
             self._compressor.close()
+        self._staged.finish()
         labels = {COMPRESSOR: compressor_version(self._compression)}
         if self._hash is not None:
             labels[UNCOMPRESSED] = str(self._hash.digest())

@@ -1,18 +1,19 @@
 """Threads beside a stream: same digests, and they always end."""
 
+import errno
 import hashlib
 import io
 import threading
 
 import pytest
 
-from boxwright.fsutil.pipeline import HashThread, ReadAhead
+from boxwright.fsutil.pipeline import HashThread, ReadAhead, SinkThread
 
 DATA = bytes(range(256)) * 20_000
 
 
 def threads():
-    names = ("boxwright-hash", "boxwright-read")
+    names = ("boxwright-hash", "boxwright-read", "boxwright-write")
     return [thread for thread in threading.enumerate() if thread.name in names]
 
 
@@ -65,4 +66,37 @@ def test_errors_of_the_stream_reach_the_reader_in_their_place():
         with pytest.raises(OSError, match="Input/output"):
             ahead.read(1)
         assert ahead.read(1) == b""
+    assert threads() == []
+
+
+def test_a_sink_gets_everything_in_order():
+    got = bytearray()
+    pieces = [
+        bytes([number % 251]) * size for number, size in enumerate((1, 300_000, 5, 0, 7) * 9)
+    ]
+    with SinkThread(got.extend) as sink:
+        for piece in pieces:
+            sink.write(piece)
+        sink.finish()
+    assert bytes(got) == b"".join(pieces)
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_a_failing_sink_is_told_to_the_writer(count):
+    def fail(data):
+        raise OSError(errno.ENOSPC, "full")
+
+    def work(sink):
+        for _ in range(count):
+            sink.write(bytes(1 << 20))
+        sink.finish()
+
+    with SinkThread(fail) as sink, pytest.raises(OSError, match="full"):
+        work(sink)
+
+
+def test_a_sink_that_is_left_early_ends():
+    with SinkThread(lambda data: None) as sink:
+        sink.write(b"x")
+        assert len(threads()) == 1
     assert threads() == []
