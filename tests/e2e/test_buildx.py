@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from leftovers import steps_that_ran
 from programs import Buildx, Context, Daemon, Layout, Registry, run
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("docker-buildx"), pytest.mark.peer("crun")]
@@ -75,19 +76,6 @@ def test_push_and_pull_with_a_foreign_registry(
     (other / "Dockerfile").write_text(f"FROM {name}\nRUN cat /file > /copy\n")
     buildx.build("-o", f"type=local,dest={tmp_path}/out", other).ok()
     assert (tmp_path / "out/copy").read_text() == "pushed\n"
-
-
-def steps_that_ran(text: str) -> set[str]:
-    """Return the names of the RUN and COPY steps that were not cached."""
-    names: dict[str, str] = {}
-    cached: set[str] = set()
-    for line in text.splitlines():
-        number, _, rest = line.partition(" ")
-        if rest.startswith("[") and "internal" not in rest:
-            names[number] = rest
-        elif rest == "CACHED":
-            cached.add(number)
-    return {name for number, name in names.items() if number not in cached}
 
 
 def test_cache_survives_a_restart(
