@@ -347,7 +347,7 @@ class Config:
     insecure_entitlements: tuple[str, ...] = key(
         "insecure-entitlements",
         (),
-        "Entitlements that a build may ask for.",
+        "Entitlements that a build may ask for; devices too, unless [cdi] is disabled.",
         example=("network.host",),
     )
     provenance_env_dir: str = key(

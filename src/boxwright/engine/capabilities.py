@@ -93,6 +93,7 @@ LLB_CAPS: tuple[str, ...] = (
     "exporter.image.attestations",
     "exporter.sourcedateepoch",
     "exporter.multiple",
+    "exporter.session",
 )
 
 GATEWAY_CAPS: tuple[str, ...] = (

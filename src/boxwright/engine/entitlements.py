@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 
+from boxwright.config.schema import Config
 from boxwright.engine.errors import DeviceNotAllowedError, EntitlementError
 from boxwright.errors import InvalidInputError
 from boxwright.executor.cdi import CdiRegistry
@@ -15,6 +16,11 @@ NETWORK_HOST = "network.host"
 SECURITY_INSECURE = "security.insecure"
 DEVICE = "device"
 _KNOWN = frozenset({NETWORK_HOST, SECURITY_INSECURE, DEVICE})
+
+
+def enabled_by(config: Config) -> tuple[str, ...]:
+    """Return what the daemon lets builds ask for: devices unless there are none at all."""
+    return (*config.insecure_entitlements, *(() if config.cdi.disabled else (DEVICE,)))
 
 
 def granted(requested: Iterable[str], enabled: Iterable[str]) -> frozenset[str]:

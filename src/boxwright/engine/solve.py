@@ -21,7 +21,7 @@ from boxwright.engine.build import Build, evaluate, snapshots_of
 from boxwright.engine.cacheio import CacheExports, CacheImports
 from boxwright.engine.containers import ContainerHost
 from boxwright.engine.earlylayers import EarlyLayers
-from boxwright.engine.entitlements import granted
+from boxwright.engine.entitlements import enabled_by, granted
 from boxwright.engine.gateway import GatewayBridge
 from boxwright.engine.history import History
 from boxwright.engine.keyrecords import KeyRecord, KeyRecords
@@ -101,7 +101,7 @@ class SolveRun:
             [CacheEntry(item.Type, dict(item.Attrs)) for item in request.Cache.Exports]
         )
         rules = rules_of([request.SourcePolicy] if request.HasField("SourcePolicy") else [])
-        entitled = granted(request.Entitlements, engine.settings.config.insecure_entitlements)
+        entitled = granted(request.Entitlements, enabled_by(engine.settings.config))
         self._wanted = Wanted.of(request.FrontendAttrs)
         await self._sample()
         scope = RequestScope(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from boxwright.config.schema import CdiConfig, Config
 from boxwright.core.digest import Digest
-from boxwright.engine.entitlements import check_graph, granted
+from boxwright.engine.entitlements import check_graph, enabled_by, granted
 from boxwright.engine.errors import DeviceNotAllowedError, EntitlementError
 from boxwright.errors import InvalidInputError
 from boxwright.executor.cdi import CdiRegistry, DeviceNotFoundError
@@ -29,6 +30,12 @@ def test_granted_is_the_intersection() -> None:
         granted(["security.insecure"], ["network.host"])
     with pytest.raises(InvalidInputError):
         granted(["everything"], ["everything"])
+
+
+def test_devices_are_enabled_unless_there_are_none() -> None:
+    assert enabled_by(Config()) == ("device",)
+    config = Config(cdi=CdiConfig(disabled=True), insecure_entitlements=("network.host",))
+    assert enabled_by(config) == ("network.host",)
 
 
 def test_graph_is_searched_to_the_bottom() -> None:
