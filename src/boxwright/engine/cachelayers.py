@@ -64,23 +64,32 @@ async def make_layers(
                 await make_remote(ref, store, compression, lease)
         except BoxwrightError as error:
             _log.debug("a layer is left to the cache export: %s", error)
-        finally:
+
+    refs: list[ImmutableRef] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+
+            async def begin(made: Result) -> list[Remote]:
+                ref = ref_of(made)
+                if ref is None:
+                    return []
+                refs.append(ref.clone())
+                group.create_task(make(refs[-1]))
+                return [_COMING]
+
+            options = ExportOptions(begin, mode, ignore_backlinks=True, context=compression)
+            await _visit(results, options)
+    finally:
+        # Not in the tasks: one that is cancelled at once never gets to run.
+        for ref in refs:
             await ref.release()
 
-    async with asyncio.TaskGroup() as group:
 
-        async def begin(made: Result) -> list[Remote]:
-            ref = ref_of(made)
-            if ref is None:
-                return []
-            group.create_task(make(ref.clone()))
-            return [_COMING]
-
-        options = ExportOptions(begin, mode, ignore_backlinks=True, context=compression)
-        walk = ExportWalk(_Nowhere())
-        for result in results:
-            if result.cache_keys:
-                try:
-                    await walk.export(result.cache_keys[0].exporter, options)
-                except BoxwrightError as error:
-                    _log.debug("a result is left to the cache export: %s", error)
+async def _visit(results: Sequence[CachedResult], options: ExportOptions) -> None:
+    walk = ExportWalk(_Nowhere())
+    for result in results:
+        if result.cache_keys:
+            try:
+                await walk.export(result.cache_keys[0].exporter, options)
+            except BoxwrightError as error:
+                _log.debug("a result is left to the cache export: %s", error)
