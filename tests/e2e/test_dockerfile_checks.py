@@ -114,9 +114,10 @@ def test_base_image_of_another_platform(
     """A named context of another platform is meant; a FROM that names an image may not be."""
     name = f"{registry.host}/alien:1"
     context.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
-    any_build.client.build(
-        "--platform", "linux/s390x", "--output", f"type=image,name={name},push=true", context.path
-    ).ok()
+    output = f"type=image,name={name},push=true"
+    # an index, as attestations make one, would have nothing for this platform
+    flags = ("--platform", "linux/s390x", "--provenance", "false")
+    any_build.client.build(*flags, "--output", output, context.path).ok()
     context.write("Dockerfile", f"FROM {name}\nCOPY Dockerfile /x\n")
     warned = f"InvalidBaseImagePlatform: Base image {name} was pulled with platform"
     assert warned in any_build().run.err

@@ -76,9 +76,9 @@ def start_buildx(start: Starter, buildx: Buildx) -> Starter:
 
 
 def has_large_ingest(root: Path) -> bool:
-    """Whether a blob is being written right now."""
+    """Whether a blob is being written right now, larger than what the base makes."""
     with contextlib.suppress(FileNotFoundError):
-        return any(path.stat().st_size > 1_000_000 for path in (root / "ingest").iterdir())
+        return any(path.stat().st_size > 20_000_000 for path in (root / "ingest").iterdir())
     return False
 
 
@@ -150,7 +150,7 @@ def test_the_embedded_engine_is_killed_in_a_push(
 
     def is_uploading() -> bool:
         return any(
-            path.stat().st_size > 1_000_000 for path in registry.data.glob("**/_uploads/*/data")
+            path.stat().st_size > 20_000_000 for path in registry.data.glob("**/_uploads/*/data")
         )
 
     build.wait_for(is_uploading, "the upload begins")
