@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import stat
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,9 +17,6 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from git_bench import Bench, run
 from git_server import Repository
 

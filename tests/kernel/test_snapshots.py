@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import io
 import os
 import signal
 import stat
 import subprocess
 import sys
-import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from snapshot_trees import GZIP, commit, contents, image_layer, layer_archive, layer_changes, put
 
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.linux import mount
 from boxwright.session.base import SessionLostError
 from boxwright.snapshots import (
-    ImmutableRef,
     LayerBlob,
     LayerMismatchError,
     LayerMissingError,
     SnapshotInUseError,
     SnapshotManager,
     SnapshotNotFoundError,
-    changes,
-    tree_changes,
 )
 from boxwright.store import Store
 
 pytestmark = pytest.mark.root
-GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
 @pytest.fixture
@@ -43,83 +36,6 @@ def store(tmp_path):
     yield opened
     assert mount.list_mounts(opened.root) == [], "mounts were left"
     opened.close(drain_trash=True)
-
-
-async def commit(
-    manager: SnapshotManager, parent: ImmutableRef | None, write: Callable[[Path], object]
-) -> ImmutableRef:
-    tree = manager.new(parent, description="step")
-    async with tree.mounted() as root:
-        write(root)
-    return await tree.commit()
-
-
-def put(**contents: str | None) -> Callable[[Path], None]:
-    """Return a step that writes files (``a__b`` is ``a/b``) and removes those with None."""
-
-    def write(root: Path) -> None:
-        for name, content in contents.items():
-            path = root / name.replace("__", "/")
-            if content is None:
-                if path.is_dir():
-                    for inner in path.iterdir():
-                        inner.unlink()
-                    path.rmdir()
-                else:
-                    path.unlink()
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content)
-
-    return write
-
-
-def listing(root: Path) -> dict[str, str]:
-    """Return all files of a tree; a whiteout that shows through would break it."""
-    found = {}
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = Path(folder, name)
-            found[str(path.relative_to(root))] = path.read_text()
-    return found
-
-
-async def contents(ref: ImmutableRef) -> dict[str, str]:
-    async with ref.mounted() as root:
-        return listing(root)
-
-
-async def layer_changes(ref: ImmutableRef) -> list[list[tuple[str, str]]]:
-    found = []
-    for layer in await ref.layers():
-        async with ref.layer_tree(layer.snapshot_id) as tree:
-            found.append([(change.path.decode(), change.kind) for change in changes(tree)])
-    return found
-
-
-def layer_archive(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def image_layer(
-    store: Store, files: dict[str, bytes], fetched: list[str] | None = None
-) -> LayerBlob:
-    raw = layer_archive(files)
-    blob = gzip.compress(raw, mtime=0)
-
-    async def fetch() -> None:
-        assert fetched is not None
-        fetched.append(str(Digest.of(blob)))
-        await asyncio.sleep(0)
-        store.blobs.put(blob)
-
-    return LayerBlob(Descriptor(GZIP, Digest.of(blob), len(blob)), Digest.of(raw), fetch)
 
 
 # -- steps -----------------------------------------------------------------------------
@@ -389,195 +305,6 @@ def test_when_he_who_unpacks_is_cancelled_the_next_one_goes_on(store):
     asyncio.run(scenario())
 
 
-# -- merge and diff --------------------------------------------------------------------
-
-
-def test_merge_of_independent_trees_stacks_them(store):
-    async def scenario():
-        manager = SnapshotManager.open(store)
-        first = await commit(manager, None, put(a="1", dir__x="1"))
-        second = await commit(manager, None, put(b="2", dir__x="2", dir__y="2"))
-        merged = manager.merge([first, second])
-        assert await contents(merged) == {"a": "1", "b": "2", "dir/x": "2", "dir/y": "2"}
-        assert not (store.root / "snapshots" / merged.id).exists()
-        assert [layer.snapshot_id for layer in await merged.layers()] == [first.id, second.id]
-        top = await commit(manager, merged, put(a=None))
-        assert await contents(top) == {"b": "2", "dir/x": "2", "dir/y": "2"}
-        assert (await layer_changes(top))[-1] == [("a", "delete")]
-        assert manager.merge([first]).id == first.id
-
-    asyncio.run(scenario())
-
-
-def test_diff_of_a_chain_is_its_further_layers_and_merges_with_its_deletions(store):
-    async def scenario():
-        manager = SnapshotManager.open(store)
-        base = await commit(manager, None, put(a="1", b="1", dir__x="1"))
-        top = await commit(manager, base, put(a=None, dir__x=None, dir__new="1", c="1"))
-        difference = manager.diff(base, top)
-        assert [layer.snapshot_id for layer in await difference.layers()] == [top.id]
-        assert await contents(difference) == {"c": "1", "dir/new": "1"}
-        other = await commit(manager, None, put(a="other", dir__x="other", keep="other"))
-        merged = manager.merge([other, difference])
-        assert await contents(merged) == {"c": "1", "dir/new": "1", "keep": "other"}
-        following = await commit(manager, merged, put(z="1"))
-        assert (await contents(following))["keep"] == "other"
-
-    asyncio.run(scenario())
-
-
-def test_a_folder_that_was_only_made_hides_nothing_in_a_merge(store):
-    async def scenario():
-        manager = SnapshotManager.open(store)
-        base = await commit(manager, None, put(a="1"))
-        top = await commit(manager, base, put(etc__mine="1"))  # overlayfs marks etc opaque
-        other = await commit(manager, None, put(etc__theirs="1"))
-        merged = manager.merge([other, manager.diff(base, top)])
-        assert await contents(merged) == {"etc/mine": "1", "etc/theirs": "1"}
-
-    asyncio.run(scenario())
-
-
-def test_the_same_layers_twice_in_a_merge(store):
-    async def scenario():
-        manager = SnapshotManager.open(store)
-        base = await commit(manager, None, put(a="base", b="base"))
-        left = await commit(manager, base, put(a="left"))
-        right = await commit(manager, base, put(b=None, c="right"))
-        merged = manager.merge([left, right])
-        # The base of the second input goes over the first one again, as upstream does it.
-        assert await contents(merged) == {"a": "base", "c": "right"}
-        assert len(await merged.layers()) == 4
-
-    asyncio.run(scenario())
-
-
-def test_diff_of_unrelated_trees_is_computed(store):
-    async def scenario():
-        manager = SnapshotManager.open(store)
-        lower = await commit(manager, None, put(a="1", b="1", gone__x="1", same="1"))
-        base = await commit(manager, None, put(a="changed", new__y="1"))
-
-        def keep_same(root: Path) -> None:
-            (root / "same").write_text("1")
-            (root / "b").mkdir()
-            (root / "b" / "now-a-folder").write_text("1")
-            when = lower_same.st_mtime_ns
-            os.utime(root / "same", ns=(when, when))
-
-        async with lower.mounted() as root:
-            lower_same = (root / "same").stat()
-        upper = await commit(manager, base, keep_same)
-        difference = manager.diff(lower, upper)
-        assert await contents(difference) == {
-            "a": "changed",
-            "b/now-a-folder": "1",
-            "new/y": "1",
-        }
-        assert [sorted(layer) for layer in await layer_changes(difference)] == [
-            [
-                ("a", "modify"),
-                ("b", "modify"),
-                ("b/now-a-folder", "add"),
-                ("gone", "delete"),
-                ("new", "add"),
-                ("new/y", "add"),
-            ]
-        ]
-        assert await contents(manager.merge([lower, difference])) == {
-            "a": "changed",
-            "b/now-a-folder": "1",
-            "new/y": "1",
-            "same": "1",
-        }
-        nothing = manager.diff(lower, None)
-        assert await contents(nothing) == {}
-        assert await contents(manager.merge([upper, nothing])) == {"new/y": "1"}
-
-    asyncio.run(scenario())
-
-
-def test_diff_of_equal_trees_is_empty(store):
-    async def scenario():
-        manager = SnapshotManager.open(store)
-        base = await commit(manager, None, put(a="1"))
-        difference = manager.diff(base, base)
-        assert await contents(difference) == {}
-        assert await difference.layers() == []
-        assert await contents(manager.merge([base, difference])) == {"a": "1"}
-        assert manager.diff(None, base).id == base.id
-
-    asyncio.run(scenario())
-
-
-def test_flattening_links_files_instead_of_copying(store):
-    async def scenario():
-        manager = SnapshotManager.open(store)
-        base = await commit(manager, None, put(a="1", gone="1"))
-        top = await commit(manager, base, put(gone=None, new="1"))
-        other = await commit(manager, None, put(gone="1"))
-        merged = manager.merge([other, manager.diff(base, top)])
-        assert await contents(merged) == {"new": "1"}
-        snapshots = store.root / "snapshots"
-        source = (snapshots / top.id / "fs" / "new").stat()
-        assert (snapshots / merged.id / "view" / "new").stat().st_ino == source.st_ino
-
-    asyncio.run(scenario())
-
-
-# -- changes ---------------------------------------------------------------------------
-
-
-def test_a_replaced_folder_is_compared_with_what_it_hides(store):
-    async def scenario():
-        manager = SnapshotManager.open(store)
-
-        def base_files(root: Path) -> None:
-            put(dir__same="1", dir__gone="1", dir__sub__x="1", link="1")(root)
-            for path in root.rglob("*"):
-                os.utime(path, (1, 1))
-
-        def replace(root: Path) -> None:
-            subprocess.run(["rm", "-rf", str(root / "dir")], check=True)
-            put(dir__same="1", dir__new="1", link=None)(root)
-            os.utime(root / "dir" / "same", (1, 1))
-            (root / "link").mkdir()
-
-        base = await commit(manager, None, base_files)
-        top = await commit(manager, base, replace)
-        assert (await layer_changes(top))[1] == [
-            ("dir/gone", "delete"),
-            ("dir/new", "add"),
-            ("dir/sub", "delete"),
-            ("link", "modify"),
-        ]
-
-    asyncio.run(scenario())
-
-
-def test_an_untouched_parent_folder_is_not_a_change(store):
-    async def scenario():
-        manager = SnapshotManager.open(store)
-        base = await commit(manager, None, put(a__b__c="1"))
-        top = await commit(manager, base, put(a__b__d="1"))
-        assert (await layer_changes(top))[1] == [("a/b/d", "add")]
-        mode = await commit(manager, base, lambda root: (root / "a").chmod(0o700))
-        assert (await layer_changes(mode))[1] == [("a", "modify")]
-
-    asyncio.run(scenario())
-
-
-def test_comparing_trees_reads_content_only_where_times_prove_nothing(tmp_path):
-    for name, content, when in (("l", "old", 5), ("u", "new", 5)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "cut").write_text(content)
-        os.utime(tmp_path / name / "cut", (when, when))
-        (tmp_path / name / "precise").write_text(content)
-        os.utime(tmp_path / name / "precise", ns=(5_000_000_001, 5_000_000_001))
-    found = [(c.path, c.kind) for c in tree_changes(tmp_path / "l", tmp_path / "u")]
-    assert found == [(b"cut", "modify")]
-
-
 # -- life cycle ------------------------------------------------------------------------
 
 
@@ -786,41 +513,5 @@ def test_a_layer_is_fetched_from_whoever_offers_it_last_and_can(store):
         assert manager.exists(ref.id)
         assert await contents(ref) == {"a": "1"}
         assert fetched == ["gone", "gone", str(layer.descriptor.digest)]
-
-    asyncio.run(scenario())
-
-
-def test_what_a_layer_touched_and_left_as_it_was_is_no_part_of_it_elsewhere(store):
-    def touch(root: Path) -> None:
-        (root / "etc/stub").touch()
-        (root / "etc/stub").unlink()
-        kept = (root / "kept").stat()
-        (root / "kept").write_text("1")
-        os.utime(root / "kept", ns=(kept.st_atime_ns, kept.st_mtime_ns))
-        (root / "new").write_text("2")
-
-    async def scenario():
-        manager = SnapshotManager.open(store)
-        base = await commit(manager, None, put(etc__passwd="root", kept="1"))
-        step = await commit(manager, base, touch)
-        async with manager.diff(base, step).mounted() as root:
-            assert {path.name for path in root.iterdir()} == {"new"}
-        other = await commit(manager, None, put(etc__hosts="h", kept="other"))
-        merged = manager.merge([other, manager.diff(base, step)])
-        assert await contents(merged) == {"etc/hosts": "h", "kept": "other", "new": "2"}
-        assert await contents(step) == {"etc/passwd": "root", "kept": "1", "new": "2"}
-
-    asyncio.run(scenario())
-
-
-def test_a_folder_over_a_file_does_not_show_the_folder_under_it(store):
-    async def scenario():
-        manager = SnapshotManager.open(store)
-        base = await commit(manager, None, put(x="0"))
-        under = await commit(manager, base, put(dir__a="1"))
-        file = await commit(manager, None, put(dir="file"))
-        over = await commit(manager, base, put(dir__b="2"))
-        merged = manager.merge([under, file, over])
-        assert await contents(merged) == {"x": "0", "dir/b": "2"}
 
     asyncio.run(scenario())
