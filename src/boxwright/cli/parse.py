@@ -268,8 +268,10 @@ def parse_auth_tls(items: Iterable[str]) -> dict[str, ssl.SSLContext]:
 def _auth_context(ca: str, cert: str, key: str, *, is_insecure: bool) -> ssl.SSLContext:
     import ssl
 
+    from boxwright.registry.trust import client_context
+
     try:
-        context = ssl.create_default_context(cafile=ca or None)
+        context = client_context(ca)
         if cert:
             context.load_cert_chain(cert, key)
     except OSError as exc:

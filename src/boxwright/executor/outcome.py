@@ -45,7 +45,13 @@ def _not_started(
 ) -> ExecFailedError | RuntimeFailedError:
     """Tell a command that can't be executed, which is the user's, from a broken sandbox."""
     lowered = message.lower()
-    user_facts = ("executable file", "exec:", "open executable", "exec format error")
+    user_facts = (
+        "executable file",
+        "exec:",
+        "open executable",
+        "exec format error",
+        "is not executable",
+    )
     if any(fact in lowered for fact in user_facts):
         return ExecFailedError(process.args, code or 1, detail=message)
     return RuntimeFailedError(

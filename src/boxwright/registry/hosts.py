@@ -17,6 +17,7 @@ from boxwright.config.load import ConfigError
 from boxwright.config.schema import RegistryConfig
 from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.reference import DEFAULT_HOST
+from boxwright.registry.trust import client_context
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Endpoint:
         Raises:
             ConfigError: a configured file is missing or is no PEM file.
         """
-        context = ssl.create_default_context()
+        context = client_context()
         for file in self.ca_files:
             try:
                 context.load_verify_locations(cafile=file)

@@ -18,6 +18,7 @@ from boxwright._version import USER_AGENT
 from boxwright.errors import InvalidInputError
 from boxwright.registry.connections import proxy_for
 from boxwright.registry.dialing import what_broke
+from boxwright.registry.trust import client_context
 from boxwright.sources.http_errors import HttpTooLargeError, HttpUnreachableError
 from boxwright.sources.http_request import HttpRequest, redacted
 
@@ -119,6 +120,7 @@ class HttpFetcher:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=client_context()),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=_READ_BUFFER_BYTES,
                 timeout=aiohttp.ClientTimeout(

@@ -136,9 +136,10 @@ async def _ask_token_server(
     import aiohttp
 
     from boxwright.registry.dialing import what_broke
+    from boxwright.registry.trust import client_context
 
     timeout = aiohttp.ClientTimeout(total=_TOKEN_TIMEOUT_S)
-    connector = aiohttp.TCPConnector(ssl=context or True)
+    connector = aiohttp.TCPConnector(ssl=context or client_context())
     try:
         async with aiohttp.ClientSession(
             timeout=timeout, trust_env=True, connector=connector
