@@ -15,6 +15,7 @@ import pytest
 from programs import PROGRAM, Cli, Context, Daemon, Run, run
 
 from boxwright.errors import EXIT_CODES, Code
+from boxwright.linux import apparmor
 from boxwright.testing.certificates import CertificateAuthority
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("crun")]
@@ -271,3 +272,15 @@ def test_a_chroot_whose_root_is_no_mount_is_named(tmp_path: Path, context: Conte
     done = run([*isolated, "sh", "-ec", _CHROOT, "sh", root, PROGRAM, context.path])
     assert_fails(done, Code.ENVIRONMENT)
     assert "hint: outside of it: mount --bind DIR DIR" in done.err
+
+
+@pytest.mark.skipif(apparmor.is_enabled(), reason="profiles can be applied here")
+def test_a_profile_that_nothing_applies_is_refused(
+    cli: Cli, context: Context, tmp_path: Path
+) -> None:
+    context.dockerfile("FROM base\nRUN true\n")
+    config = tmp_path / "buildkitd.toml"
+    config.write_text('[worker.oci]\napparmor-profile = "steps"\n')
+    done = cli("--config", config, "build", context.path)
+    assert_fails(done, Code.CONFIG)
+    assert "the AppArmor profile steps can't confine steps" in done.err

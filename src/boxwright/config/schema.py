@@ -214,7 +214,10 @@ class OciWorkerConfig:
         "defaultCgroupParent", "", "Cgroup that steps run under.", example="/boxwright"
     )
     apparmor_profile: str = key(
-        "apparmor-profile", "", "AppArmor profile of steps.", is_effective=False
+        "apparmor-profile",
+        "",
+        "AppArmor profile of steps; it must be loaded. Insecure steps run without.",
+        example="docker-default",
     )
     max_parallelism: int = key(
         "max-parallelism", 0, "Steps that run at once; 0 is no limit.", example=4

@@ -25,6 +25,7 @@ from boxwright.executor.cdi import CdiRegistry
 from boxwright.executor.executor import Executor, ExecutorConfig
 from boxwright.executor.hosts import Dns
 from boxwright.executor.networks import Networks, NetworkSettings
+from boxwright.linux import apparmor
 from boxwright.ops.execmounts import MountWorld
 from boxwright.ops.factory import OpFactory
 from boxwright.ops.sshsocket import forward_socket
@@ -151,6 +152,17 @@ def _shares_processes(settings: EngineSettings) -> bool:
     return True
 
 
+def _apparmor_profile(settings: EngineSettings) -> str:
+    profile = settings.config.worker.oci.apparmor_profile
+    if profile and not apparmor.is_enabled():
+        raise ConfigError(
+            f"the AppArmor profile {profile} can't confine steps",
+            detail="this kernel has no AppArmor, or does not use it",
+            hint="leave apparmor-profile out, or start the machine with AppArmor",
+        )
+    return profile
+
+
 async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
     worker = settings.config.worker.oci
     backend = _BACKENDS.get(worker.snapshotter, "overlay")
@@ -167,6 +179,7 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
             dns=Dns(dns.nameservers, dns.options, dns.search_domains),
             cdi=None if cdi.disabled else CdiRegistry(cdi.spec_dirs, cdi.auto_allowed),
             shares_processes=_shares_processes(settings),
+            apparmor_profile=await to_worker(_apparmor_profile, settings),
         )
     )
     sessions = SessionManager()

@@ -73,6 +73,7 @@ class ExecutorConfig:
         cdi: The devices that steps may ask for.
         shares_processes: Steps see and reach the engine's processes; where ``/proc`` can't be
             mounted there is no other way.
+        apparmor_profile: What confines steps further; the kernel must have AppArmor.
     """
 
     run_dir: Path
@@ -83,6 +84,7 @@ class ExecutorConfig:
     dns: Dns = Dns()
     cdi: CdiRegistry | None = None
     shares_processes: bool = False
+    apparmor_profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,6 +443,7 @@ class Executor:
                 host=ready.host,
                 network=network,
                 own_network=own_network,
+                apparmor_profile=self._config.apparmor_profile,
             )
         )
         if process.devices:

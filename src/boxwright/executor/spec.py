@@ -95,7 +95,8 @@ class SpecInputs:
 
     ``binds`` are the resolved sources of the process's bind and data mounts by position in
     ``process.mounts``; tmpfs mounts have none. ``network`` is what the process gets where it
-    named none; ``own_network`` is the namespace that it joins.
+    named none; ``own_network`` is the namespace that it joins. ``apparmor_profile`` is loaded
+    already; insecure steps run without.
     """
 
     process: ProcessSpec
@@ -110,6 +111,7 @@ class SpecInputs:
     host: HostFacts
     network: NetworkMode = NetworkMode.DEFAULT
     own_network: str = ""
+    apparmor_profile: str = ""
 
 
 def plan_spec(inputs: SpecInputs) -> Json:
@@ -132,9 +134,12 @@ def plan_spec(inputs: SpecInputs) -> Json:
         linux["devices"] = _insecure_devices()
     if inputs.seccomp is not None and not insecure:
         linux["seccomp"] = inputs.seccomp
+    planned = _process(inputs, insecure=insecure)
+    if inputs.apparmor_profile and not insecure:
+        planned["apparmorProfile"] = inputs.apparmor_profile
     spec: Json = {
         "ociVersion": "1.0.2",
-        "process": _process(inputs, insecure=insecure),
+        "process": planned,
         "root": {"path": str(inputs.rootfs), "readonly": process.read_only_root},
         "hostname": process.hostname or DEFAULT_HOSTNAME,
         "mounts": _mounts(inputs, insecure=insecure),

@@ -205,3 +205,11 @@ def test_filter_by_capabilities_and_machine() -> None:
     assert "arch_prctl" not in names(machine="aarch64")
     assert {"socket", "personality"} & names() == set()
     assert seccomp.plan_seccomp((), "m68k") is None
+
+
+def test_an_apparmor_profile_confines_all_but_insecure_steps() -> None:
+    assert "apparmorProfile" not in plan(ProcessSpec(("true",)))["process"]
+    confined = plan(ProcessSpec(("true",)), apparmor_profile="steps")
+    assert confined["process"]["apparmorProfile"] == "steps"
+    insecure = ProcessSpec(("true",), security=SecurityMode.INSECURE)
+    assert "apparmorProfile" not in plan(insecure, apparmor_profile="steps")["process"]
