@@ -110,12 +110,39 @@ def test_what_is_stoppable_stops_and_goes_on(tmp_path, root, cgroups):
         free = await brake(executor, tmp_path)
         assert free <= files.statfs(tmp_path).total_bytes
         assert [await step.stands_still() for step in (*steps, other)] == [True, True, False]
-        await executor.resume(["step1"])
+        await executor.resume(["step1"], 0)
         assert [await step.stands_still() for step in steps] == [True, False]
         for step in (*steps, other):  # a stopped one can be killed, too
             step.task.cancel()
         await asyncio.gather(*(s.task for s in (*steps, other)), return_exceptions=True)
         assert states(steps[0].needle) == []
+
+    with_executor(tmp_path, use, cgroups=cgroups)
+
+
+@pytest.mark.parametrize("cgroups", [True, False])
+def test_what_comes_while_the_disk_is_low_waits(tmp_path, root, cgroups):
+    async def use(executor: Executor) -> None:
+        first = Step(executor, root, "first", stoppable=True)
+        await first.up.wait()
+        await brake(executor, tmp_path)
+        late = [Step(executor, root, f"late{n}", stoppable=True) for n in range(3)]
+        other = Step(executor, root, "other", stoppable=False)
+        await other.up.wait()  # what was asked for later has started: the late ones do wait
+        assert not any(step.up.is_set() for step in late)
+        await executor.resume(["late0"], 0)
+        await late[0].up.wait()
+        assert not any(step.up.is_set() for step in late[1:])
+        late[1].task.cancel()  # what has not started can be ended
+        await asyncio.gather(late[1].task, return_exceptions=True)
+        await executor.resume(None, 0)
+        await late[2].up.wait()
+        assert not await first.stands_still()
+        assert not late[1].up.is_set()
+        for step in (first, *late, other):
+            step.task.cancel()
+        await asyncio.gather(*(s.task for s in (first, *late, other)), return_exceptions=True)
+        assert states(late[0].needle) == []
 
     with_executor(tmp_path, use, cgroups=cgroups)
 

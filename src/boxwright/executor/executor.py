@@ -276,18 +276,27 @@ class Executor:
         Args:
             path: Any path on that disk.
             free_bytes: The mark.
-            on_low: Called with what is free when they were stopped; then :meth:`resume` lets
-                them go on and another call watches again.
+            on_low: Called with what is free when they were stopped; :meth:`resume` lets them go on.
         """
         self._watch, self._on_low = (os.fspath(path), free_bytes), on_low
         if self._link is not None:
             self._link.on_low = on_low
             await self._link.watch(*self._watch)
 
-    async def resume(self, run_ids: Sequence[str]) -> None:
-        """Let processes go on that :meth:`watch_disk` has stopped."""
-        if self._link is not None and run_ids:
-            await self._link.resume(run_ids)
+    async def resume(self, run_ids: Sequence[str] | None, free_bytes: int) -> None:
+        """Let processes go on that :meth:`watch_disk` has stopped, and watch again.
+
+        There is no moment in between in which nobody watches. While not all may go on, a stoppable
+        process that is started later waits until it is named, too.
+
+        Args:
+            run_ids: Who may go on; ``None``: all.
+            free_bytes: The next mark.
+        """
+        assert self._watch is not None, "nothing is watched"
+        self._watch = self._watch[0], free_bytes
+        if self._link is not None:
+            await self._link.resume(*self._watch, run_ids)
 
     async def _get_ready(self) -> _Ready:
         while True:

@@ -198,10 +198,12 @@ class SupervisorLink:
         with contextlib.suppress(SandboxLostError):
             await self._send({"op": "watch", "path": path, "free": free_bytes}, ())
 
-    async def resume(self, run_ids: Sequence[str]) -> None:
-        """Let runs go on that were stopped because the disk was low."""
+    async def resume(self, path: str, free_bytes: int, run_ids: Sequence[str] | None) -> None:
+        """Let runs go on that were stopped, or all; from that moment on watch for another mark."""
+        ids = None if run_ids is None else list(run_ids)
+        message = {"op": "watch", "path": path, "free": free_bytes, "ids": ids}
         with contextlib.suppress(SandboxLostError):
-            await self._send({"op": "resume", "ids": list(run_ids)}, ())
+            await self._send(dict(message), ())
 
     async def close(self) -> None:
         """End the supervisor and with it everything that runs in it."""

@@ -150,11 +150,8 @@ class StepGate:
     async def _arm(self) -> None:
         if not self._is_armed:
             self._is_armed = True
-            await self._watch(self._room.headroom)
-
-    async def _watch(self, available: int) -> None:
-        mark = self._room.mark(available)
-        await self._executor.watch_disk(self._room.path, mark, self._on_low)
+            mark = self._room.mark(self._room.headroom)
+            await self._executor.watch_disk(self._room.path, mark, self._on_low)
 
     def _on_low(self, free: int) -> None:
         _log.info("disk is low (%d bytes free): %d steps stopped", free, len(self._running))
@@ -191,8 +188,7 @@ class StepGate:
                 return
             if self._room.available() > self._room.margin:
                 self._alone = oldest
-                await self._executor.resume([oldest.run_id])
-                await self._watch(self._room.margin)
+                await self._executor.resume([oldest.run_id], self._room.mark(self._room.margin))
                 return
             if not await self._end_youngest(keep=oldest):
                 await self._end(oldest, self._room.error(0))
@@ -211,8 +207,7 @@ class StepGate:
 
     async def _release(self) -> None:
         self._is_held, self._alone = False, None
-        await self._executor.resume(list(self._running))
-        await self._watch(self._room.headroom)
+        await self._executor.resume(None, self._room.mark(self._room.headroom))
 
     async def _admit_waiting(self) -> None:
         self._waiting.sort(key=lambda turn: turn.age)

@@ -15,7 +15,8 @@ Engine to supervisor::
     {"op": "kill", "id": …, "signal": n}
     {"op": "resize", "id": …, "rows": n, "columns": n}
     {"op": "watch", "path": …, "free": bytes}    arm the brake; an empty path disarms it
-    {"op": "resume", "ids": […]}                 let steps go on that the brake has stopped
+    {"op": "watch", …, "ids": […] or null}       and let these go on that it has stopped, or all;
+        while not all may, a stoppable run that comes later waits until it is named, too
 
 Supervisor to engine::
 

@@ -88,6 +88,7 @@ class Supervisor:
         self._children: dict[int, _Child] = {}
         self._waiting: list[tuple[dict[str, object], list[int]]] = []
         self._brake = brake.Brake()
+        self._passing: set[object] | None = None  # who may run while the disk is low; None: all
 
     def serve(self) -> None:
         """Answer requests until the engine's end of the socket is gone."""
@@ -127,7 +128,8 @@ class Supervisor:
         unsettled = any(
             c.kill_signal or any(c.size) or (c.hold and not c.is_stopped) for c in children
         )
-        waits = [_KILL_RETRY_MS] if unsettled or self._waiting else []
+        coming_up = any(message["after"] for message, _ in self._waiting)
+        waits = [_KILL_RETRY_MS] if unsettled or coming_up else []
         if self._brake.is_armed and children:
             waits.append(self._brake.wait_ms)
         if self._is_shared and children:
@@ -139,6 +141,7 @@ class Supervisor:
         free = self._brake.look()
         if free < 0:
             return
+        self._passing = set()
         for child in self._children.values():
             if child.is_stoppable and not child.kill_signal:
                 child.hold = True
@@ -148,6 +151,16 @@ class Supervisor:
     def _stop_now(self, child: _Child) -> None:
         pid = self._container_pid(child.id) if child.has_pidfile else 0
         child.is_stopped = brake.stop(child.cgroup, pid)
+
+    def _let_pass(self, ids: list[object] | None) -> None:
+        """Resume these, or everybody; whoever else is started later waits until it is named."""
+        if ids is None:
+            self._passing = None
+        elif self._passing is not None:
+            self._passing.update(ids)
+        for child in self._children.values():
+            if ids is None or child.id in ids:
+                self._resume(child)
 
     def _resume(self, child: _Child) -> None:
         was_stopped, child.hold, child.is_stopped = child.is_stopped, False, False
@@ -176,7 +189,7 @@ class Supervisor:
             if not data or flags & socket.MSG_TRUNC:
                 return False
             message = protocol.decode(data)
-            if message["op"] == "run" and self._is_coming_up(message["after"]):
+            if message["op"] == "run" and self._must_wait(message):
                 self._waiting.append((message, list(fds)))
                 del fds[:]  # closed when it is started
             elif message["op"] == "run":
@@ -186,11 +199,8 @@ class Supervisor:
             elif message["op"] == "watch":
                 brake.hurry()
                 self._brake.arm(str(message["path"]), _integer(message["free"]))
-            elif message["op"] == "resume":
-                wanted = _items(message["ids"])
-                for child in self._children.values():
-                    if child.id in wanted:
-                        self._resume(child)
+                if "ids" in message:
+                    self._let_pass(None if message["ids"] is None else _items(message["ids"]))
             elif message["op"] == "resize":
                 size = _integer(message["rows"]), _integer(message["columns"])
                 self._resize(str(message["id"]), size)
@@ -253,16 +263,22 @@ class Supervisor:
             if child.init and sharedpids.has_ended(child.init):
                 sharedpids.end_children(child.pid)
 
+    def _must_wait(self, message: dict[str, object]) -> bool:
+        """Whether a run can't start yet: its container is not up, or the disk is low."""
+        if message["stoppable"] and self._passing is not None:
+            return message["id"] not in self._passing
+        return self._is_coming_up(message["after"])
+
     def _is_coming_up(self, run_id: object) -> bool:
         """Whether this is a container of ours that has no process yet."""
         own = any(child.id == run_id for child in self._children.values())
         return own and not self._container_pid(str(run_id))
 
     def _start_waiting(self) -> None:
-        """Start what enters containers that have come up by now, or never will."""
+        """Start what need not wait any more (its container has come up by now, or never will)."""
         waiting, self._waiting = self._waiting, []
         for message, fds in waiting:
-            if self._is_coming_up(message["after"]):
+            if self._must_wait(message):
                 self._waiting.append((message, fds))
                 continue
             self._run(message, fds)
