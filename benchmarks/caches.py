@@ -13,15 +13,16 @@ import argparse
 import contextlib
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import uuid
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from daemons import Daemon, our_argv, registry, running, their_argv
+from daemons import Daemon, registry, start_both
+from figures import Figures, build
 from run import filesystem, run
 
 STAGES = 4
@@ -49,26 +50,10 @@ def write_context(context: Path) -> None:
     (context / "Dockerfile").write_text("\n".join(lines) + "\n")
 
 
-def build(options: argparse.Namespace, daemon: Daemon, context: Path, *more: str) -> float:
-    """Run one build; return its wall time in seconds."""
-    argv = [options.buildctl, "--addr", daemon.address, "build", "--frontend", "dockerfile.v0"]
-    argv += ["--local", f"context={context}", "--local", f"dockerfile={context}"]
-    return run([*argv, *more])
-
-
-def report(name: str, times: dict[str, list[float]], mark: float) -> None:
-    """Print medians and their ratio."""
-    ours, theirs = (statistics.median(times[key]) for key in ("ours", "theirs"))
-    verdict = "ok" if ours / theirs <= mark else "over"
-    print(f"{name:<38}{ours:>9.3f}{theirs:>9.3f}{ours / theirs:>8.2f}  mark {mark:.2f}  {verdict}")
-
-
 def measure(options: argparse.Namespace, daemons: list[Daemon], host: str, context: Path) -> None:
     """Export, export again, prune, import, interleaved; print all ratios."""
     kinds = ("export", "again", "import", "import-image", "whole")
-    times: dict[str, dict[str, list[float]]] = {
-        kind: {daemon.name: [] for daemon in daemons} for kind in kinds
-    }
+    figures = {kind: Figures() for kind in kinds}
     for number in range(options.runs):
         for daemon in daemons if number % 2 == 0 else daemons[::-1]:
             nonce = ("--opt", f"build-arg:NONCE={uuid.uuid4().hex}")
@@ -77,22 +62,22 @@ def measure(options: argparse.Namespace, daemons: list[Daemon], host: str, conte
             build(options, daemon, context, *nonce)
             export = ("--export-cache", f"{cache},mode=max,{insecure}")
             for kind in ("export", "again"):
-                took = build(options, daemon, context, *nonce, *export)
-                times[kind][daemon.name].append(took)
+                export_it = partial(build, options, daemon, context, *nonce, *export)
+                figures[kind].add(daemon, export_it)
             image = f"type=image,name={host}/image:{uuid.uuid4().hex},push=true,{insecure}"
             for kind, more in (("import", ()), ("import-image", ("--output", image))):
                 run([options.buildctl, "--addr", daemon.address, "prune", "--all"])
                 source = ("--import-cache", f"{cache},{insecure}")
-                took = build(options, daemon, context, *nonce, *source, *more)
-                times[kind][daemon.name].append(took)
+                import_it = partial(build, options, daemon, context, *nonce, *source, *more)
+                figures[kind].add(daemon, import_it)
             whole = ("--opt", f"build-arg:NONCE={uuid.uuid4().hex}", *export)
-            times["whole"][daemon.name].append(build(options, daemon, context, *whole))
+            figures["whole"].add(daemon, partial(build, options, daemon, context, *whole))
     megabytes = STAGES * STEPS * STEP_BYTES // 10**6
-    report(f"cache export, max, {megabytes} MB", times["export"], 0.5)
-    report("the same cache again", times["again"], 1.0)
-    report("cache import, empty daemon", times["import"], 0.8)
-    report("the same, image pushed", times["import-image"], 0.8)
-    report("new build with its cache export", times["whole"], 1.0)
+    figures["export"].report(f"cache export, max, {megabytes} MB", 0.5)
+    figures["again"].report("the same cache again", 1.0)
+    figures["import"].report("cache import, empty daemon", 0.8)
+    figures["import-image"].report("the same, image pushed", 0.8)
+    figures["whole"].report("new build with its cache export", 1.0)
 
 
 def main() -> None:
@@ -109,18 +94,7 @@ def main() -> None:
         print(f"{'seconds':<38}{'ours':>9}{'theirs':>9}{'ratio':>8}")
         write_context(work / "context")
         with contextlib.ExitStack() as stack:
-            daemons = []
-            for name in ("ours", "theirs"):
-                root = work / name
-                root.mkdir()
-                address = f"unix://{root}/d.sock"
-                argv = (
-                    our_argv(root, address, "")
-                    if name == "ours"
-                    else their_argv(options.buildkitd, root, address, "")
-                )
-                daemon = running(name, argv, root, address, options.buildctl)
-                daemons.append(stack.enter_context(daemon))
+            daemons = start_both(stack, work, options.buildctl, options.buildkitd)
             host = stack.enter_context(registry(work))
             measure(options, daemons, host, work / "context")
     finally:

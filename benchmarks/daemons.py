@@ -90,6 +90,58 @@ def running(
         log.close()
 
 
+def start(
+    stack: contextlib.ExitStack, name: str, argv: list[str], work: Path, buildctl: str
+) -> Daemon:
+    """Run a daemon on an empty state folder below ``work`` for as long as ``stack`` is open.
+
+    ``argv`` may hold ``{root}`` and ``{address}``.
+    """
+    root = work / name
+    root.mkdir()
+    address = f"unix://{root}/d.sock"
+    filled = [each.format(root=root, address=address) for each in argv]
+    return stack.enter_context(running(name, filled, root, address, buildctl))
+
+
+def start_both(
+    stack: contextlib.ExitStack, work: Path, buildctl: str, buildkitd: str
+) -> list[Daemon]:
+    """Run our daemon and a stock one, as :func:`start` does."""
+    pairs = (("ours", our_argv()), ("theirs", their_argv(buildkitd)))
+    return [start(stack, name, argv, work, buildctl) for name, argv in pairs]
+
+
+@contextlib.contextmanager
+def listening(argv: list[str], address: str) -> Iterator[None]:
+    """Run a server while the block runs, which starts when something listens."""
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(address)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_for(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with socket.socket() as one:
+            if one.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(0.05)
+    raise SystemExit(f"error: nothing listens at {address}")
+
+
+def free_address() -> str:
+    """Return an address of this machine at which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
 @contextlib.contextmanager
 def registry(work: Path) -> Iterator[str]:
     """Run a registry while the block runs; yield its address, or nothing without a program."""
@@ -97,32 +149,24 @@ def registry(work: Path) -> Iterator[str]:
     if program is None:
         yield ""
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = free_address()
     config = work / "registry.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: error}}\nhttp: {{addr: '{address}'}}\n"
         f"storage: {{filesystem: {{rootdirectory: '{work / 'registry'}'}}}}\n"
     )
-    process = subprocess.Popen(
-        [program, "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
+    with listening([program, "serve", str(config)], address):
         yield address
-    finally:
-        process.kill()
-        process.wait()
 
 
-def our_argv(root: Path, address: str, runtime: str) -> list[str]:
+def our_argv(runtime: str = "") -> list[str]:
     """Return the command line of our daemon."""
     program = Path(sys.executable).with_name("boxwright")
-    argv = [str(program), "daemon", "--root", str(root), "--addr", address]
+    argv = [str(program), "daemon", "--root", "{root}", "--addr", "{address}"]
     return argv + (["--oci-worker-binary", runtime] if runtime else [])
 
 
-def their_argv(buildkitd: str, root: Path, address: str, runtime: str) -> list[str]:
+def their_argv(buildkitd: str, runtime: str = "") -> list[str]:
     """Return the command line of a stock daemon with the same network mode."""
-    argv = [buildkitd, "--root", str(root), "--addr", address, "--oci-worker-net", "host"]
+    argv = [buildkitd, "--root", "{root}", "--addr", "{address}", "--oci-worker-net", "host"]
     return argv + (["--oci-worker-binary", runtime] if runtime else [])

@@ -13,56 +13,21 @@ import contextlib
 import os
 import random
 import shutil
-import socket
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from daemons import Daemon, our_argv, registry, running, their_argv
+from daemons import Daemon, free_address, listening, registry, start_both
+from figures import Figures, build
 from run import filesystem, run
 
 PUSH_BYTES = 120_000_000
 PULL_FILES = 9_000
-
-
-@dataclass
-class Figures:
-    """What one thing took, by name of who did it: seconds of wall time, and of CPU time."""
-
-    wall: dict[str, list[float]] = field(default_factory=dict)
-    cpu: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, daemon: Daemon, run: Callable[[], float]) -> None:
-        """Run once and note what it took."""
-        before = daemon.cpu_s()
-        self.wall.setdefault(daemon.name, []).append(run())
-        self.cpu.setdefault(daemon.name, []).append(daemon.cpu_s() - before)
-
-    def report(self, name: str, mark: float) -> None:
-        """Print medians and their ratio."""
-        ours, theirs = (statistics.median(self.wall[key]) for key in ("ours", "theirs"))
-        verdict = "ok" if ours / theirs <= mark else "over"
-        line = f"{name:<38}{ours:>9.3f}{theirs:>9.3f}{ours / theirs:>8.2f}  mark {mark:.2f}  {verdict}"
-        if self.cpu:
-            spent = (statistics.median(self.cpu[key]) for key in ("ours", "theirs"))
-            line += "  cpu " + "/".join(f"{each:.2f}" for each in spent)
-        print(line, flush=True)
-
-
-def build(options: argparse.Namespace, daemon: Daemon, context: Path, *more: str) -> float:
-    """Run one build; return its wall time in seconds."""
-    argv = [options.buildctl, "--addr", daemon.address, "build", "--frontend", "dockerfile.v0"]
-    argv += ["--local", f"context={context}", "--local", f"dockerfile={context}"]
-    return run([*argv, *more])
 
 
 def half_compressible(size: int) -> bytes:
@@ -122,24 +87,17 @@ def pulls(options: argparse.Namespace, daemons: list[Daemon], host: str, work: P
 @contextlib.contextmanager
 def our_registry(root: Path) -> Iterator[str]:
     """Run ``boxwright registry serve`` while the block runs; yield its address."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = free_address()
     program = str(Path(sys.executable).with_name("boxwright"))
     argv = [program, "--root", str(root), "registry", "serve", "--listen", address]
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(address)
+    with listening(argv, address):
         yield address
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @contextlib.contextmanager
 def nginx(program: str, files: Path, work: Path) -> Iterator[str]:
     """Run nginx over a folder while the block runs; yield its address."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = free_address()
     config = work / "nginx.conf"
     paths = "".join(
         f"{name}_temp_path {work};"
@@ -150,25 +108,8 @@ def nginx(program: str, files: Path, work: Path) -> Iterator[str]:
         f" events {{}} http {{ access_log off; sendfile on; {paths}"
         f" server {{ listen {address}; location / {{ root {files}; }} }} }}\n"
     )
-    process = subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL)
-    try:
-        wait_for(address)
+    with listening([program, "-c", str(config)], address):
         yield address
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def wait_for(address: str) -> None:
-    """Wait until something listens."""
-    host, _, port = address.rpartition(":")
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        with socket.socket() as one:
-            if one.connect_ex((host, int(port))) == 0:
-                return
-        time.sleep(0.05)
-    raise SystemExit(f"error: nothing listens at {address}")
 
 
 def serving(options: argparse.Namespace, work: Path) -> None:
@@ -217,17 +158,7 @@ def main() -> None:
         print(f"# state on {filesystem(str(work))}; {options.runs} runs; {os.cpu_count()} cores")
         print(f"{'seconds':<38}{'ours':>9}{'theirs':>9}{'ratio':>8}")
         with contextlib.ExitStack() as stack:
-            daemons = []
-            for name in ("ours", "theirs"):
-                (work / name).mkdir()
-                address = f"unix://{work}/{name}/d.sock"
-                argv = (
-                    our_argv(work / name, address, "")
-                    if name == "ours"
-                    else their_argv(options.buildkitd, work / name, address, "")
-                )
-                daemon = running(name, argv, work / name, address, options.buildctl)
-                daemons.append(stack.enter_context(daemon))
+            daemons = start_both(stack, work, options.buildctl, options.buildkitd)
             host = stack.enter_context(registry(work))
             for name, measure in kinds.items():
                 if options.only in {"", name}:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from daemons import Daemon, our_argv, registry, running, their_argv, wait_until_it_answers
+from daemons import Daemon, our_argv, registry, start, their_argv, wait_until_it_answers
 from scenarios import SCENARIOS, Scenario, many_records
 
 
@@ -201,9 +201,11 @@ def main() -> None:
     everything: dict[str, dict] = {}
     try:
         with contextlib.ExitStack() as stack:
-            daemons = [start(stack, options, "ours")]
+            work, runtime = Path(options.work), options.runtime
+            daemons = [start(stack, "ours", our_argv(runtime), work, options.buildctl)]
             if options.buildkitd:
-                daemons.append(start(stack, options, "theirs"))
+                argv = their_argv(options.buildkitd, runtime)
+                daemons.append(start(stack, "theirs", argv, work, options.buildctl))
             elif options.against:
                 wait_until_it_answers(options.buildctl, options.against)
                 daemons.append(Daemon("theirs", options.against, Path("/")))
@@ -244,19 +246,6 @@ def main() -> None:
         shutil.rmtree(options.work, ignore_errors=True)
     if options.json:
         Path(options.json).write_text(json.dumps(everything, indent=1))
-
-
-def start(stack: contextlib.ExitStack, options: argparse.Namespace, name: str) -> Daemon:
-    """Start one daemon on an empty state folder."""
-    root = Path(options.work) / name
-    root.mkdir()
-    address = f"unix://{root}/d.sock"
-    argv = (
-        our_argv(root, address, options.runtime)
-        if name == "ours"
-        else their_argv(options.buildkitd, root, address, options.runtime)
-    )
-    return stack.enter_context(running(name, argv, root, address, options.buildctl))
 
 
 def filesystem(path: str) -> str:

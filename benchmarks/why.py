@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from daemons import Daemon, our_argv, running
+from daemons import Daemon, our_argv, start
 from run import filesystem
 from scenarios import BASE
 
@@ -88,16 +88,11 @@ def main() -> None:
         )
         print(f"{'CPU ms of one build':<24}{'with':>10}{'without':>10}{'cost':>10}")
         with contextlib.ExitStack() as stack:
-            daemons = []
-            for name in ("with", "without"):
-                root = work / name
-                root.mkdir()
-                address = f"unix://{root}/d.sock"
-                argv = our_argv(root, address, "")
-                if name == "without":
-                    argv = [sys.executable, "-c", WITHOUT, *argv[1:]]
-                daemon = running(name, argv, root, address, options.buildctl)
-                daemons.append(stack.enter_context(daemon))
+            without = [sys.executable, "-c", WITHOUT, *our_argv()[1:]]
+            daemons = [
+                start(stack, name, argv, work, options.buildctl)
+                for name, argv in (("with", our_argv()), ("without", without))
+            ]
             for name, files in (("unchanged, 4 steps", 10), ("unchanged, 10,000 files", 10_000)):
                 context = work / f"context-{files}"
                 write_context(context, files)

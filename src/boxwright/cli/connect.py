@@ -11,14 +11,16 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from boxwright.cli.target import Target
+from boxwright.cli.target import Target, choose
 from boxwright.client.ownership import OWNER_SOCKET, answers, own_engine
 
 if TYPE_CHECKING:
     from boxwright.cli.boxwright import GlobalOptions
     from boxwright.client.client import Client
+    from boxwright.config.load import LoadedConfig
     from boxwright.engine.engine import Engine
     from boxwright.engine.settings import EngineSettings
+    from boxwright.registry.client import RegistryClient
     from boxwright.wire.tls import TlsOptions
 
 T = TypeVar("T")
@@ -47,6 +49,17 @@ def run_with_client(
         wait_s = timeout_s if is_waiting else 0.0
         return _run(lambda: _use_daemon(target.address, _tls(target), use, timeout_s, wait_s))
     return run_embedded(options, use)
+
+
+def run_chosen(options: GlobalOptions, builder: str, use: Callable[[Client], Awaitable[T]]) -> T:
+    """Run ``use`` with a client of the engine that options, environment or ``builder`` name.
+
+    Raises:
+        UsageError: a builder or address that can't be used.
+        BoxwrightError: as of :func:`run_with_client`.
+    """
+    target = choose(os.environ, addr=options.addr or "", builder=builder, tls=options.tls)
+    return run_with_client(options, target, use)
 
 
 def root_of(options: GlobalOptions) -> Path:
@@ -102,16 +115,48 @@ def erase_root(options: GlobalOptions) -> Path:
     return root
 
 
+def run_with_registries(
+    options: GlobalOptions, use: Callable[[RegistryClient], Awaitable[T]]
+) -> T:
+    """Run ``use`` with a registry client that has the user's logins and configuration.
+
+    Raises:
+        BoxwrightError: the configuration can't be read, or of ``use``.
+        KeyboardInterrupt: a signal came.
+    """
+    from boxwright.client.registries import user_client
+
+    loaded = load_config(options)
+
+    async def run() -> T:
+        client = user_client(os.environ, loaded.config, loaded.path)
+        try:
+            return await use(client)
+        finally:
+            await client.close()
+
+    return _run(run)
+
+
+def load_config(options: GlobalOptions) -> LoadedConfig:
+    """Read the configuration file that was named, or the default one if it is there.
+
+    Raises:
+        ConfigError: it can't be read or is not valid.
+    """
+    from boxwright.config.load import default_path, load
+
+    path = Path(options.config) if options.config else None
+    return load(path, default=default_path(os.environ, is_root=os.geteuid() == 0))
+
+
 def _settings(options: GlobalOptions, root: Path) -> EngineSettings:
     from boxwright.engine.process import enter
 
-    is_root = os.geteuid() == 0
+    loaded = load_config(options)
     entered = enter()
-    from boxwright.config.load import default_path, load
     from boxwright.engine.settings import EngineSettings
 
-    path = Path(options.config) if options.config else None
-    loaded = load(path, default=default_path(os.environ, is_root=is_root))
     for warning in (*loaded.warnings, *entered.warnings):
         os.write(2, f"warning: {warning}\n".encode())
     root.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -74,15 +73,12 @@ def workers(
     Example:
       boxwright debug workers
     """  # noqa: D301 - click reads the backspace
-    from boxwright.cli.connect import run_with_client
-    from boxwright.cli.target import choose
-
-    target = choose(os.environ, addr=options.addr or "", builder=builder, tls=options.tls)
+    from boxwright.cli.connect import run_chosen
 
     async def use(client: Client) -> None:
         await print_workers(client, filters, verbose=verbose, template=template)
 
-    run_with_client(options, target, use)
+    run_chosen(options, builder, use)
 
 
 @debug.command()
@@ -96,15 +92,12 @@ def info(options: GlobalOptions, /, *, template: str, builder: str) -> None:
     Example:
       boxwright debug info --format '{{json .}}'
     """  # noqa: D301 - click reads the backspace
-    from boxwright.cli.connect import run_with_client
-    from boxwright.cli.target import choose
-
-    target = choose(os.environ, addr=options.addr or "", builder=builder, tls=options.tls)
+    from boxwright.cli.connect import run_chosen
 
     async def use(client: Client) -> None:
         await print_info(client, template=template)
 
-    run_with_client(options, target, use)
+    run_chosen(options, builder, use)
 
 
 @debug.command("dump-llb")

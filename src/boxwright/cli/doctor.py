@@ -66,13 +66,10 @@ def _show(findings: Sequence[Finding]) -> None:
 
 
 def _rootless(context: click.Context, *, as_json: bool) -> int:
+    from boxwright.cli.connect import root_of
     from boxwright.cli.doctor_rootless import diagnose
-    from boxwright.engine.settings import default_root
 
-    named = context.find_root().params.get("root")
-    is_root = os.geteuid() == 0
-    state = Path(named) if named else default_root(os.environ, is_root=is_root)
-    diagnosis = diagnose(state.absolute())
+    diagnosis = diagnose(root_of(context.obj).absolute())
     if as_json:
         findings = [asdict(each) for each in diagnosis.findings]
         click.echo(json.dumps({"findings": findings, "mode": diagnosis.mode}, indent=2))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import os
 import sys
-from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from boxwright.client.client import Client
     from boxwright.wire.pb.control_pb2 import BuildHistoryEvent, BuildHistoryRecord
 
-T = TypeVar("T")
 _HELP = {"help_option_names": ["-h", "--help"]}
 _TAB = 8
 _LISTED = ("TYPE", "REF", "CREATED", "COMPLETED", "GENERATION", "PINNED")
@@ -232,28 +230,14 @@ def _time(stamp: Timestamp) -> str:
 
 def _write_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Write columns that tabs keep apart, as buildctl's do."""
-    lines = [head, *rows]
-    for column in range(len(head) - 1):
-        # A cell is at least one tab stop away from the longest text of its column.
-        width = (max(len(line[column]) for line in lines) // _TAB + 1) * _TAB
-        for line_number, line in enumerate(lines):
-            tabs = -(-(width - len(line[column])) // _TAB)
-            cells = (*line[:column], line[column] + "\t" * tabs, *line[column + 1 :])
-            lines[line_number] = cells
-    sys.stdout.writelines("".join(line) + "\n" for line in lines)
+    from boxwright.cli import units
+
+    sys.stdout.write(units.tabbed("\n".join("\t".join(line) for line in (head, *rows))))
 
 
 @click.group(context_settings=_HELP)
 def history() -> None:
     """Look at builds that are over, or running."""
-
-
-def _run(options: GlobalOptions, builder: str, use: Callable[[Client], Awaitable[T]]) -> T:
-    from boxwright.cli.connect import run_with_client
-    from boxwright.cli.target import choose
-
-    target = choose(os.environ, addr=options.addr or "", builder=builder, tls=options.tls)
-    return run_with_client(options, target, use)
 
 
 _BUILDER = click.option("--builder", default="", metavar="NAME", help="Builder to ask.")
@@ -270,7 +254,9 @@ def ls(options: GlobalOptions, /, *, template: str, builder: str) -> None:
     Example:
       boxwright history ls
     """  # noqa: D301 - click reads the backspace
-    _run(options, builder, lambda client: print_histories(client, template=template))
+    from boxwright.cli.connect import run_chosen
+
+    run_chosen(options, builder, lambda client: print_histories(client, template=template))
 
 
 @history.command("logs")
@@ -289,7 +275,9 @@ def logs(options: GlobalOptions, /, *, ref: str, progress: str, builder: str) ->
 
     if progress not in MODES:
         raise UsageError(f"invalid --progress {progress!r}", hint=f"write {', '.join(MODES)}")
-    _run(options, builder, lambda client: replay(client, ref, progress))
+    from boxwright.cli.connect import run_chosen
+
+    run_chosen(options, builder, lambda client: replay(client, ref, progress))
 
 
 @history.command("rm")
@@ -313,7 +301,9 @@ def rm(options: GlobalOptions, /, *, refs: tuple[str, ...], is_all: bool, builde
         for ref in refs:
             await update(client, ref, is_deleted=True)
 
-    _run(options, builder, use)
+    from boxwright.cli.connect import run_chosen
+
+    run_chosen(options, builder, use)
 
 
 @history.command("pin")
@@ -328,4 +318,6 @@ def pin(options: GlobalOptions, /, *, ref: str, is_off: bool, builder: str) -> N
     Example:
       boxwright history pin aeo5m0ng7dnr9gnjhqvohkgpz
     """  # noqa: D301 - click reads the backspace
-    _run(options, builder, lambda client: update(client, ref, is_pinned=not is_off))
+    from boxwright.cli.connect import run_chosen
+
+    run_chosen(options, builder, lambda client: update(client, ref, is_pinned=not is_off))

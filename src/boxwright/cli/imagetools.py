@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -19,6 +16,7 @@ if TYPE_CHECKING:
     from boxwright.client.imageplaces import Place
     from boxwright.client.imagereport import ImageOfPlatform, Statements
     from boxwright.core.descriptor import Descriptor
+    from boxwright.registry.client import RegistryClient
 
 T = TypeVar("T")
 _insecure = click.option(
@@ -38,6 +36,7 @@ def _with_places(
     Raises:
         StoreLockedError: one is in the state folder, and an engine uses that.
     """
+    from boxwright.cli.connect import run_with_registries
     from boxwright.cli.image import open_store
     from boxwright.client.imageplaces import (
         LAYOUT_PREFIX,
@@ -46,20 +45,12 @@ def _with_places(
         StorePlace,
         layout_place,
     )
-    from boxwright.client.registries import user_client
-    from boxwright.config.load import default_path, load
     from boxwright.core.reference import Reference
-    from boxwright.core.workers import install_pool
 
     stored = any(name.startswith(STORE_PREFIX) for name in names)
     store = open_store(options) if stored else None
-    path = Path(options.config) if options.config else None
-    loaded = load(path, default=default_path(os.environ, is_root=os.geteuid() == 0))
 
-    async def run() -> T:
-        install_pool(asyncio.get_running_loop())
-        client = user_client(os.environ, loaded.config, loaded.path)
-
+    async def run(client: RegistryClient) -> T:
         def place(name: str) -> Place:
             if name.startswith(LAYOUT_PREFIX):
                 return layout_place(name)
@@ -68,13 +59,10 @@ def _with_places(
                 return StorePlace(store, Reference.parse(name.removeprefix(STORE_PREFIX)))
             return RegistryPlace(client, Reference.parse(name), insecure=insecure)
 
-        try:
-            return await use([place(name) for name in names])
-        finally:
-            await client.close()
+        return await use([place(name) for name in names])
 
     try:
-        return asyncio.run(run())
+        return run_with_registries(options, run)
     finally:
         if store is not None:
             store.close()

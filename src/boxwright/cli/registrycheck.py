@@ -6,10 +6,8 @@ one they ask that registry, ours or any other, over the distribution API.
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -17,15 +15,12 @@ import click
 from boxwright.cli.boxwright import GlobalOptions
 
 if TYPE_CHECKING:
-    from boxwright.core.descriptor import Descriptor
-    from boxwright.core.digest import Digest
     from boxwright.core.reference import Reference
     from boxwright.registry.client import RegistryClient
     from boxwright.registryserver.audit import TagLine
     from boxwright.store.store import Store
 
 T = TypeVar("T")
-_MANIFEST_LIMIT = 100_000
 
 
 @click.command("ls")
@@ -41,8 +36,13 @@ def list_tags(options: GlobalOptions, /, *, as_json: bool, registry: str) -> Non
       boxwright registry ls 127.0.0.1:5000 --json
     """  # noqa: D301 - click reads the backspace
     from boxwright.cli import units, views
+    from boxwright.cli.connect import run_with_registries
 
-    lines = _ask(options, lambda client: _remote_tags(client, registry)) if registry else []
+    lines = (
+        run_with_registries(options, lambda client: _remote_tags(client, registry))
+        if registry
+        else []
+    )
     if not registry:
         from boxwright.registryserver.audit import list_tags as stored_tags
 
@@ -81,10 +81,13 @@ def verify(options: GlobalOptions, /, *, as_json: bool, registry: str) -> None:
       boxwright registry verify registry.example.com
     """  # noqa: D301 - click reads the backspace
     from boxwright.cli import views
+    from boxwright.cli.connect import run_with_registries
     from boxwright.registryserver.audit import RegistryDamagedError, check
 
     if registry:
-        count, damages = _ask(options, lambda client: _remote_check(client, registry))
+        count, damages = run_with_registries(
+            options, lambda client: _remote_check(client, registry)
+        )
     else:
         count, found = _with_store(options, check)
         damages = [(d.repository, str(d.manifest), str(d.blob), d.problem) for d in found]
@@ -171,26 +174,6 @@ def _with_store(
         store.close()
 
 
-def _ask(options: GlobalOptions, use: Callable[[RegistryClient], Awaitable[T]]) -> T:
-    """Run ``use`` with a registry client that has the user's logins and configuration."""
-    import asyncio
-
-    from boxwright.client.registries import user_client
-    from boxwright.config.load import default_path, load
-
-    path = Path(options.config) if options.config else None
-    loaded = load(path, default=default_path(os.environ, is_root=os.geteuid() == 0))
-
-    async def run() -> T:
-        client = user_client(os.environ, loaded.config, loaded.path)
-        try:
-            return await use(client)
-        finally:
-            await client.close()
-
-    return asyncio.run(run())
-
-
 async def _references(client: RegistryClient, host: str) -> list[Reference]:
     from boxwright.core.reference import Reference
     from boxwright.registry import listing
@@ -203,13 +186,15 @@ async def _references(client: RegistryClient, host: str) -> list[Reference]:
 
 
 async def _remote_tags(client: RegistryClient, host: str) -> list[TagLine]:
+    from boxwright.client.imagecopy import read_tree
+    from boxwright.client.imageplaces import RegistryPlace
     from boxwright.registryserver.audit import TagLine
 
     lines = []
     for ref in await _references(client, host):
-        manifests, blobs = await _graph(client, ref)
-        root = manifests[0]
-        size = sum(item.size for item in (*manifests, *blobs))
+        tree = await read_tree(RegistryPlace(client, ref))
+        graph, root = tree.graph, tree.root
+        size = sum(item.size for item in (*graph.manifests, *graph.blobs.values()))
         lines.append(TagLine(ref.path, ref.tag, root.digest, root.media_type, size))
     return lines
 
@@ -218,56 +203,26 @@ async def _remote_check(
     client: RegistryClient, host: str
 ) -> tuple[int, list[tuple[str, str, str, str]]]:
     """Return how many blobs were asked for, and repository, manifest, blob and problem of bad ones."""
-    from boxwright.errors import InvalidInputError
+    from boxwright.client.imagecopy import read_tree
+    from boxwright.client.imageplaces import RegistryPlace
+    from boxwright.errors import InvalidInputError, LimitExceededError
     from boxwright.registry.errors import RegistryError
 
     seen: dict[tuple[str, str], str] = {}
     bad: list[tuple[str, str, str, str]] = []
     for ref in await _references(client, host):
         try:
-            manifests, blobs = await _graph(client, ref)
-        except (RegistryError, InvalidInputError) as exc:
+            tree = await read_tree(RegistryPlace(client, ref))
+        except (RegistryError, InvalidInputError, LimitExceededError) as exc:
             seen[ref.path, ref.tag] = "manifest"
             bad.append((ref.path, ref.tag, ref.tag, exc.brief))
             continue
-        for item in manifests:
-            seen[ref.path, item.digest] = ""
-        for item in blobs:
+        for digest in tree.bodies:
+            seen[ref.path, digest] = ""
+        for item, place in tree.blobs.values():
             key = (ref.path, item.digest)
             if key not in seen:
-                there = await client.has_blob(ref, item.digest, push=False)
-                seen[key] = "" if there else "missing"
+                seen[key] = "" if await place.has(item) else "missing"
             if seen[key]:
-                bad.append((ref.path, str(manifests[0].digest), str(item.digest), seen[key]))
+                bad.append((ref.path, str(tree.root.digest), str(item.digest), seen[key]))
     return len(seen), bad
-
-
-async def _graph(
-    client: RegistryClient, ref: Reference
-) -> tuple[list[Descriptor], list[Descriptor]]:
-    """Return the manifests of an image, the root first, and its blobs, each once.
-
-    Raises:
-        RegistryError: a manifest can't be had.
-        InvalidInputError: a manifest is malformed.
-    """
-    from boxwright.core.dataclass import replace
-    from boxwright.oci import mediatypes
-    from boxwright.oci.manifest import Index, Manifest
-
-    root, body = await client.fetch_manifest(ref, mirrors=False)
-    manifests = {root.digest: root}
-    blobs: dict[Digest, Descriptor] = {}
-    pending = [(root, body)]
-    while pending and len(manifests) < _MANIFEST_LIMIT:
-        current, body = pending.pop()
-        if not mediatypes.is_index(current.media_type):
-            children = Manifest.decode(body).children()
-            blobs |= {item.digest: item for item in children if not item.urls}
-            continue
-        for child in Index.decode(body).manifests:
-            if child.digest not in manifests:
-                wanted = replace(ref, tag="", digest=child.digest)
-                pending.append(await client.fetch_manifest(wanted, mirrors=False))
-                manifests[child.digest] = child
-    return list(manifests.values()), list(blobs.values())

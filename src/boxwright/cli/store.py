@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,11 +34,10 @@ def verify(options: GlobalOptions, /, *, repair: bool, as_json: bool) -> None:
       boxwright store verify
       boxwright --root /var/lib/boxwright store verify --repair
     """  # noqa: D301 - click reads the backspace
+    from boxwright.cli.connect import root_of
     from boxwright.engine.process import enter
-    from boxwright.engine.settings import default_root
 
-    is_root = os.geteuid() == 0
-    root = Path(options.root) if options.root else default_root(os.environ, is_root=is_root)
+    root = root_of(options)
     entered = enter()
     from boxwright.engine.storecheck import verify_store
 

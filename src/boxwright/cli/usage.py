@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -168,15 +167,12 @@ def du(
       boxwright du --filter type==exec.cachemount
       boxwright du --format '{{json .}}'
     """  # noqa: D301 - click reads the backspace
-    from boxwright.cli.connect import run_with_client
-    from boxwright.cli.target import choose
-
-    target = choose(os.environ, addr=options.addr or "", builder=builder, tls=options.tls)
+    from boxwright.cli.connect import run_chosen
 
     async def use(client: Client) -> None:
         await list_usage(client, filters, verbose=verbose, template=template)
 
-    run_with_client(options, target, use)
+    run_chosen(options, builder, use)
 
 
 @click.command(context_settings=_HELP)
@@ -211,14 +207,11 @@ def prune(
 
         sys.stdout.write(f"removed {erase_root(options)}\n")
         return
-    from boxwright.cli.connect import run_with_client
-    from boxwright.cli.target import choose
-
-    target = choose(os.environ, addr=options.addr or "", builder=builder, tls=options.tls)
+    from boxwright.cli.connect import run_chosen
 
     async def use(client: Client) -> None:
         await prune_records(
             client, filters, PruneLimits(**limits), verbose=verbose, template=template
         )
 
-    run_with_client(options, target, use)
+    run_chosen(options, builder, use)

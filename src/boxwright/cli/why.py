@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -63,16 +62,13 @@ def why(
       boxwright why latest "RUN make"
       boxwright why aeo5m0ng7dnr9gnjhqvohkgpz --json
     """  # noqa: D301 - click reads the backspaces
-    from boxwright.cli.connect import run_with_client
-    from boxwright.cli.target import choose
-
-    target = choose(os.environ, addr=options.addr or "", builder=builder, tls=options.tls)
+    from boxwright.cli.connect import run_chosen
 
     async def use(client: Client) -> WhyResponse:
         ref = "" if build == _LATEST else build
         return await client.why(ref, step=step, against=against)
 
-    answer = run_with_client(options, target, use)
+    answer = run_chosen(options, builder, use)
     if as_json:
         from boxwright.cli import views
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import AsyncIterator
@@ -19,8 +18,8 @@ from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
 from boxwright.engine.verify import ImageGraph, verify_push
 from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError
-from boxwright.oci import layout
-from boxwright.oci.manifest import MAX_MANIFEST_BYTES, Index, detect_media_type
+from boxwright.oci import layout, mediatypes
+from boxwright.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, detect_media_type
 
 if TYPE_CHECKING:
     from boxwright.registry.client import RegistryClient
@@ -93,7 +92,6 @@ def _verified(file: BinaryIO, blob: Descriptor, name: str) -> BinaryIO:
     file.seek(0)
     found = Digest.from_hex(hashlib.file_digest(file, "sha256").hexdigest())  # type: ignore[arg-type]
     if found != blob.digest:
-        file.close()
         raise ImageDamagedError(
             f"{name} has other bytes under a digest",
             detail=f"{blob.digest} ({blob.size} bytes): found {found} ({size} bytes)",
@@ -294,11 +292,11 @@ class LayoutPlace:
 
 
 def _publish(path: Path, source: BinaryIO) -> None:
-    """Copy an open file to a path that appears when it is whole."""
+    """Copy an open file, which stays open, to a path that appears when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, staged = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
-        with source, os.fdopen(fd, "wb") as file:
+        with os.fdopen(fd, "wb") as file:
             while data := source.read(_CHUNK):
                 file.write(data)
         os.chmod(staged, 0o644)
@@ -360,7 +358,7 @@ class StorePlace:
         await to_worker(self._lease.add_blob, digest)
 
     def _take(self, blob: Descriptor, source: BinaryIO) -> None:
-        with source, self._store.blobs.writer(expected=blob.digest) as writer:
+        with self._store.blobs.writer(expected=blob.digest) as writer:
             while data := source.read(_CHUNK):
                 writer.write(data)
             writer.commit()
@@ -370,13 +368,9 @@ class StorePlace:
         del is_root
         await self._hold(descriptor.digest)
         await to_worker(self._store.blobs.put, body)
-        value = json.loads(body)
-        parts = [
-            value.get("config"),
-            *(value.get("layers") or ()),
-            *(value.get("manifests") or ()),
-        ]
-        children = [Digest(str(part["digest"])) for part in parts if part]
+        is_index = mediatypes.is_index(descriptor.media_type)
+        parts = Index.decode(body).manifests if is_index else Manifest.decode(body).children()
+        children = [part.digest for part in parts]
         await to_worker(self._store.blobs.add_refs, descriptor.digest, children)
 
     async def finish(self, root: Descriptor, graph: ImageGraph) -> None:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from boxwright.core import gobool
 from boxwright.core.dataclass import dataclass, field
 from boxwright.errors import BoxwrightError, InvalidInputError
 from boxwright.session.providers.contents import (
@@ -23,8 +24,6 @@ from boxwright.session.providers.contents import (
 _log = logging.getLogger(__name__)
 
 _MANIFEST_KEY = "cache.manifest"
-_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
-_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +108,11 @@ def publish(exports: Sequence[CacheSpec], response: Mapping[str, str]) -> None:
 
 
 def _is_reset(spec: CacheSpec) -> bool:
-    value = spec.attrs.get("reset", "false")
-    if value not in _TRUE | _FALSE:
-        raise InvalidInputError("failed to parse reset", detail=f"{value!r} is not a boolean")
-    return value in _TRUE
+    text = spec.attrs.get("reset", "false")
+    value = gobool.parse(text)
+    if value is None:
+        raise InvalidInputError("failed to parse reset", detail=f"{text!r} is not a boolean")
+    return value
 
 
 def _reset(folder: Path) -> None:

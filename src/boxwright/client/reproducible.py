@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from boxwright.client.imagecopy import is_attestation
 from boxwright.core.dataclass import dataclass
 from boxwright.core.descriptor import Descriptor
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
@@ -21,7 +22,6 @@ from boxwright.fsutil.tar import TarReader
 from boxwright.oci import layout, mediatypes
 from boxwright.oci.manifest import Index, Manifest
 
-_REFERENCE_TYPE = "vnd.docker.reference.type"
 _SHOWN = 20
 _HINT_EPOCH = (
     "set SOURCE_DATE_EPOCH and add rewrite-timestamp=true to the output: only times differ"
@@ -108,7 +108,7 @@ def _images(root: Path) -> dict[str, Descriptor]:
         descriptor = pending.pop(0)
         if mediatypes.is_index(descriptor.media_type):
             pending += Index.decode(_blob(root, descriptor).read_bytes()).manifests
-        elif _REFERENCE_TYPE not in descriptor.annotations:
+        elif not is_attestation(descriptor):
             images[str(descriptor.platform or "")] = descriptor
     return images
 

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from boxwright.client import localcache
 from boxwright.client.failedstep import FailedStep
 from boxwright.client.localcache import CacheSpec
+from boxwright.core import gobool
 from boxwright.core.dataclass import dataclass, field
 from boxwright.errors import InvalidInputError
 from boxwright.session.base import FileSink
@@ -31,7 +32,6 @@ from boxwright.session.services import SessionServices, new_id
 from boxwright.wire.pb import control_pb2, ops_pb2, sourcepolicy_pb2
 
 _DESCRIPTOR_KEY = "containerimage.descriptor"
-_FALSE = frozenset(("false", "False", "FALSE", "0", "f", "F"))
 _FILE_EXPORTERS = frozenset(("oci", "docker", "tar"))
 
 
@@ -56,7 +56,7 @@ class Export:
     @property
     def is_layout(self) -> bool:
         """Whether the output is an OCI layout in a folder (``tar=false``)."""
-        return self.type in {"oci", "docker"} and self.attrs.get("tar") in _FALSE
+        return self.type in {"oci", "docker"} and self.attrs.get("tar") in gobool.FALSE
 
 
 @dataclass(slots=True)

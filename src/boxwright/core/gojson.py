@@ -34,6 +34,15 @@ def encode(value: Any, *, indent: int | None = None) -> bytes:  # noqa: ANN401 -
     return dumps(value, indent=indent).encode("utf-8", "replace")
 
 
+def through_map(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a value with sorted keys at every depth, as one that went through a Go map."""
+    if isinstance(value, dict):
+        return {key: through_map(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [through_map(item) for item in value]
+    return value
+
+
 def time_text(moment_ns: int) -> str:
     """Return a time as Go's encoder writes it (RFC 3339, as many digits as it needs).
 

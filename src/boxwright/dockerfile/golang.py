@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 import re
 
-_BOOLS = {
-    **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
-    **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
-}
+from boxwright.core import gobool
+
 _ESCAPES = {
     "\a": "\\a",
     "\b": "\\b",
@@ -73,10 +71,10 @@ def parse_bool(text: str) -> bool:
     Raises:
         ValueError: anything else.
     """
-    try:
-        return _BOOLS[text]
-    except KeyError:
-        raise ValueError(f"strconv.ParseBool: parsing {quote(text)}: invalid syntax") from None
+    value = gobool.parse(text)
+    if value is None:
+        raise ValueError(f"strconv.ParseBool: parsing {quote(text)}: invalid syntax")
+    return value
 
 
 def parse_uint(text: str, *, base: int = 10, bits: int = 32) -> int:

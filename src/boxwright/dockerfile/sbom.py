@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from boxwright.core.dataclass import dataclass
 from boxwright.core.platform import Platform
 from boxwright.dockerfile.bridge import MetaResolver
 from boxwright.errors import InvalidInputError

@@ -13,13 +13,13 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
-from boxwright.dockerfile.bridge import OciStore, ResolvedImage
+from boxwright.dockerfile.sbom import CORE_NAME
 from boxwright.engine import systemusage
 from boxwright.engine.bridge import BuildBridge, SolveSpec
 from boxwright.engine.predicate import Invocation, Predicate, ProvenanceOptions
 from boxwright.engine.provenance import Provenance
 from boxwright.engine.results import FrontendResult, LazyRef, ResultAttestation
-from boxwright.engine.scanning import CORE_NAME, scanned, to_scan, with_content
+from boxwright.engine.scanning import scanned, to_scan, with_content
 from boxwright.errors import InvalidInputError
 from boxwright.exporters.attestation import (
     INLINE_ONLY_KEY,
@@ -288,7 +288,7 @@ async def add_sbom(
     platform = bridge.worker_platforms[0] if bridge.worker_platforms else Platform.host()
     name = str(Reference.parse(generator).with_default_tag())
     mode = options.get("image-resolve-mode") or "default"
-    scanner = await find_scanner(_Resolver(bridge), name, parameters, platform, mode)
+    scanner = await find_scanner(bridge, name, parameters, platform, mode)
     for key, ref in refs.items():
         if ref is None:
             continue
@@ -299,25 +299,3 @@ async def add_sbom(
         result.attestations.setdefault(key, []).append(made)
         if solved.ref is not None:
             await solved.ref.result()
-
-
-class _Resolver:
-    """Looks images up for a scanner, on behalf of the client."""
-
-    def __init__(self, bridge: BuildBridge) -> None:
-        self._bridge = bridge
-
-    async def resolve_image_config(
-        self,
-        ref: str,
-        *,
-        platform: Platform | None,
-        resolve_mode: str,
-        log_name: str,
-        store: OciStore | None = None,
-    ) -> ResolvedImage:
-        """Return the config of an image; see :class:`dockerfile.bridge.MetaResolver`."""
-        name, digest, config = await self._bridge.resolve_image_config(
-            ref, platform=platform, resolve_mode=resolve_mode, log_name=log_name, store=store
-        )
-        return ResolvedImage(name, digest, config)

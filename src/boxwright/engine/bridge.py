@@ -321,7 +321,7 @@ class BuildBridge:
         store: frontend_api.OciStore | None = None,
         rules: SourceRules | None = None,
         scope: RequestScope | None = None,
-    ) -> tuple[str, Digest | None, bytes]:
+    ) -> frontend_api.ResolvedImage:
         """Resolve an image, or what the policy has in its place.
 
         Raises:
@@ -343,7 +343,7 @@ class BuildBridge:
         if not answer.HasField("Image"):
             raise frontend_api.NotAnImageError(ref, answer.Source.identifier)
         digest = Digest(answer.Image.Digest) if answer.Image.Digest else None
-        return name, digest, answer.Image.Config
+        return frontend_api.ResolvedImage(name, digest, answer.Image.Config)
 
     async def resolve_source_meta(
         self,
@@ -535,7 +535,7 @@ class _FrontendRun:
         log_name: str,
         store: frontend_api.OciStore | None = None,
     ) -> frontend_api.ResolvedImage:
-        name, digest, config = await self._bridge.resolve_image_config(
+        return await self._bridge.resolve_image_config(
             ref,
             platform=platform,
             resolve_mode=resolve_mode,
@@ -544,7 +544,6 @@ class _FrontendRun:
             rules=self._rules,
             scope=self._scope,
         )
-        return frontend_api.ResolvedImage(name, digest, config)
 
     async def forward(self, source: str, opts: Mapping[str, str]) -> frontend_api.FrontendResult:
         spec = SolveSpec(

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
+from boxwright.core import gobool
 from boxwright.core.dataclass import dataclass
 from boxwright.core.reference import Reference
 from boxwright.dockerfile.bridge import FrontendBridge
@@ -34,7 +35,6 @@ _NETWORK_LABEL = "moby.buildkit.frontend.network.none"
 _CAPS_LABEL = "moby.buildkit.frontend.caps"
 _CAPS_OPTION = "frontend.caps"
 _INPUTS_CAP = "moby.buildkit.frontend.inputs"
-_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _STDERR_BYTES = 16 << 10
 _END_GRACE_S = 10.0
 _MAX_OPTIONS_BYTES = 1 << 20
@@ -219,7 +219,7 @@ class FrontendContainer:
     def _process(self) -> ProcessSpec:
         config = self._frontend.image.config
         network = NetworkMode.DEFAULT
-        if (config.labels or {}).get(_NETWORK_LABEL) in _TRUE:
+        if (config.labels or {}).get(_NETWORK_LABEL) in gobool.TRUE:
             network = NetworkMode.NONE
         options = [
             f"BUILDKIT_FRONTEND_OPT_{number}={key}={value}"

@@ -251,7 +251,7 @@ class GatewayBridge:
         self, request: gateway_pb2.ResolveImageConfigRequest
     ) -> gateway_pb2.ResolveImageConfigResponse:
         """Resolve an image to digest and config."""
-        ref, digest, config = await self._bridge.resolve_image_config(
+        found = await self._bridge.resolve_image_config(
             request.Ref,
             platform=platform_from_pb(request.Platform) if request.HasField("Platform") else None,
             resolve_mode=request.ResolveMode,
@@ -260,7 +260,9 @@ class GatewayBridge:
             rules=self._rules.plus(rules_of(request.SourcePolicies)),
             scope=self._scope,
         )
-        return gateway_pb2.ResolveImageConfigResponse(Digest=digest or "", Config=config, Ref=ref)
+        return gateway_pb2.ResolveImageConfigResponse(
+            Digest=found.digest or "", Config=found.config, Ref=found.ref
+        )
 
     async def resolve_source_meta(
         self, request: gateway_pb2.ResolveSourceMetaRequest

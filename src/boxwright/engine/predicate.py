@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boxwright._version import DOCKERFILE_VERSION
+from boxwright.core import gobool, gojson
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.gojson import time_text
@@ -32,8 +33,6 @@ _COMPATIBILITY_VERSION = 30
 _PRIVATE = ("build-arg:", "label:")
 _CONFIGS = "input-metadata:"
 _VERSIONS = {"v1": PREDICATE_SLSA_1, "v0.2": PREDICATE_SLSA_02}
-_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
-_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
 
 class IncompleteMaterialsError(InvalidInputError):
@@ -93,9 +92,9 @@ class ProvenanceOptions:
             attributes.get("builder-id", ""),
             attributes.get("filename", "provenance.json"),
             _flag(attributes, "reproducible"),
-            attributes.get("inline-only", "") in _TRUE,
+            attributes.get("inline-only", "") in gobool.TRUE,
             _flag(attributes, "complete-materials"),
-            attributes.get("capture-usage", "") in _TRUE,
+            attributes.get("capture-usage", "") in gobool.TRUE,
         )
 
     @property
@@ -105,10 +104,11 @@ class ProvenanceOptions:
 
 
 def _flag(attributes: Mapping[str, str], key: str) -> bool:
-    value = attributes.get(key, "false")
-    if value not in _TRUE | _FALSE:
-        raise InvalidInputError(f"failed to parse {key} flag {value!r}")
-    return value in _TRUE
+    text = attributes.get(key, "false")
+    value = gobool.parse(text)
+    if value is None:
+        raise InvalidInputError(f"failed to parse {key} flag {text!r}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ class Predicate:
             "configSource": self.config_source,
             "request": self.request,
         }
-        definition["internalParameters"] = _sorted(internal)
+        definition["internalParameters"] = gojson.through_map(internal)
         metadata: dict[str, Any] = {
             "invocationId": run.id,
             "startedOn": time_text(run.started_ns),
@@ -269,7 +269,7 @@ class Predicate:
         out["invocation"] = {
             "configSource": config,
             "parameters": self.request,
-            "environment": _sorted({"platform": _platform(), **self._environment()}),
+            "environment": gojson.through_map({"platform": _platform(), **self._environment()}),
         }
         if self.build_config is not None:
             out["buildConfig"] = _without_empty(self.build_config)
@@ -308,15 +308,6 @@ def _usage(used: StepUsage) -> dict[str, Any]:
 
 def _without_empty(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: item for key, item in value.items() if item}
-
-
-def _sorted(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a value with sorted keys: upstream passes this part through a Go map."""
-    if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    if isinstance(value, list):
-        return [_sorted(item) for item in value]
-    return value
 
 
 def _materials(found: Capture) -> list[dict[str, Any]]:

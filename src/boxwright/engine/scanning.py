@@ -15,6 +15,7 @@ from pathlib import Path
 
 from boxwright.core.workers import to_worker
 from boxwright.dockerfile import bridge as frontend_api
+from boxwright.dockerfile.sbom import CORE_NAME
 from boxwright.engine.results import LazyRef, ResultAttestation
 from boxwright.exporters.attestation import (
     PREDICATE_SPDX,
@@ -24,7 +25,6 @@ from boxwright.exporters.attestation import (
 )
 from boxwright.snapshots.refs import ImmutableRef
 
-CORE_NAME = "sbom"
 _SCAN_KEY = "scan"
 _BUILT_IN = b"built-in"
 

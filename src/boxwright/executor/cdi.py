@@ -17,15 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from boxwright.core import gobool
 from boxwright.core.dataclass import dataclass, field
 from boxwright.errors import InvalidInputError
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_FOLDERS = ("/etc/cdi", "/var/run/cdi", "/etc/buildkit/cdi")
 _CLASS = "org.mobyproject.buildkit.device.class"
 _AUTO_ALLOW = "org.mobyproject.buildkit.device.autoallow"
-_TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _LIMIT_BYTES = 16 << 20
 _SUFFIXES = (".json", ".yaml")
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*/[A-Za-z][A-Za-z0-9_-]*")
@@ -83,9 +82,7 @@ class CdiRegistry:
         auto_allowed: Kinds and names that need no permission.
     """
 
-    def __init__(
-        self, folders: Iterable[str] = DEFAULT_FOLDERS, auto_allowed: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, folders: Iterable[str], auto_allowed: Iterable[str] = ()) -> None:
         self._folders = tuple(Path(folder) for folder in folders)
         self._auto_allowed = frozenset(auto_allowed)
         self._seen: tuple[tuple[str, int, int], ...] | None = None
@@ -165,7 +162,7 @@ class CdiRegistry:
     def _is_auto_allowed(self, device: Device) -> bool:
         names = {device.name, device.kind}
         return bool(names & self._auto_allowed) or (
-            device.annotations.get(_AUTO_ALLOW, "") in _TRUE
+            device.annotations.get(_AUTO_ALLOW, "") in gobool.TRUE
         )
 
 

@@ -178,7 +178,7 @@ async def _open_bundle(bundle: Attestation) -> list[Attestation]:
                 predicate_type=kind,
                 subjects=tuple(_subjects(statement)),
                 ref=None,
-                content=_constant(gojson.encode(_sorted(statement.get("predicate")))),
+                content=_constant(gojson.encode(gojson.through_map(statement.get("predicate")))),
             )
         )
     return out
@@ -189,15 +189,6 @@ def _constant(data: bytes) -> Callable[[], Awaitable[bytes]]:
         return data
 
     return content
-
-
-def _sorted(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a JSON value with sorted keys, as one that went through a Go map."""
-    if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    if isinstance(value, list):
-        return [_sorted(item) for item in value]
-    return value
 
 
 def _decode_statement(data: bytes, name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from boxwright.core import gobool
 from boxwright.core.clock import Clock, SystemClock
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.descriptor import Descriptor
@@ -24,9 +25,6 @@ DIGEST_KEY = "containerimage.digest"
 CONFIG_DIGEST_KEY = "containerimage.config.digest"
 DESCRIPTOR_KEY = "containerimage.descriptor"
 NAME_KEY = "image.name"
-
-_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
-_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
 
 class ExportError(BoxwrightError):
@@ -205,12 +203,9 @@ def parse_bool(key: str, value: str, *, empty: bool | None = None) -> bool:
     Raises:
         InvalidInputError: another word; or an empty value where ``empty`` is None.
     """
-    if value in _TRUE:
-        return True
-    if value in _FALSE:
-        return False
-    if value == "" and empty is not None:
-        return empty
+    parsed = empty if value == "" else gobool.parse(value)
+    if parsed is not None:
+        return parsed
     raise InvalidInputError(f"non-bool value specified for {key}", detail=repr(value))
 
 

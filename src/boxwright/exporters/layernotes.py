@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from boxwright._version import __version__
 from boxwright.core import gojson
+from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.exporters.attestation import PREDICATE_SPDX, Attestation, read

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from boxwright.core import gobool
 from boxwright.core.dataclass import dataclass, replace
 from boxwright.errors import InvalidInputError
 from boxwright.llb import build_paths as paths
@@ -196,16 +197,7 @@ def _agree(what: str, before: str, now: str) -> str:
 def _flag(key: str, value: str) -> bool:
     if not value:
         return True
-    parsed = parse_bool(value)
+    parsed = gobool.parse(value)
     if parsed is None:
         raise InvalidInputError(f"invalid {key} value: {value!r}")
     return parsed
-
-
-def parse_bool(text: str) -> bool | None:
-    """Return the boolean that ``text`` spells (``1 t T true TRUE True`` …), or None."""
-    if text in {"1", "t", "T", "true", "TRUE", "True"}:
-        return True
-    if text in {"0", "f", "F", "false", "FALSE", "False"}:
-        return False
-    return None

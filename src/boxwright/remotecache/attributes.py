@@ -6,6 +6,7 @@ import enum
 import hashlib
 from collections.abc import Mapping, Sequence
 
+from boxwright.core import gobool
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference
@@ -15,8 +16,6 @@ from boxwright.solver.exporter import ExportMode
 
 EXPORT_TYPES = ("registry", "local", "inline")
 IMPORT_TYPES = ("registry", "local")
-_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
-_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 _UNBUILT = frozenset(("gha", "s3", "azblob"))
 
 
@@ -135,7 +134,7 @@ def _read_export(entry: CacheEntry) -> CacheExport:
         oci_types=oci_types,
         image_manifest=image_manifest,
         insecure=_flag(attrs, "registry.insecure", default=False),
-        ignore_error=ignore in _TRUE,
+        ignore_error=ignore in gobool.TRUE,
     )
 
 
@@ -191,10 +190,12 @@ def _ref(entry: CacheEntry) -> Reference:
 def _flag(attrs: Mapping[str, str], key: str, *, default: bool) -> bool:
     if key not in attrs:
         return default
-    value = attrs[key]
-    if value not in _TRUE | _FALSE:
-        raise InvalidInputError(f"failed to parse {key}", detail=f"{value!r} is not a boolean")
-    return value in _TRUE
+    value = gobool.parse(attrs[key])
+    if value is None:
+        raise InvalidInputError(
+            f"failed to parse {key}", detail=f"{attrs[key]!r} is not a boolean"
+        )
+    return value
 
 
 def _compression(attrs: Mapping[str, str]) -> Compression:
