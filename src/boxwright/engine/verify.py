@@ -7,6 +7,7 @@ rights of a puller, at the host that pullers use and never at a mirror.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from boxwright.core.dataclass import dataclass, field, replace
@@ -73,9 +74,17 @@ async def verify_push(
 
     checks = [manifest(item) for item in graph.manifests]
     checks += [blob(item) for item in graph.blobs.values()]
-    await gather_or_cancel(checks)
+    tag = None
     if not by_digest:
-        await _check_tag(client, ref, asked, root, insecure=insecure)
+        tag = asyncio.ensure_future(_check_tag(client, ref, asked, root, insecure=insecure))
+    try:
+        await gather_or_cancel(checks)  # first: what is lost says more than a tag that is
+        if tag is not None:
+            await tag
+    finally:
+        if tag is not None:
+            tag.cancel()
+            await asyncio.gather(tag, return_exceptions=True)
 
 
 async def _check_tag(

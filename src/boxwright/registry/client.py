@@ -39,6 +39,9 @@ MANIFEST_TYPES = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 MANIFEST_LIMIT_BYTES = 8 << 20
+_NOT_KNOWN = frozenset({400, 403, 404, 405, 501})
+"""Answers to the question whether a manifest is there that don't say yes: it is sent."""
+
 _T = TypeVar("_T")
 _ACCEPT = ", ".join((*MANIFEST_TYPES, "*/*"))
 
@@ -413,6 +416,9 @@ class RegistryClient:
     ) -> Digest:
         """Upload a manifest under the reference's tag, or under its digest alone.
 
+        What has that name already is not sent again: registries that refuse to change a tag
+        take the same image twice.
+
         Raises:
             ContentMismatchError: the registry says that it stored something else.
             RegistryError: by cause.
@@ -420,14 +426,22 @@ class RegistryClient:
         endpoint, repository = await self._target(ref, insecure=insecure)
         digest = Digest.of(body)
         name = str(digest) if by_digest else ref.with_default_tag().tag or str(digest)
+        url = f"{endpoint.base_url}/{repository}/manifests/{name}"
+        scope = scope_for(repository, push=True)
+        question = Request(
+            "HEAD", url, scope, headers={"Accept": f"{media_type}, */*"}, expect=_NOT_KNOWN | {200}
+        )
+        async with self.transport.send(endpoint, question) as response:
+            if response.status == 200 and response.headers.get("Docker-Content-Digest") == digest:
+                return digest
 
         async def make() -> io.BytesIO:
             return io.BytesIO(body)
 
         request = Request(
             "PUT",
-            f"{endpoint.base_url}/{repository}/manifests/{name}",
-            scope_for(repository, push=True),
+            url,
+            scope,
             headers={"Content-Type": media_type},
             body=make,
             expect=frozenset({200, 201, 202}),

@@ -187,6 +187,31 @@ def test_manifest_under_tag_and_by_digest(kit, run):
     run(work())
 
 
+def test_manifest_that_is_there_is_not_sent_again(kit, run):
+    async def work():
+        async with FakeRegistry() as registry, kit.client() as client:
+            ref = kit.ref(registry)
+            for body in (b"{}", b"{}", b"[]", b"[]", b"{}"):
+                await client.push_manifest(ref, "a/b", body)
+            assert registry.count("PUT") == 3  # the tag moved twice
+            assert registry.tags == {("team/app", "1"): kit.descriptor(b"{}").digest}
+            await client.push_manifest(ref, "a/b", b"[]", by_digest=True)
+            assert registry.count("PUT") == 3
+
+    run(work())
+
+
+@pytest.mark.parametrize("status", [400, 403, 405])
+def test_manifest_of_a_registry_that_answers_no_questions(status, kit, run):
+    async def work():
+        faults = Faults(failures=[Failure("HEAD", "/manifests/", status)])
+        async with FakeRegistry(faults=faults) as registry, kit.client() as client:
+            digest = await client.push_manifest(kit.ref(registry), "a/b", b"{}")
+            assert registry.tags == {("team/app", "1"): digest}
+
+    run(work())
+
+
 def test_manifest_that_the_registry_rewrites(kit, run):
     async def work():
         other = {"Docker-Content-Digest": kit.descriptor(b"other").digest}
