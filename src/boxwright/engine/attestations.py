@@ -28,6 +28,7 @@ from boxwright.exporters.attestation import (
     Attestation,
 )
 from boxwright.llb.build_ops import from_definition
+from boxwright.oci.annotations import without_internal
 from boxwright.oci.platforms import parse_platforms
 from boxwright.session.services import new_id
 from boxwright.solver.exporter import (
@@ -40,9 +41,7 @@ from boxwright.solver.exporter import (
 from boxwright.solver.jobs import Job
 from boxwright.solver.types import CachedResult, Remote, Result
 
-_INTERNAL = ("containerd.io/uncompressed", "buildkit/createdat", "boxwright/compressor")
 _PREFIXES = ("attest:", "build-arg:BUILDKIT_ATTEST_")
-_SOURCE_PREFIX = "containerd.io/distribution.source."
 
 Layers = dict[tuple[str, int], list[list[Descriptor]]]
 
@@ -228,12 +227,7 @@ class _LayerTarget:
 
 
 def _shown(descriptor: Descriptor) -> Descriptor:
-    notes = {
-        key: value
-        for key, value in descriptor.annotations.items()
-        if key not in _INTERNAL and not key.startswith(_SOURCE_PREFIX)
-    }
-    return replace(descriptor, annotations=notes)
+    return replace(descriptor, annotations=without_internal(descriptor.annotations))
 
 
 async def exported(result: FrontendResult, created_s: int) -> dict[str, list[Attestation]]:

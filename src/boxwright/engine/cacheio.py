@@ -23,6 +23,7 @@ from boxwright.engine.results import FrontendResult
 from boxwright.errors import BoxwrightError
 from boxwright.exporters.base import Exporter, InlineCache
 from boxwright.fsutil.compress import Compression
+from boxwright.oci.annotations import UNCOMPRESSED
 from boxwright.ops.result import RefResult, ref_of
 from boxwright.progress.step import StepProgress, step
 from boxwright.progress.stream import ProgressStream
@@ -296,9 +297,7 @@ class CacheExports:
         if not isinstance(snapshot, ImmutableRef):
             return None
         remote = await make_remote(snapshot, self._parts.store, compression, self._lease)
-        layers = [
-            (d.digest, Digest(d.annotations[reader.UNCOMPRESSED])) for d in remote.descriptors
-        ]
+        layers = [(d.digest, Digest(d.annotations[UNCOMPRESSED])) for d in remote.descriptors]
         chains = CacheChains()
         await self._walk(ExportWalk(chains), result, compression, ExportMode.MIN)
         records = records_for_image(chains, layers)

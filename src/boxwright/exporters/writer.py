@@ -22,6 +22,7 @@ from boxwright.exporters.base import ExportContext, ExportSource, source_epoch
 from boxwright.exporters.layernotes import LayerNotes
 from boxwright.exporters.options import ImageOptions
 from boxwright.oci import mediatypes
+from boxwright.oci.annotations import without_internal
 from boxwright.oci.image import Image
 from boxwright.oci.manifest import Index, Manifest
 from boxwright.oci.patch import (
@@ -37,9 +38,6 @@ from boxwright.snapshots.layers import ExportedLayer, LayerForm, ensure_blobs
 from boxwright.snapshots.refs import ImmutableRef
 
 _log = logging.getLogger(__name__)
-
-_INTERNAL_ANNOTATIONS = ("containerd.io/uncompressed", "buildkit/createdat")
-_SOURCE_PREFIX = "containerd.io/distribution.source."
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,13 +278,7 @@ class _Writer:
         media_type = mediatypes.convert_layer(descriptor.media_type, oci=self._oci)
         if not self._options.prefer_nondist:
             media_type = mediatypes.distributable(media_type)
-        kept = {
-            key: value
-            for key, value in descriptor.annotations.items()
-            if self._oci
-            and key not in _INTERNAL_ANNOTATIONS
-            and not key.startswith(_SOURCE_PREFIX)
-        }
+        kept = without_internal(descriptor.annotations) if self._oci else {}
         return replace(descriptor, media_type=media_type, annotations=kept)
 
     async def put(self, data: bytes, children: Sequence[Digest]) -> None:

@@ -7,7 +7,6 @@ written or asked for lately.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 from boxwright.core.dataclass import dataclass
@@ -69,7 +68,7 @@ def list_tags(store: Store) -> list[TagLine]:
         for tag in repositories.tags(name):
             target = repositories.find(name, tag)
             if target is not None:
-                size = sum(store.blobs.stat(item) or 0 for item in _graph(store, target.digest))
+                size = sum(size or 0 for size in store.blobs.graph(target.digest).values())
                 found.append(TagLine(name, tag, target.digest, target.media_type, size))
     return found
 
@@ -79,7 +78,7 @@ def check(store: Store) -> tuple[int, list[Damage]]:
     verdicts: dict[Digest, str] = {}
     found: list[Damage] = []
     for repository, manifest in sorted(_manifests(store)):
-        for blob in _graph(store, manifest):
+        for blob in store.blobs.graph(manifest):
             if blob not in verdicts:
                 verdicts[blob] = _problem(store, blob)
             if verdicts[blob]:
@@ -96,25 +95,13 @@ def _manifests(store: Store) -> Iterator[tuple[str, Digest]]:
         yield record.name, record.descriptor.digest
 
 
-def _graph(store: Store, root: Digest) -> list[Digest]:
-    rows = store.db.execute(
-        "WITH RECURSIVE graph (digest) AS (VALUES (?)"
-        " UNION SELECT child FROM blob_refs JOIN graph ON parent = graph.digest)"
-        " SELECT digest FROM graph",
-        (root,),
-    )
-    return [Digest(row[0]) for row in rows]
-
-
 def _problem(store: Store, digest: Digest) -> str:
     try:
-        with store.blobs.open(digest) as file:
-            content = hashlib.sha256()
-            while data := file.read(_PIECE):
-                content.update(data)
-    except (BoxwrightError, OSError) as exc:
-        return "missing" if store.blobs.stat(digest) is None else str(exc)
-    return "" if content.hexdigest() == digest.hex else "damaged"
+        return "" if store.blobs.is_sound(digest) else "damaged"
+    except FileNotFoundError:
+        return "missing"
+    except OSError as exc:
+        return str(exc)
 
 
 def collect(store: Store, *, untagged: bool, older_ns: int) -> Removed:

@@ -294,16 +294,6 @@ class Repositories:
             return True
         return self.needs_blob(repository, digest)
 
-    def _leads_to(self, root: Digest, digest: Digest) -> bool:
-        return bool(
-            self._db.execute(
-                "WITH RECURSIVE graph (digest) AS (VALUES (?)"
-                " UNION SELECT child FROM blob_refs JOIN graph ON parent = graph.digest)"
-                " SELECT 1 FROM graph WHERE digest = ? LIMIT 1",
-                (root, digest),
-            )
-        )
-
     def expect_blob(self, digest: Digest, now_ns: int) -> None:
         """Keep a blob that is being pushed from collection for a day.
 
@@ -329,7 +319,7 @@ class Repositories:
         if self._db.execute(_NEEDED, (repository, digest)):
             return True
         return any(
-            name == repository and self._leads_to(target.digest, digest)
+            name == repository and digest in self._store.blobs.graph(target.digest)
             for name, _, target in self._built_images()
         )
 

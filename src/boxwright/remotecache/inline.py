@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from boxwright.core.digest import Digest
+from boxwright.oci.annotations import UNCOMPRESSED
 from boxwright.remotecache.chains import Blob, CacheChains, build_chains
 from boxwright.remotecache.format import CacheConfig, CacheLayer, CacheRecord, ChainedResult
-from boxwright.remotecache.reader import UNCOMPRESSED
 
 
 def records_for_image(

@@ -11,6 +11,7 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError
 from boxwright.oci import mediatypes
+from boxwright.oci.annotations import CREATED, UNCOMPRESSED
 from boxwright.oci.manifest import Index, Manifest, detect_media_type
 from boxwright.remotecache.chains import Blob, BlobProvider, CacheChains, build_chains
 from boxwright.remotecache.format import (
@@ -24,8 +25,6 @@ from boxwright.remotecache.format import (
 )
 from boxwright.remotecache.places import CacheSource
 
-UNCOMPRESSED = "containerd.io/uncompressed"
-CREATED = "buildkit/createdat"
 DESCRIPTION = "buildkit/description"
 _ATTESTATION = "vnd.docker.reference.type"
 _MAX_MANIFESTS = 200

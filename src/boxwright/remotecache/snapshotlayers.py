@@ -11,10 +11,11 @@ from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError, Code, NotFoundError
 from boxwright.fsutil.compress import Compression, compressor_version
 from boxwright.oci import mediatypes
+from boxwright.oci.annotations import CREATED, UNCOMPRESSED
 from boxwright.remotecache.chains import BlobProvider
 from boxwright.remotecache.format import CacheFormatError, format_time, parse_time
 from boxwright.remotecache.places import CacheSource
-from boxwright.remotecache.reader import CREATED, DESCRIPTION, UNCOMPRESSED
+from boxwright.remotecache.reader import DESCRIPTION
 from boxwright.snapshots.errors import SnapshotNotFoundError
 from boxwright.snapshots.layers import REWRITTEN, ensure_blobs
 from boxwright.snapshots.manager import SOURCE_VARIANT, SnapshotManager

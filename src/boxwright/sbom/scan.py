@@ -9,9 +9,9 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from boxwright.core.dataclass import dataclass, field
 from boxwright.sbom import databases, gobinary
 from boxwright.sbom.packages import Distribution, Package
 

@@ -41,12 +41,12 @@ from boxwright.fsutil.estargz import (
 from boxwright.fsutil.pipeline import HashThread, SinkThread
 from boxwright.fsutil.tar import TarReader, TarWriter
 from boxwright.oci import mediatypes
+from boxwright.oci.annotations import COMPRESSOR, UNCOMPRESSED
 from boxwright.snapshots.diff import changes
 from boxwright.snapshots.errors import LayerMissingError
 from boxwright.snapshots.layertar import write_changes
 from boxwright.snapshots.manager import (
     SOURCE_VARIANT,
-    UNCOMPRESSED,
     WHOLE_PREFIX,
     SnapshotManager,
 )
@@ -55,7 +55,6 @@ from boxwright.store import BlobNotFoundError, Lease, Store
 
 _log = logging.getLogger(__name__)
 
-COMPRESSOR = "boxwright/compressor"
 # upstream leaves this one in manifests, so equal manifests need it
 REWRITTEN = "buildkit/rewritten-timestamp"
 _CHUNK = 1 << 20

@@ -30,6 +30,7 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.linux import files
+from boxwright.oci.annotations import UNCOMPRESSED
 from boxwright.snapshots import chains, materialise
 from boxwright.snapshots.backend import Backend, BackendName, open_backend
 from boxwright.snapshots.errors import SnapshotInUseError, SnapshotNotFoundError
@@ -53,7 +54,6 @@ _MAX_FETCHES = 8
 SOURCE_VARIANT = "source"
 WHOLE_PREFIX = "tree:"
 LOCAL_SOURCE = "source.local"
-UNCOMPRESSED = "containerd.io/uncompressed"
 
 
 class SnapshotManager:

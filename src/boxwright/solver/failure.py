@@ -23,8 +23,9 @@ class Failure:
         action: The file action that failed, by its number in the op.
         slow_input: The input whose content could not be hashed.
         inputs: For a command: of each of its mounts the tree that it got, None for an empty one.
-            For content that could not be hashed: that content.
-        mounts: For a command: the same trees as it left them.
+            For file actions: the op's inputs. For content that could not be hashed: that content.
+        mounts: For a command: the same trees as it left them. For file actions: of each the tree
+            that it made, up to the one that failed, by its number.
     """
 
     vertex: Vertex | None = None

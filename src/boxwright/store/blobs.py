@@ -343,6 +343,26 @@ class BlobStore:
         rows = self._database.execute("SELECT child FROM blob_refs WHERE parent = ?", (parent,))
         return [Digest(row[0]) for row in rows]
 
+    def graph(self, root: Digest) -> dict[Digest, int | None]:
+        """Return a blob and all that it leads to, with sizes in bytes; ``None``: not stored."""
+        rows = self._database.execute(
+            "WITH RECURSIVE graph (digest) AS (SELECT ?"
+            " UNION SELECT child FROM blob_refs JOIN graph ON parent = graph.digest)"
+            " SELECT graph.digest, blobs.size FROM graph"
+            " LEFT JOIN blobs ON blobs.digest = graph.digest",
+            (root,),
+        )
+        return {Digest(digest): size for digest, size in rows}
+
+    def is_sound(self, digest: Digest) -> bool:
+        """Read a blob and return whether its bytes are what its digest says; slow.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        with open(self.path(digest), "rb", buffering=0) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest.hex
+
     def delete(self, digest: Digest) -> int:
         """Forget a blob whoever may need it; return the bytes freed. For repair and pruning."""
         return self.delete_unless(digest, None) or 0

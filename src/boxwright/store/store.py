@@ -18,7 +18,6 @@ The lock guards everything: whoever holds it may assume that no other process wr
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 from collections.abc import Container
@@ -227,8 +226,7 @@ class Store:
             checked += 1
             known.add(info.digest.hex)
             try:
-                with open(self.blobs.path(info.digest), "rb", buffering=0) as file:
-                    sound = hashlib.file_digest(file, "sha256").hexdigest() == info.digest.hex
+                sound = self.blobs.is_sound(info.digest)
             except FileNotFoundError:
                 report.missing.append(info.digest)
                 continue
@@ -277,13 +275,8 @@ class Store:
             root: A manifest, or any blob.
             bad: Blobs that count as missing.
         """
-        graph = self.db.execute(
-            "WITH RECURSIVE graph (digest) AS (SELECT ? UNION SELECT child FROM blob_refs"
-            " JOIN graph ON parent = graph.digest) SELECT graph.digest, blobs.size FROM graph"
-            " LEFT JOIN blobs ON blobs.digest = graph.digest",
-            (root,),
-        )
-        return not any(size is None or digest in bad for digest, size in graph)
+        graph = self.blobs.graph(root)
+        return not any(size is None or digest in bad for digest, size in graph.items())
 
     def available_bytes(self) -> int:
         """Return the bytes that may still be written on this file system."""

@@ -14,11 +14,11 @@ from boxwright.core.digest import Digest
 from boxwright.errors import NotFoundError
 from boxwright.fsutil.compress import Compression
 from boxwright.oci import mediatypes
+from boxwright.oci.annotations import UNCOMPRESSED
 from boxwright.remotecache.chains import Blob, CacheChains, Item, build_chains
 from boxwright.remotecache.format import CacheConfig, CacheFormatError, decode_inline
 from boxwright.remotecache.inline import records_for_image
 from boxwright.remotecache.keys import ImportedKeys, remote_id
-from boxwright.remotecache.reader import UNCOMPRESSED
 from boxwright.remotecache.results import ImportedResults
 from boxwright.solver.exporter import ExportLink, ExportResult
 from boxwright.solver.types import Remote

@@ -15,6 +15,7 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError, Code, NotFoundError
 from boxwright.oci import mediatypes
+from boxwright.oci.annotations import UNCOMPRESSED
 from boxwright.oci.manifest import Index, Manifest
 from boxwright.progress.step import step
 from boxwright.progress.stream import ProgressStream
@@ -26,7 +27,7 @@ from boxwright.remotecache.attributes import (
 )
 from boxwright.remotecache.chains import CacheChains
 from boxwright.remotecache.format import CONFIG_MEDIA_TYPE, INLINE_KEY, CacheFormatError
-from boxwright.remotecache.reader import UNCOMPRESSED, read_cache
+from boxwright.remotecache.reader import read_cache
 from boxwright.remotecache.writer import MANIFEST_KEY, WrittenCache, write_cache
 from boxwright.solver.exporter import ExportLink, ExportResult
 from boxwright.solver.types import Remote
