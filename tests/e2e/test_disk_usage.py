@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from programs import Cli, Context
 
-from boxwright.store.room import disk_usage
+from boxwright.linux.files import disk_usage
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("crun")]
 MIB = 1 << 20

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,10 +24,55 @@ RESOLVE_IN_ROOT = 0x10
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
+STATUS_BLOCK = 512
+"""Bytes of one of ``st_blocks``, whatever the file system."""
+
 _SYS_OPENAT2 = 437
 _FICLONE = 0x40049409
 _COPY_CHUNK = 64 << 20
 _AGAIN_LIMIT = 32
+
+
+def walk_status(root: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield path and status of everything below a folder, on its own file system only.
+
+    What can't be asked, as it vanishes meanwhile, is left out, and nothing beside it. A folder
+    that is missing has nothing below it.
+    """
+    try:
+        device = os.stat(root).st_dev
+    except OSError:
+        return
+    pending = [os.fspath(root)]
+    while pending:
+        try:
+            entries = os.scandir(pending.pop())
+        except OSError:
+            continue
+        with entries:
+            for entry in entries:
+                try:
+                    info = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue
+                if info.st_dev != device:
+                    continue
+                if stat.S_ISDIR(info.st_mode):
+                    pending.append(entry.path)
+                yield entry.path, info
+
+
+def disk_usage(root: str | os.PathLike[str]) -> int:
+    """Return the bytes that everything below a folder takes on its disk, each inode once."""
+    total = 0
+    seen: set[int] = set()
+    for _, info in walk_status(root):
+        if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+            if info.st_ino in seen:
+                continue
+            seen.add(info.st_ino)
+        total += info.st_blocks * STATUS_BLOCK
+    return total
 
 
 class _OpenHow(ctypes.Structure):

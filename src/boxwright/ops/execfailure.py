@@ -42,26 +42,29 @@ async def keep_failure(
     pending = list(results)
     inputs: list[RefResult | None] = []
     mounts: list[RefResult | None] = []
-    for position, mount in enumerate(vertex.op.exec.mounts):
-        given = refs[mount.input] if 0 <= mount.input < len(refs) else None
-        held = RefResult(given.clone()) if given is not None else None
-        if held is not None:
-            ctx.on_cleanup(held.release)
-        inputs.append(held)
-        is_tree = mount.mountType == pb.MountType.BIND
-        is_cache = mount.mountType == pb.MountType.CACHE and given is not None
-        if mount.output != SKIP_OUTPUT and (is_tree or is_cache) and pending:
-            left = pending.pop(0)
-            ctx.on_cleanup(partial(discard, snapshots, left))
-            mounts.append(left if left.ref is not None else None)
-        elif position in others:
-            left = RefResult(await others[position].commit())
-            ctx.on_cleanup(partial(discard, snapshots, left))
-            mounts.append(left)
-        else:
-            mounts.append(held)
-    for unused in pending:
-        await unused.release()
+    try:
+        for position, mount in enumerate(vertex.op.exec.mounts):
+            given = refs[mount.input] if 0 <= mount.input < len(refs) else None
+            held = RefResult(given.clone()) if given is not None else None
+            if held is not None:
+                ctx.on_cleanup(held.release)
+            inputs.append(held)
+            is_tree = mount.mountType == pb.MountType.BIND
+            is_cache = mount.mountType == pb.MountType.CACHE and given is not None
+            if mount.output != SKIP_OUTPUT and (is_tree or is_cache) and pending:
+                left = pending.pop(0)
+                is_new = given is None or left.ref is None or left.id != given.id
+                ctx.on_cleanup(partial(discard, snapshots, left) if is_new else left.release)
+                mounts.append(left if left.ref is not None else None)
+            elif position in others:
+                left = RefResult(await others[position].commit())
+                ctx.on_cleanup(partial(discard, snapshots, left))
+                mounts.append(left)
+            else:
+                mounts.append(held)
+    finally:
+        for unused in pending:
+            await unused.release()
     failure = failure_of(error)
     failure.inputs, failure.mounts = tuple(inputs), tuple(mounts)
 

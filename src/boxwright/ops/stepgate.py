@@ -38,6 +38,15 @@ class StepYieldedError(BoxwrightError):
         super().__init__("the step gave up its room on the disk")
 
 
+class UndecidedError(BoxwrightError):
+    """The disk is low or can't be asked, and what is to be done about it failed, too."""
+
+    code = Code.INTERNAL
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("the state folder's disk can't be watched", detail=str(cause))
+
+
 @dataclass(eq=False, slots=True)
 class Turn:
     """One run of one command, in one task.
@@ -113,20 +122,21 @@ class StepGate:
         task = asyncio.current_task()
         assert task is not None
         turn, cancelled_before = Turn(run_id, age, task), task.cancelling()
-        await self._admit(turn)
         try:
-            await self._arm()
-            yield
+            await self._admit(turn)
+            try:
+                await self._arm()
+                yield
+            finally:
+                del self._running[turn.run_id]
+                turn.ended.set()
+                if self._is_held or self._waiting:
+                    self._decide()
         except asyncio.CancelledError:
             # As in asyncio.timeout: somebody else's cancellation always passes.
             if turn.error is not None and task.uncancel() <= cancelled_before:
                 raise turn.error from None
             raise
-        finally:
-            del self._running[turn.run_id]
-            turn.ended.set()
-            if self._is_held or self._waiting:
-                self._decide()
 
     async def _admit(self, turn: Turn) -> None:
         if not self._is_held and not self._waiting and self._has_headroom():
@@ -167,7 +177,13 @@ class StepGate:
     async def _keep_deciding(self) -> None:
         while self._again:
             self._again = False
-            await self._decide_once()
+            try:
+                await self._decide_once()
+            except Exception as exc:  # noqa: BLE001 - whatever it is, nobody may hang
+                # Who waits for a decision would wait for ever.
+                _log.exception("can't decide which steps may run")
+                for turn in (*self._running.values(), *self._waiting):
+                    turn.end(UndecidedError(exc))
 
     async def _decide_once(self) -> None:
         if self._is_held and not self._running:

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Literal
 
 from boxwright.core.dataclass import dataclass
 from boxwright.core.workers import to_worker
+from boxwright.linux import files
 from boxwright.snapshots import materialise
 from boxwright.snapshots.errors import SnapshotInUseError, SnapshotNotFoundError
-from boxwright.snapshots.usage import CACHE_MOUNT_TYPE, SnapshotRecord, tree_size
+from boxwright.snapshots.usage import CACHE_MOUNT_TYPE, SnapshotRecord
 from boxwright.store import trace
 
 if TYPE_CHECKING:
@@ -180,9 +181,9 @@ class CacheMounts:
             if slot.parent is not None:
                 await slot.parent.release()
             del self._slots[mount_id]
+            self._wake()  # before what may take long, or fail
             if self._is_forgotten(mount_id):
                 await self.delete(mount_id)
-            self._wake()
 
     def _is_forgotten(self, mount_id: str) -> bool:
         rows = self._store.db.execute("SELECT key FROM cache_mounts WHERE id = ?", (mount_id,))
@@ -252,7 +253,7 @@ class CacheMounts:
 
     async def count_size(self, mount_id: str) -> int:
         """Count what a cache mount takes on the disk, in bytes; stored if nobody uses it."""
-        size = await to_worker(tree_size, self._folder / mount_id)
+        size = await to_worker(files.disk_usage, self._folder / mount_id)
         if mount_id not in self._slots:
             self._store.db.execute(
                 "UPDATE cache_mounts SET size = ? WHERE id = ?", (size, mount_id)
@@ -268,7 +269,7 @@ class CacheMounts:
         """
         if not self.has(mount_id):
             raise SnapshotNotFoundError(mount_id)
-        size = await to_worker(tree_size, self._folder / mount_id)
+        size = await to_worker(files.disk_usage, self._folder / mount_id)
         if mount_id in self._slots:
             raise SnapshotInUseError(mount_id, "a step uses this cache mount")
         self._store.db.execute("DELETE FROM cache_mounts WHERE id = ?", (mount_id,))

@@ -9,14 +9,14 @@ in one pass which of them has a file first.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from boxwright.core.dataclass import dataclass
+from boxwright.linux import files
 from boxwright.store import schema
 from boxwright.store.database import Database
-
-_BLOCK = 512
 
 schema.register(
     "snapshot-links",
@@ -133,25 +133,16 @@ def _sizes(folder: Path) -> tuple[int, dict[int, int]]:
     own = 0
     shared: dict[int, int] = {}
     links_left: dict[int, int] = {}
-    pending = [os.fspath(folder)]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    info = entry.stat(follow_symlinks=False)
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                    elif info.st_nlink > 1:
-                        inode = info.st_ino
-                        left = links_left.get(inode, info.st_nlink) - 1
-                        links_left[inode] = left
-                        shared[inode] = info.st_blocks * _BLOCK
-                        if not left:
-                            own += shared.pop(inode)
-                        continue
-                    own += info.st_blocks * _BLOCK
-        except FileNotFoundError:
+    for _, info in files.walk_status(folder):
+        if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+            inode = info.st_ino
+            left = links_left.get(inode, info.st_nlink) - 1
+            links_left[inode] = left
+            shared[inode] = info.st_blocks * files.STATUS_BLOCK
+            if not left:
+                own += shared.pop(inode)
             continue
+        own += info.st_blocks * files.STATUS_BLOCK
     return own, shared
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boxwright.core.dataclass import dataclass
@@ -12,7 +10,6 @@ if TYPE_CHECKING:
     from boxwright.snapshots.records import Row
     from boxwright.snapshots.refs import MutableRef
 
-_BLOCK = 512
 CACHE_MOUNT_TYPE = "exec.cachemount"
 
 
@@ -73,29 +70,3 @@ class SnapshotRecord:
             in_use=True,
             mutable=True,
         )
-
-
-def tree_size(root: Path) -> int:
-    """Return the bytes that a tree takes on the disk, each inode once; 0 if it is missing.
-
-    A file that is hard-linked into several snapshots counts in each: deleting one of them
-    frees it only with the last.
-    """
-    total = 0
-    seen: set[int] = set()
-    pending = [str(root)]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    info = entry.stat(follow_symlinks=False)
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                    elif info.st_nlink > 1:
-                        if info.st_ino in seen:
-                            continue
-                        seen.add(info.st_ino)
-                    total += info.st_blocks * _BLOCK
-        except FileNotFoundError:
-            continue
-    return total

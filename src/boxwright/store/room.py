@@ -15,7 +15,6 @@ begun when its process was stopped.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -27,7 +26,6 @@ from boxwright.linux import files
 from boxwright.store.errors import DiskCapError, DiskFullError
 from boxwright.store.trash import Trash
 
-_BLOCK = 512
 _LARGEST_HEADROOM = 1 << 30
 _HEADROOM_PART = 32
 _SMALL_HEADROOM = 64 << 20
@@ -84,7 +82,7 @@ class Room:
     def walk(self) -> None:
         """Count exactly. Blocking."""
         free = files.statfs(self.path).available_bytes
-        self._base = disk_usage(self.path) + free
+        self._base = files.disk_usage(self.path) + free
         self._walked_s = time.monotonic()
 
     def numbers(self) -> RoomNumbers:
@@ -176,31 +174,3 @@ class Room:
                 if self.available() < size:
                     raise self.error(size)
                 return
-
-
-def disk_usage(root: Path) -> int:
-    """Return the bytes that everything below ``root`` takes on its disk, every inode once.
-
-    Other file systems mounted below are not entered.
-    """
-    device = os.stat(root).st_dev
-    total = 0
-    seen: set[int] = set()
-    pending = [os.fspath(root)]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    info = entry.stat(follow_symlinks=False)
-                    if info.st_dev != device:
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                    elif info.st_nlink > 1:
-                        if info.st_ino in seen:
-                            continue
-                        seen.add(info.st_ino)
-                    total += info.st_blocks * _BLOCK
-        except OSError:
-            continue  # gone meanwhile
-    return total

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from boxwright.linux.files import disk_usage
 from boxwright.snapshots import SnapshotManager
 from boxwright.snapshots.deletion import delete_many
 from boxwright.snapshots.linkcopy import LinkCopier
 from boxwright.snapshots.links import own_size
 from boxwright.snapshots.verify import find_tree_problems
 from boxwright.store import Store
-from boxwright.store.room import disk_usage
 
 FILE = 8192
 
