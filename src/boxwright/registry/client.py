@@ -137,15 +137,7 @@ class RegistryClient:
         try:
             async with self.transport.send(endpoint, request) as response:
                 content_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
-                body = bytearray()
-                async for data in self.transport.chunks(endpoint, response):
-                    body += data
-                    if len(body) > MANIFEST_LIMIT_BYTES:
-                        raise ContentMismatchError(
-                            f"registry {endpoint.name} sends a manifest that is too large",
-                            host=endpoint.name,
-                            detail=f"{wanted}: more than {MANIFEST_LIMIT_BYTES} bytes",
-                        )
+                body = await self.transport.body(endpoint, response, MANIFEST_LIMIT_BYTES)
         except RegistryError as exc:
             if exc.status == 404:
                 raise ManifestNotFoundError(
@@ -156,6 +148,12 @@ class RegistryClient:
                     hint="check the name and the tag, and whether a login is needed to see it",
                 ) from exc
             raise
+        if body is None:
+            raise ContentMismatchError(
+                f"registry {endpoint.name} sends a manifest that is too large",
+                host=endpoint.name,
+                detail=f"{wanted}: more than {MANIFEST_LIMIT_BYTES} bytes",
+            )
         digest = Digest.of(body)
         if ref.digest and ref.digest != digest:
             raise ContentMismatchError(
@@ -163,7 +161,7 @@ class RegistryClient:
                 host=endpoint.name,
                 detail=f"wanted {ref.digest}, got {digest} ({len(body)} bytes)",
             )
-        return Descriptor(_media_type(bytes(body), content_type), digest, len(body)), bytes(body)
+        return Descriptor(_media_type(body, content_type), digest, len(body)), body
 
     async def fetch_blob(
         self,

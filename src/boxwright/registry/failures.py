@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 
@@ -28,6 +29,8 @@ from boxwright.registry.errors import (
 from boxwright.registry.hosts import Endpoint
 
 ERROR_BODY_LIMIT_BYTES = 64 << 10
+
+_NO_SPACE = re.compile(r"\bspace\b", re.IGNORECASE)  # not "namespace"
 
 
 async def connection_error(
@@ -195,7 +198,7 @@ def _explain(
             f"registry {name}, or a proxy before it, does not take requests of this size",
             "raise the proxy's limit (nginx: client_max_body_size 0)",
         )
-    if status in {507, 500} and "space" in codes:
+    if status in {507, 500} and _NO_SPACE.search(codes):
         return f"registry {name} has no space left", "free space there"
     if status >= 500:
         return (

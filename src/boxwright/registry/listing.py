@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from urllib.parse import urljoin
 
 from boxwright.registry.auth import scope_for
 from boxwright.registry.client import RegistryClient
-from boxwright.registry.errors import RegistryError
 from boxwright.registry.hosts import Endpoint
-from boxwright.registry.transport import Request
+from boxwright.registry.paging import pages, unreadable
 
 _CATALOG_SCOPE = "registry:catalog:*"
 _PAGE = 500
-_PAGE_LIMIT_BYTES = 8 << 20
 
 
 async def repositories(client: RegistryClient, host: str) -> AsyncIterator[str]:
@@ -25,8 +22,9 @@ async def repositories(client: RegistryClient, host: str) -> AsyncIterator[str]:
     """
     endpoint = await client.transport.discover(client.hosts.endpoint(host))
     url = f"{endpoint.base_url}/_catalog?n={_PAGE}"
-    async for name in _pages(client, endpoint, url, _CATALOG_SCOPE, "repositories"):
-        yield name
+    async for page in pages(client.transport, endpoint, url, _CATALOG_SCOPE):
+        for name in _names(endpoint, page, "repositories"):
+            yield name
 
 
 async def tags(client: RegistryClient, host: str, repository: str) -> AsyncIterator[str]:
@@ -38,27 +36,9 @@ async def tags(client: RegistryClient, host: str, repository: str) -> AsyncItera
     endpoint = await client.transport.discover(client.hosts.endpoint(host))
     path = endpoint.repository(repository)
     url = f"{endpoint.base_url}/{path}/tags/list?n={_PAGE}"
-    async for name in _pages(client, endpoint, url, scope_for(path, push=False), "tags"):
-        yield name
-
-
-async def _pages(
-    client: RegistryClient, endpoint: Endpoint, url: str, scope: str, key: str
-) -> AsyncIterator[str]:
-    seen: set[str] = set()
-    while url and url not in seen:
-        seen.add(url)
-        request = Request("GET", url, scope)
-        body = bytearray()
-        async with client.transport.send(endpoint, request) as response:
-            link = response.headers.get("Link", "")
-            async for data in client.transport.chunks(endpoint, response):
-                body += data
-                if len(body) > _PAGE_LIMIT_BYTES:
-                    break
-        for name in _names(endpoint, bytes(body), key):
+    async for page in pages(client.transport, endpoint, url, scope_for(path, push=False)):
+        for name in _names(endpoint, page, "tags"):
             yield name
-        url = _next(endpoint, url, link)
 
 
 def _names(endpoint: Endpoint, body: bytes, key: str) -> list[str]:
@@ -66,17 +46,4 @@ def _names(endpoint: Endpoint, body: bytes, key: str) -> list[str]:
         names = json.loads(body)[key] or []
         return [name for name in names if isinstance(name, str)]
     except (ValueError, TypeError, KeyError) as exc:
-        raise RegistryError(
-            f"registry {endpoint.name} answers with a list that can't be read",
-            host=endpoint.name,
-            detail=f"{key}: {exc}",
-        ) from exc
-
-
-def _next(endpoint: Endpoint, url: str, link: str) -> str:
-    """Return the address of the next page; only on the same endpoint, to which logins go."""
-    target, _, relation = link.partition(">")
-    if 'rel="next"' not in relation and "rel=next" not in relation:
-        return ""
-    address = urljoin(url, target.lstrip("< "))
-    return address if address.startswith(f"{endpoint.base_url}/") else ""
+        raise unreadable(endpoint, f"{key}: {exc}") from exc

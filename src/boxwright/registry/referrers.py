@@ -11,14 +11,13 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference
 from boxwright.errors import BoxwrightError
+from boxwright.oci.mediatypes import OCI_INDEX
 from boxwright.registry.auth import scope_for
 from boxwright.registry.client import RegistryClient
 from boxwright.registry.errors import ManifestNotFoundError, RegistryError
 from boxwright.registry.hosts import Endpoint
-from boxwright.registry.transport import Request
+from boxwright.registry.paging import pages, unreadable
 
-_LIMIT_BYTES = 8 << 20
-_INDEX = "application/vnd.oci.image.index.v1+json"
 _NO_API = frozenset({400, 404, 405, 501})
 
 
@@ -32,24 +31,17 @@ async def referrers(client: RegistryClient, ref: Reference, subject: Digest) -> 
     """
     endpoint = await client.transport.discover(client.hosts.endpoint(ref.host))
     repository = endpoint.repository(ref.path)
-    request = Request(
-        "GET",
-        f"{endpoint.base_url}/{repository}/referrers/{subject}",
-        scope_for(repository, push=False),
-        headers={"Accept": _INDEX},
-    )
+    url = f"{endpoint.base_url}/{repository}/referrers/{subject}"
+    scope = scope_for(repository, push=False)
+    found: list[Descriptor] = []
     try:
-        async with client.transport.send(endpoint, request) as response:
-            body = bytearray()
-            async for data in client.transport.chunks(endpoint, response):
-                body += data
-                if len(body) > _LIMIT_BYTES:
-                    raise _malformed(endpoint, f"more than {_LIMIT_BYTES} bytes")
+        async for page in pages(client.transport, endpoint, url, scope, accept=OCI_INDEX):
+            found += _read(endpoint, page)
     except RegistryError as exc:
-        if exc.status not in _NO_API:
+        if found or exc.status not in _NO_API:
             raise
         return await _by_tag(client, endpoint, ref, subject)
-    return _read(endpoint, bytes(body))
+    return found
 
 
 async def _by_tag(
@@ -68,14 +60,6 @@ def _read(endpoint: Endpoint, body: bytes) -> list[Descriptor]:
         entries = json.loads(body)["manifests"] or []
         return [Descriptor.from_json(entry) for entry in entries]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-        raise _malformed(endpoint, str(exc)) from exc
+        raise unreadable(endpoint, f"referrers: {exc}") from exc
     except BoxwrightError as exc:
-        raise _malformed(endpoint, exc.detail) from exc
-
-
-def _malformed(endpoint: Endpoint, detail: str) -> RegistryError:
-    return RegistryError(
-        f"registry {endpoint.name} answers with a list that can't be read",
-        host=endpoint.name,
-        detail=f"referrers: {detail}",
-    )
+        raise unreadable(endpoint, f"referrers: {exc.detail}") from exc

@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 from yarl import URL
@@ -102,6 +102,17 @@ class Request:
     expect: frozenset[int] = frozenset({200})
     idempotent: bool = True
     patience: int = 1
+
+
+def own_scheme(asked: str, told: str) -> str:
+    """Return an address that an answer names, with the scheme and port that were asked.
+
+    Behind a proxy that ends TLS, registries often get their own scheme wrong.
+    """
+    here, there = urlsplit(asked), urlsplit(urljoin(asked, told))
+    if (here.scheme, there.scheme) == ("https", "http") and here.hostname == there.hostname:
+        there = there._replace(scheme="https", netloc=here.netloc)
+    return there.geturl()
 
 
 class Transport:
@@ -201,6 +212,21 @@ class Transport:
             if not data:
                 return
             yield data
+
+    async def body(
+        self, endpoint: Endpoint, response: aiohttp.ClientResponse, limit: int
+    ) -> bytes | None:
+        """Return a response's whole body, ``None`` if it has more than ``limit`` bytes.
+
+        Raises:
+            RegistryUnreachableError: the connection broke off, or nothing moves any more.
+        """
+        body = bytearray()
+        async for data in self.chunks(endpoint, response):
+            body += data
+            if len(body) > limit:
+                return None
+        return bytes(body)
 
     async def lost(self, endpoint: Endpoint, url: URL, exc: BaseException) -> RegistryError:
         """Return the error for a connection that failed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -25,7 +25,7 @@ from boxwright.registry.errors import (
     StalledTransferError,
 )
 from boxwright.registry.hosts import Endpoint
-from boxwright.registry.transport import Request, Transport
+from boxwright.registry.transport import Request, Transport, own_scheme
 
 ReadBlob = Callable[[], AsyncIterator[bytes]]
 
@@ -108,11 +108,7 @@ class Uploader:
                     await self._whole(upload)
             except (RegistryUnreachableError, StalledTransferError) as exc:
                 tries += 1
-                is_hopeless = isinstance(exc, RegistryUnreachableError) and exc.reason in {
-                    "name",
-                    "refused",
-                }
-                if is_hopeless or tries >= _TRIES or not self._transport.budget.take():
+                if _is_hopeless(exc) or tries >= _TRIES or not self._transport.budget.take():
                     raise _given_up(upload, exc) from exc
                 await asyncio.sleep(0.2 * 2**tries)
                 await self._find_out_offset(upload)
@@ -168,12 +164,7 @@ class Uploader:
                 status=response.status,
                 detail="no Location header",
             )
-        here = str(response.url)
-        upload.location = urljoin(here, location)
-        asked, told = urlsplit(here), urlsplit(upload.location)
-        if (asked.scheme, told.scheme) == ("https", "http") and asked.hostname == told.hostname:
-            # Behind a proxy that ends TLS, registries often get their own scheme wrong.
-            upload.location = told._replace(scheme="https", netloc=asked.netloc).geturl()
+        upload.location = own_scheme(str(response.url), location)
         least = response.headers.get("OCI-Chunk-Min-Length", "")
         if least.isdigit():
             upload.least_chunk_bytes = int(least)
@@ -309,13 +300,24 @@ def _given_up(upload: _Upload, exc: RegistryError) -> RegistryError:
     """Return the error of an upload that broke once too often, with how far it got."""
     if isinstance(exc, StalledTransferError) or not upload.last_answer:
         return exc
+    detail = (
+        f"blob {upload.descriptor.digest} at byte {upload.sent} of "
+        f"{upload.descriptor.size}: {exc.detail}; last answer: {upload.last_answer}"
+    )
+    if _is_hopeless(exc):  # what its hint says is to be done first
+        exc.detail = detail
+        return exc
     return StalledTransferError(
         f"upload to registry {upload.endpoint.name} broke off",
         host=upload.endpoint.name,
-        detail=f"blob {upload.descriptor.digest} at byte {upload.sent} of "
-        f"{upload.descriptor.size}: {exc.detail}; last answer: {upload.last_answer}",
+        detail=detail,
         hint="run it again: blobs that the registry has are not sent again",
     )
+
+
+def _is_hopeless(exc: RegistryError) -> bool:
+    """Whether nobody is there, so that another try finds nobody either."""
+    return isinstance(exc, RegistryUnreachableError) and exc.reason in {"name", "refused"}
 
 
 def _with_digest(upload: _Upload) -> str:

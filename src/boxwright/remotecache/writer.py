@@ -29,7 +29,8 @@ _log = logging.getLogger(__name__)
 
 MANIFEST_KEY = "cache.manifest"
 _PARALLEL_LAYERS = 4
-_NO_ROOM = frozenset((Code.DISK_FULL, Code.DISK_CAP))
+_GONE = frozenset((Code.NOT_FOUND, Code.SOURCE_NOT_FOUND, Code.DIGEST_MISMATCH))
+"""What an error says of a layer that can't be had any more; others may be over the next time."""
 
 
 @dataclass(slots=True)
@@ -65,7 +66,8 @@ async def write_cache(
     results that consist of it.
 
     Raises:
-        BoxwrightError: the place refused or can't be reached, or there is no room.
+        BoxwrightError: the place refused or can't be reached, a layer can't be made or fetched for
+            another reason than that it is gone, or there is no room.
     """
     written = WrittenCache()
     config, layers = await _write_all_layers(chains, target, step, lease, written)
@@ -135,7 +137,7 @@ async def _write_layers(
             try:
                 await _fetch(blob)
             except BoxwrightError as error:
-                if error.code not in _NO_ROOM:
+                if error.code in _GONE:
                     _log.warning("layer %s is not exported: %s", descriptor.digest, error)
                     lost.add(descriptor.digest)
                 raise
@@ -151,7 +153,8 @@ async def _write_layers(
                 except BoxwrightError:
                     if descriptor.digest not in lost:
                         raise
-                    return
+                    with step.part(f"layer {descriptor.digest} is gone: exporting without it"):
+                        return
                 if is_new:
                     written.sent_layers += 1
                     written.sent_bytes += descriptor.size

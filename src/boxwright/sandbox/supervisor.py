@@ -393,8 +393,7 @@ class Supervisor:
         self._forget(child.id, child.cgroup)
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        ended = _exited(child.id, code, number)
-        self._send({**ended, "asked": child.asked, "log": log, "usage": usage})
+        self._send(_exited(child.id, code, number, asked=child.asked, log=log, usage=usage))
 
     def _kill_orphans(self) -> None:
         """Kill children that we did not start, containers whose runtime is gone, and reap them.
@@ -431,16 +430,24 @@ class Supervisor:
             cgroups.remove(cgroup)
 
 
-def _exited(run_id: str, code: int, number: int) -> dict[str, object]:
-    """Return the event of a process that ended, killed because it was asked for."""
+def _exited(
+    run_id: str,
+    code: int,
+    number: int,
+    *,
+    asked: bool = True,
+    log: str = "",
+    usage: dict[str, int] | None = None,
+) -> dict[str, object]:
+    """Return the event of a process that ended, or of one that was killed before it began."""
     return {
         "ev": "exited",
         "id": run_id,
         "code": code,
         "signal": number,
-        "asked": True,
-        "log": "",
-        "usage": {},
+        "asked": asked,
+        "log": log,
+        "usage": usage or {},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -124,6 +125,22 @@ def test_a_broken_manifest_is_an_error_and_not_a_crash(kit, run):
     assert error.code is Code.REGISTRY_FAILED
     assert "<html>" not in error.detail
     assert asked == 2
+
+
+@pytest.mark.parametrize(
+    ("message", "is_full"),
+    [("no space left on device", True), ("namespace of the tenant is locked", False)],
+)
+def test_a_full_registry_is_told_from_other_failures(message, is_full, kit, run):
+    async def work():
+        body = json.dumps({"errors": [{"code": "UNKNOWN", "message": message}]}).encode()
+        faults = Faults(failures=[Failure("GET", "/manifests/", 500, times=99, body=body)])
+        async with FakeRegistry(faults=faults) as registry, kit.client(retries=1) as client:
+            with pytest.raises(RegistryError) as caught:
+                await client.resolve(kit.ref(registry))
+            return caught.value
+
+    assert ("has no space left" in run(work()).brief) is is_full
 
 
 def test_blob(kit, run):

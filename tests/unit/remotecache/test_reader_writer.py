@@ -171,12 +171,17 @@ def test_all_layers_are_lost(store: Store) -> None:
     assert (written.descriptor, written.layers, place.root) == (None, 0, None)
 
 
-def test_no_room_for_a_layer_is_no_loss(store: Store) -> None:
-    class FullError(BoxwrightError):
-        code = Code.DISK_FULL
+@pytest.mark.parametrize(
+    "why", [Code.DISK_FULL, Code.REGISTRY_UNREACHABLE, Code.REGISTRY_AUTH, Code.SESSION_LOST]
+)
+def test_what_may_be_over_next_time_is_no_loss(store: Store, why: Code) -> None:
+    class PassingError(BoxwrightError):
+        code = why
 
-    with pytest.raises(FullError):
-        write(store, graph(Damaged("2", code=FullError)), Place())
+    place = Place()
+    with pytest.raises(PassingError):
+        write(store, graph(Damaged("2", code=PassingError)), place)
+    assert place.root is None  # what was there is not replaced by less
 
 
 def read(place: Place) -> list[CacheChains]:

@@ -26,8 +26,8 @@ class FileLogins(AnonymousAuth):
     def __init__(self, path: Path, environ: Mapping[str, str] = os.environ) -> None:
         self._path = path
         self._environ = environ
+        self._seen = _version(path)  # first: what changes meanwhile is read again
         self._config = DockerConfig.read(path, environ)
-        self._seen = _version(path)
 
     async def credentials(self, host: str) -> Credentials | None:
         """Return the login for ``host``, if the file has one.
