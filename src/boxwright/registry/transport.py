@@ -23,6 +23,7 @@ import aiohttp
 from yarl import URL
 
 from boxwright.core.dataclass import dataclass, field, replace
+from boxwright.core.locks import KeyedLocks
 from boxwright.registry.auth import AuthSource, Credentials, TokenCache, parse_challenges
 from boxwright.registry.connections import Connections, read_limited
 from boxwright.registry.errors import (
@@ -141,7 +142,7 @@ class Transport:
         self.budget = budget or RetryBudget()
         self._tokens = TokenCache()
         self._basic: dict[str, Credentials] = {}
-        self._login_locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._login_locks = KeyedLocks()
 
     async def discover(self, endpoint: Endpoint) -> Endpoint:
         """Find out whether a host whose scheme is a guess speaks HTTP or HTTPS.
@@ -334,8 +335,7 @@ class Transport:
         challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
         token = refused.get("Authorization", "").removeprefix("Bearer ")
         self._tokens.drop(endpoint.host, request.scope, token)
-        lock = self._login_locks.setdefault((endpoint.host, request.scope), asyncio.Lock())
-        async with lock:
+        async with self._login_locks((endpoint.host, request.scope)):
             if self._authorization(endpoint, request) not in ({}, refused):
                 return
             for challenge in challenges:

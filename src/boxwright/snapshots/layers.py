@@ -16,9 +16,7 @@ import asyncio
 import logging
 import os
 import threading
-import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Self
 
 from boxwright.core.dataclass import dataclass, replace
@@ -180,7 +178,8 @@ class _LayerJob:
         source = self._layer.blobs.get(SOURCE_VARIANT)
         if source is not None and self._fits(source):
             return await self._from_source(source)
-        async with _exclusive(self._manager, self._layer.snapshot_id, self._variant):
+        # One export at a time makes it; the others then find it.
+        async with self._manager.layer_locks((self._layer.snapshot_id, self._variant)):
             found = await self._find()
             if found is not None:
                 return found
@@ -384,20 +383,3 @@ class _BlobPipe:
         if self._epoch_s is not None:
             annotations[REWRITTEN] = str(self._epoch_s)
         return Descriptor(media_type, digest, size, annotations), diff_id
-
-
-_Locks = dict[tuple[str, str], asyncio.Lock]
-_locks: weakref.WeakKeyDictionary[SnapshotManager, _Locks] = weakref.WeakKeyDictionary()
-
-
-@asynccontextmanager
-async def _exclusive(
-    manager: SnapshotManager, snapshot_id: str, variant: str
-) -> AsyncIterator[None]:
-    """Let one export at a time make a variant of a layer; the others then find it."""
-    locks = _locks.setdefault(manager, {})
-    lock = locks.setdefault((snapshot_id, variant), asyncio.Lock())
-    async with lock:
-        yield
-    if not lock.locked():
-        locks.pop((snapshot_id, variant), None)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Self
 from boxwright.core.clock import Clock
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
+from boxwright.core.locks import KeyedLocks
 from boxwright.core.workers import to_worker
 from boxwright.linux import files
 from boxwright.oci.annotations import UNCOMPRESSED
@@ -67,7 +68,8 @@ class SnapshotManager:
         self._folder = store.root / "snapshots"
         self._nodes: dict[str, Node] = {}
         self._mutable: dict[str, MutableRef] = {}
-        self._mutable_locks: dict[str, asyncio.Lock] = {}
+        self.mutable_lock = KeyedLocks()  # of an unfinished tree: it is mounted by one at a time
+        self.layer_locks = KeyedLocks()  # of snapshot and form of blob: one export makes a layer
         self._counting = asyncio.Lock()
         self.mounts = Mounts(backend, store.mounts)
         self._preparation = Preparation(self)
@@ -185,10 +187,6 @@ class SnapshotManager:
         self._mutable[snapshot_id] = ref
         return ref
 
-    def mutable_lock(self, snapshot_id: str) -> asyncio.Lock:
-        """Return the lock that serialises mounting of one unfinished tree."""
-        return self._mutable_locks.setdefault(snapshot_id, asyncio.Lock())
-
     async def ensure_upper(self, ref: MutableRef) -> list[Path]:
         """Make the folder of an unfinished tree and return the layers below, base first.
 
@@ -246,7 +244,6 @@ class SnapshotManager:
 
     async def _forget_mutable(self, ref: MutableRef) -> None:
         self._mutable.pop(ref.id, None)
-        self._mutable_locks.pop(ref.id, None)
         if ref.parent is not None:
             await ref.parent.release()
 

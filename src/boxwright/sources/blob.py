@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from boxwright.core import gojson
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
+from boxwright.core.locks import KeyedLocks
 from boxwright.core.platform import Platform
 from boxwright.errors import InvalidInputError, LimitExceededError
 from boxwright.session.manager import SessionManager
@@ -24,7 +25,6 @@ from boxwright.sources.http_attributes import parse_go_int, safe_filename
 from boxwright.sources.http_errors import HttpDigestMismatchError
 from boxwright.sources.http_records import HttpRecord, HttpRecords
 from boxwright.sources.http_save import DownloadedFile, save_from
-from boxwright.sources.locks import KeyedLocks
 from boxwright.sources.oci_layout import LayoutImage
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 
 from boxwright.core.dataclass import dataclass, replace
+from boxwright.core.locks import KeyedLocks
 from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
 from boxwright.snapshots.manager import SnapshotManager
@@ -33,7 +34,6 @@ from boxwright.sources.git_remote import (
 from boxwright.sources.git_repository import GitRepositories
 from boxwright.sources.git_run import Git
 from boxwright.sources.http_save import DownloadedFile
-from boxwright.sources.locks import KeyedLocks
 from boxwright.sources.resolutions import resolve_once
 from boxwright.store import schema
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
+from boxwright.core.locks import KeyedLocks
 from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, InvalidInputError
@@ -34,7 +35,6 @@ from boxwright.sources.http_errors import (
 from boxwright.sources.http_records import HttpRecord, HttpRecords
 from boxwright.sources.http_request import HttpRequest, redacted
 from boxwright.sources.http_save import DownloadedFile, save
-from boxwright.sources.locks import KeyedLocks
 from boxwright.sources.resolutions import resolve_once
 
 if TYPE_CHECKING:

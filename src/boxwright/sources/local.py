@@ -7,7 +7,6 @@ sync ends, since every file is hashed while it passes.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import time
@@ -16,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from boxwright.core.dataclass import dataclass, field
+from boxwright.core.locks import KeyedLocks
 from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
 from boxwright.errors import InvalidInputError
@@ -109,7 +109,7 @@ class LocalSources:
         self._keep_owner = keep_owner
         self._files = IndexFiles(manager.store.root / "contexts")
         self._states: OrderedDict[str, list[ContextIndex]] = OrderedDict()
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks = KeyedLocks()
 
     def resolve(
         self, rest: str, attrs: Mapping[str, str], platform: Platform | None
@@ -128,8 +128,7 @@ class LocalSources:
         else:
             suffix = ":metadata" if wanted.metadata_only else ""
             key = f"{wanted.name}:{wanted.shared_key_hint}:{session.shared_key}{suffix}"
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        async with lock:
+        async with self._locks(key):
             return await self._sync_locked(session, wanted, key, folder, progress)
 
     async def _sync_locked(
