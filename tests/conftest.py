@@ -6,11 +6,11 @@ import functools
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from boxwright.testing.peers import find_peer
 
 # The same examples on every run, however slow the machine: a red test is never a dice roll.
 # BOXWRIGHT_EXPLORE=1 looks for new ones.
@@ -41,22 +41,6 @@ def can_enter_userns() -> bool:
     if os.geteuid() == 0:
         argv = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *argv]
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0
-
-
-@functools.cache
-def find_peer(name: str) -> str | None:
-    """Return the path of a program that is not ours, or None."""
-    named = os.environ.get(name.upper().replace("-", "_"))
-    if named:
-        return named
-    peers = os.environ.get("BOXWRIGHT_PEERS", "")
-    plugin = Path(peers) / "usr/libexec/docker/cli-plugins" / name
-    if peers and plugin.exists():
-        return str(plugin)
-    own = Path(sys.executable).parent
-    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if Path(p) != own)
-    system = ("/usr/sbin", "/sbin", "/usr/lib/cni", "/opt/cni/bin")
-    return shutil.which(name, path=os.pathsep.join((path, *system)))
 
 
 PROBES = {"root": can_mount_as_root, "userns": can_enter_userns}

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from boxwright.linux import unixpath
+from boxwright.testing import peers
 
 PROGRAM = str(Path(sys.executable).with_name("boxwright"))
 TIMEOUT_S = 120
@@ -26,10 +27,7 @@ TIMEOUT_S = 120
 
 def find_peer(name: str) -> str:
     """Return a stock program's path; tests that use it carry the ``peer`` mark."""
-    named = os.environ.get(name.upper().replace("-", "_"))
-    plugin = Path(os.environ.get("BOXWRIGHT_PEERS", "/nonexistent"))
-    plugin = plugin / "usr/libexec/docker/cli-plugins" / name
-    found = named or (str(plugin) if plugin.exists() else shutil.which(name))
+    found = peers.find_peer(name)
     assert found, name
     return found
 

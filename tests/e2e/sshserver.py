@@ -15,6 +15,8 @@ from typing import Self
 
 from programs import find_peer, wait_until
 
+from boxwright.testing.peers import libraries
+
 _IN_NAMESPACE = """
 mount -t tmpfs none /run
 mkdir -p /run/sshd
@@ -44,6 +46,11 @@ class SshServer:
             f"AuthorizedKeysFile {folder}/user.pub\nStrictModes no\nPidFile none\nUsePAM no\n"
             "PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nLogLevel VERBOSE\n"
         )
+        helpers = Path(find_peer("sshd")).parent.parent / "lib/openssh"
+        with (folder / "config").open("a") as config:  # of a server that is not installed
+            for key, name in (("SshdSessionPath", "sshd-session"), ("SshdAuthPath", "sshd-auth")):
+                if (helpers / name).exists():  # older ones have none, and don't know the keys
+                    config.write(f"{key} {helpers / name}\n")
         self._process: subprocess.Popen[bytes] | None = None
         self._agents: list[int] = []
 
@@ -53,7 +60,10 @@ class SshServer:
         command = [sshd, "-D", "-e", "-f", str(self.folder / "config")]
         with (self.folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [*argv, str(self.folder), *command], stderr=log, start_new_session=True
+                [*argv, str(self.folder), *command],
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **libraries()},
             )
         wait_until(self._listens, what="sshd listens")
         return self

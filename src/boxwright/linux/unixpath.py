@@ -16,10 +16,14 @@ MAX_BYTES = 107
 
 
 @contextlib.contextmanager
-def usable(path: str | os.PathLike[str]) -> Iterator[str]:
+def usable(path: str | os.PathLike[str], *, by_others: bool = False) -> Iterator[str]:
     """Give a name of the socket file ``path`` that fits an address while the block runs.
 
     A path that fits, and an abstract address (one that starts with NUL), are given as they are.
+
+    Args:
+        path: The file.
+        by_others: Other processes of this user are to use the name, too.
 
     Raises:
         OSError: the folder of a long path can't be opened.
@@ -31,6 +35,7 @@ def usable(path: str | os.PathLike[str]) -> Iterator[str]:
     folder, base = os.path.split(name)
     held = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{held}/{base}"
+        process = str(os.getpid()) if by_others else "self"
+        yield f"/proc/{process}/fd/{held}/{base}"
     finally:
         os.close(held)

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError, UnimplementedError
+from boxwright.linux import unixpath
 from boxwright.session.base import Session, SshAgentNotFoundError
 from boxwright.session.manager import SessionGroup
 from boxwright.sources.base import SourceContext
@@ -81,7 +82,10 @@ class GitAccess:
                         owner=(os.geteuid(), os.getegid()),
                     )
                 )
-                environment["SSH_AUTH_SOCK"] = str(socket)
+                # ssh has no way around a path that is too long: it would find no agent.
+                environment["SSH_AUTH_SOCK"] = stack.enter_context(
+                    unixpath.usable(socket, by_others=True)
+                )
             if wanted.known_hosts:
                 path = await stack.enter_async_context(self._known_hosts(wanted.known_hosts))
                 ssh += ["-o", f"UserKnownHostsFile={path}", "-o", "StrictHostKeyChecking=yes"]

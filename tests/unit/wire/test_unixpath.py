@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,23 @@ async def _greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.write(b"hello")
     writer.close()
     await writer.wait_closed()
+
+
+def test_a_name_for_other_processes(tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["deep" * 10] * 3)
+    folder.mkdir(parents=True)
+    program = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
+        "sys.stdout.buffer.write(s.recv(5))"
+    )
+    path = str(folder / "agent")
+    with bind_unix(path, 0o600, os.getuid(), os.getgid()) as sock:
+        sock.setblocking(True)
+        sock.listen()
+        with unixpath.usable(path, by_others=True) as name:
+            argv = [sys.executable, "-c", program, name]
+            with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+                peer, _ = sock.accept()
+                with peer:
+                    peer.sendall(b"hello")
+                assert process.communicate(timeout=30)[0] == b"hello"
