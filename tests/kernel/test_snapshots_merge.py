@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -11,11 +12,15 @@ import pytest
 from snapshot_trees import commit, contents, layer_changes, put
 
 from boxwright.linux import mount
+from boxwright.linux.files import disk_usage
 from boxwright.snapshots import (
     SnapshotManager,
+    preparation,
     tree_changes,
 )
-from boxwright.store import Store
+from boxwright.snapshots.diff import write_layer
+from boxwright.snapshots.verify import find_tree_problems
+from boxwright.store import DiskFullError, Store
 
 pytestmark = pytest.mark.root
 
@@ -73,6 +78,63 @@ def test_a_folder_that_was_only_made_hides_nothing_in_a_merge(store):
         other = await commit(manager, None, put(etc__theirs="1"))
         merged = manager.merge([other, manager.diff(base, top)])
         assert await contents(merged) == {"etc/mine": "1", "etc/theirs": "1"}
+
+    asyncio.run(scenario())
+
+
+def copy_up(root: Path) -> None:
+    """Leave a file in the layer that is none of its changes."""
+    put(etc__mine="1")(root)
+    os.close(os.open(root / "a", os.O_RDWR))
+
+
+def test_what_a_layer_changes_is_counted_and_known_once_it_is_apart(store):
+    def folder_size(snapshot_id: str) -> int:
+        return disk_usage(store.root / "snapshots" / snapshot_id)
+
+    async def sizes(manager: SnapshotManager) -> dict[str, int | None]:
+        return {record.id: record.size_bytes for record in await manager.usage()}
+
+    async def scenario():
+        manager = SnapshotManager.open(store)
+        base = await commit(manager, None, put(a="1"))
+        top = await commit(manager, base, copy_up)
+        other = await commit(manager, None, put(etc__theirs="1"))
+        before = (await sizes(manager))[top.id]
+        merged = manager.merge([other, manager.diff(base, top)])
+        async with merged.mounted():
+            assert sorted(os.listdir(store.root / "snapshots" / top.id)) == ["fs", "pure"]
+        assert before != folder_size(top.id)
+        assert (await sizes(manager))[top.id] == folder_size(top.id)
+        assert find_tree_problems(store) == []
+        again = SnapshotManager.open(store)
+        assert os.listdir(store.root / "snapshots" / top.id) == ["fs"]
+        assert find_tree_problems(store) == []
+        assert (await sizes(again))[top.id] == folder_size(top.id) == before
+
+    asyncio.run(scenario())
+
+
+def test_a_layer_that_can_not_be_set_apart_is_counted_with_what_was_written(store, monkeypatch):
+    def fail(*args: object, **kwargs: object) -> None:
+        write_layer(*args, **kwargs)  # type: ignore[arg-type]
+        raise OSError(errno.ENOSPC, "no space left")
+
+    async def scenario():
+        manager = SnapshotManager.open(store)
+        base = await commit(manager, None, put(a="1"))
+        top = await commit(manager, base, copy_up)
+        other = await commit(manager, None, put(etc__theirs="1"))
+        await manager.usage()
+        merged = manager.merge([other, manager.diff(base, top)])
+        with monkeypatch.context() as patch:
+            patch.setattr(preparation, "write_layer", fail)
+            with pytest.raises(DiskFullError):
+                await contents(merged)
+        size = disk_usage(store.root / "snapshots" / top.id)
+        assert {each.id: each.size_bytes for each in await manager.usage()}[top.id] == size
+        assert await contents(merged) == {"etc/mine": "1", "etc/theirs": "1"}
+        assert find_tree_problems(store) == []
 
     asyncio.run(scenario())
 

@@ -22,6 +22,7 @@ from boxwright.snapshots.backend import MAX_LAYERS
 from boxwright.snapshots.diff import changes, is_pure, write_difference, write_layer
 from boxwright.snapshots.errors import LayerMissingError
 from boxwright.snapshots.node import Node
+from boxwright.snapshots.records import PURE
 from boxwright.snapshots.refs import LayerTree
 from boxwright.store import disk_errors
 from boxwright.store.trash import remove_tree
@@ -260,9 +261,20 @@ class Preparation:
         manager = self._manager
         async with manager.layer_tree(layer.row.id) as tree, layer.lock:
             if layer.pure is None:
-                layer.pure = await to_worker(
-                    _pure_folder, tree, manager.folder(layer.row.id), manager.backend.userxattr
-                )
+                await self._set_apart(layer, tree)
+
+    async def _set_apart(self, layer: Node, tree: LayerTree) -> None:
+        manager = self._manager
+        try:
+            layer.pure = await to_worker(
+                _pure_folder, tree, manager.folder(layer.row.id), manager.backend.userxattr
+            )
+        finally:
+            if layer.pure != layer.fs:
+                # What was written, whole or not, counts with the layer. The layer's boot stays:
+                # the next process doesn't rely on it.
+                layer.row.size = None
+                manager.table.update(layer.row.id, size=None)
 
     async def _is_stackable(self, node: Node) -> bool:
         """Return whether the layers of a merge or diff may be stacked just as they are.
@@ -310,8 +322,8 @@ def _pure_folder(
     folder: Path,
     userxattr: bool,  # noqa: FBT001 - crosses to_worker
 ) -> Path:
-    target = folder / "pure"
-    remove_tree(target)  # of an earlier process
+    target = folder / PURE
+    remove_tree(target)  # of an attempt that failed
     if is_pure(tree, tree.upper):
         return tree.upper
     materialise.make_root(target, tree.view)

@@ -8,6 +8,9 @@
 * ``diff``: what ``parents[1]`` has over ``parents[0]`` (either may be empty, meaning the empty
   tree). When the upper chain extends the lower one these are simply its further layers;
   otherwise the comparison lies in ``fs`` once it was made.
+
+Beside the ``fs`` of a layer that was merged over another base may lie ``pure``, its changes and
+nothing else: no row notes it, and it is made again when another process needs it.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from boxwright.snapshots.links import Links
 from boxwright.store import Database
 
 Kind = Literal["layer", "merge", "diff"]
+
+PURE = "pure"
 
 _COLUMNS = (
     "id, kind, parents, description, record_type, created_ns, used_ns, usage_count, size, boot,"
@@ -50,6 +55,18 @@ class Row:
     diff_id: Digest | None = None
     blob: Digest | None = None
     labels: str = "{}"
+
+
+def own_folders(row: Row) -> dict[str, bool]:
+    """Return what may lie in a record's own folder, and whether its row vouches for it."""
+    found = {}
+    if row.present:
+        found["fs"] = True
+    if row.plain:
+        found["view"] = True
+    if row.present and row.kind == "layer" and row.parents:
+        found[PURE] = False
+    return found
 
 
 def _row(values: Sequence[object]) -> Row:

@@ -10,7 +10,7 @@ import logging
 import os
 from pathlib import Path
 
-from boxwright.snapshots.records import Records, Row
+from boxwright.snapshots.records import Records, Row, own_folders
 from boxwright.store import Store
 
 logger = logging.getLogger(__name__)
@@ -37,15 +37,16 @@ def recover(store: Store, table: Records, folder: Path) -> None:
             store.discard(Path(entry.path))
             lost += 1
             continue
-        for inner in list(os.scandir(entry.path)):
-            if not _belongs(found, inner.name):
-                store.discard(Path(inner.path))
+        vouched = own_folders(found)
+        strays = [inner.path for inner in os.scandir(entry.path) if not vouched.get(inner.name)]
+        if strays:
+            # They were counted, and others may have links into them.
+            for counted in (found.id, *table.links.heirs(found.id)):
+                table.update(counted, size=None)
+        for stray in strays:
+            store.discard(Path(stray))
     if lost:
         logger.info("%d unfinished or unsynced snapshots removed", lost)
-
-
-def _belongs(row: Row, name: str) -> bool:
-    return (name == "fs" and row.present) or (name == "view" and row.plain)
 
 
 def _forget(table: Records, row: Row) -> int:

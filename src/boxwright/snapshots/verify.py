@@ -13,7 +13,7 @@ from pathlib import Path
 
 from boxwright.core.dataclass import dataclass
 from boxwright.snapshots.links import own_size
-from boxwright.snapshots.records import Records, Row
+from boxwright.snapshots.records import Records, Row, own_folders
 from boxwright.snapshots.recovery import recover
 from boxwright.store import Store
 
@@ -92,11 +92,9 @@ def _row_problems(store: Store, row: Row, folder: Path) -> Iterator[TreeProblem]
         yield TreeProblem("missing-snapshot", row.id, f"{name} is not there", is_damage=True)
     if missing or not folder.exists():
         return
-    for name in sorted(os.listdir(folder)):
-        wanted = {"fs": row.present, "view": row.plain}
-        if not wanted.get(name, False):
-            item = f"{row.id}/{name}"
-            yield TreeProblem("stray-file", item, "nothing knows it", is_damage=False)
+    for name in sorted(set(os.listdir(folder)) - own_folders(row).keys()):
+        item = f"{row.id}/{name}"
+        yield TreeProblem("stray-file", item, "nothing knows it", is_damage=False)
     if row.size is not None and (size := _size(Records(store.db), row, folder)) != row.size:
         detail = f"{row.size} bytes recorded, {size} bytes on the disk"
         yield TreeProblem("wrong-size", row.id, detail, is_damage=False)
@@ -108,10 +106,9 @@ def _size(table: Records, row: Row, folder: Path) -> int:
 
 
 def _missing(row: Row, folder: Path) -> Iterator[str]:
-    if row.present and not (folder / "fs").is_dir():
-        yield "fs"
-    if row.plain and not (folder / "view").is_dir():
-        yield "view"
+    for name, is_vouched in own_folders(row).items():
+        if is_vouched and not (folder / name).is_dir():
+            yield name
 
 
 def _edge_problems(store: Store, rows: list[Row]) -> Iterator[TreeProblem]:
