@@ -347,6 +347,47 @@ def test_folders_of_one_name_do_not_push_each_other_out(context, tmp_path):
     run(tmp_path, context, use)
 
 
+def indexed(bench):
+    """Return the snapshots that the index files of a state folder name."""
+    folder = bench.store.root / "contexts"
+    lines = [path.read_bytes().partition(b"\n")[0] for path in folder.iterdir()]
+    return {line.split()[-1].decode() for line in lines}
+
+
+def test_the_index_of_a_snapshot_that_is_gone_goes_with_the_next_sync(context, tmp_path):
+    other = tmp_path / "other"
+    (other / "lib").mkdir(parents=True)
+
+    async def use(bench):
+        first = await bench.sync(Elsewhere)
+        bench.context = other
+        second = await bench.sync(Elsewhere)
+        assert indexed(bench) == {first.id, second.id}
+        await first.release()
+        await bench.snapshots.delete(first.id)
+        (other / "file").write_bytes(b"changed")
+        third = await bench.sync(Elsewhere)
+        assert first.id not in indexed(bench)
+        assert third.id in indexed(bench)
+
+    run(tmp_path, context, use)
+
+
+def test_the_index_of_a_snapshot_that_is_gone_goes_at_the_next_start(kind, context, tmp_path):
+    async def use(bench):
+        first = await bench.sync(kind)
+        second = await bench.sync(kind, **{"local.sharedkeyhint": "of another project"})
+        assert indexed(bench) == {first.id, second.id}
+        await first.release()
+        await bench.snapshots.delete(first.id)
+        bench.sources = LocalSources(bench.snapshots)
+        assert indexed(bench) == {second.id}
+        again = await bench.sync(kind, **{"local.sharedkeyhint": "of another project"})
+        assert again.id == second.id
+
+    run(tmp_path, context, use)
+
+
 def test_more_folders_than_states_are_all_right(context, tmp_path):
     folders = []
     for number in range(6):

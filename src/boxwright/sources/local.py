@@ -108,6 +108,7 @@ class LocalSources:
         self._manager = manager
         self._keep_owner = keep_owner
         self._files = IndexFiles(manager.store.root / "contexts")
+        self._files.prune(lambda snapshot_id: manager.table.get(snapshot_id) is not None)
         self._states: OrderedDict[str, list[ContextIndex]] = OrderedDict()
         self._locks = KeyedLocks()
 
@@ -139,9 +140,29 @@ class LocalSources:
         folder: Path | None,
         progress: SourceProgress | None,
     ) -> ImmutableRef:
-        known = self._held(await self._load(key))
-        if folder is None and wanted.trust_stats and not wanted.metadata_only:
-            await self._list([state for state, _ in known])
+        states = await self._load(key)
+        known = self._held(states)
+        try:
+            if len(known) < len(states):
+                kept = {state.slot for state, _ in known}
+                gone = {state.slot for state in states} - kept
+                await to_worker(self._files.forget, key, gone)
+            if folder is None and wanted.trust_stats and not wanted.metadata_only:
+                await self._list([state for state, _ in known])
+            return await self._sync_from(known, session, wanted, key, folder, progress)
+        finally:
+            for _, held in known:
+                await held.release()
+
+    async def _sync_from(
+        self,
+        known: Sequence[tuple[ContextIndex, ImmutableRef]],
+        session: Session,
+        wanted: LocalAttributes,
+        key: str,
+        folder: Path | None,
+        progress: SourceProgress | None,
+    ) -> ImmutableRef:
         tree = LocalTree(
             self._manager,
             known,
@@ -167,8 +188,6 @@ class LocalSources:
             ref, index = await tree.commit()
         finally:
             await tree.discard()
-            for _, held in known:
-                await held.release()
         report.done()
         states = [state for state, _ in known]
         self._keep(key, states, tree.base, index, replace=folder is not None or tree.is_successor)

@@ -2,7 +2,8 @@
 
 The index of a state names the snapshot that holds it and, for every entry, the encoded stat
 and the content digest. It lives in one file that is replaced as a whole; a missing, older or
-damaged file only means that everything is transferred again.
+damaged file only means that everything is transferred again. A file goes when a sync finds
+its snapshot gone, or at the next start.
 
 Clients may call all folders by one key (buildctl does), and one folder is asked for with other
 patterns by other steps. So several states are kept for each key, and the first entries of a
@@ -15,7 +16,7 @@ import hashlib
 import marshal
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,7 +30,9 @@ KIND_FILE, KIND_DIR, KIND_SYMLINK, KIND_OTHER, KIND_HARDLINK = range(5)
 
 # marshal is by far the fastest codec of the standard library for this. Its data is only ever
 # our own (checked by a digest) and read by the same interpreter version (part of the header).
-_HEADER = b"boxwright-context-1 %x %d\n" % (sys.hexversion, marshal.version)
+# The first line ends with the snapshot's id, so that one read tells whether a file is of use.
+_HEADER = b"boxwright-context-2 %x %d " % (sys.hexversion, marshal.version)
+_LONGEST_LINE = 256
 _DIGEST_BYTES = 32
 STATES_PER_KEY = 4
 _SAME_SHARE = 8  # of the first entries, one in so many must be unchanged,
@@ -137,11 +140,14 @@ class IndexFiles:
 
     @staticmethod
     def _parse(raw: bytes, slot: int) -> ContextIndex | None:
-        body = raw[len(_HEADER) + _DIGEST_BYTES :]
-        digest = raw[len(_HEADER) : len(_HEADER) + _DIGEST_BYTES]
-        if not raw.startswith(_HEADER) or hashlib.sha256(body).digest() != digest:
+        snapshot_id = _snapshot_of(raw[:_LONGEST_LINE])
+        if not snapshot_id:
             return None
-        snapshot_id, depth, entries = marshal.loads(body)  # noqa: S302 - see above
+        begin = len(_first_line(snapshot_id))
+        body = raw[begin + _DIGEST_BYTES :]
+        if _digest(snapshot_id, body) != raw[begin : begin + _DIGEST_BYTES]:
+            return None
+        depth, entries = marshal.loads(body)  # noqa: S302 - see above
         return ContextIndex(
             snapshot_id,
             depth,
@@ -153,13 +159,49 @@ class IndexFiles:
         """Put an index into its slot of a key."""
         self._folder.mkdir(parents=True, exist_ok=True)
         entries = {path: tuple(entry) for path, entry in index.entries.items()}
-        body = marshal.dumps((index.snapshot_id, index.depth, entries))
+        body = marshal.dumps((index.depth, entries))
         path = self._path(key, index.slot)
         temporary = path.with_suffix(f".{os.getpid()}.partial")
-        temporary.write_bytes(_HEADER + hashlib.sha256(body).digest() + body)
+        with temporary.open("wb") as file:
+            file.write(_first_line(index.snapshot_id) + _digest(index.snapshot_id, body))
+            file.write(body)
         os.replace(temporary, path)
 
-    def forget(self, key: str) -> None:
-        """Remove the indexes of a key."""
-        for slot in range(STATES_PER_KEY):
+    def forget(self, key: str, slots: Iterable[int]) -> None:
+        """Remove some indexes of a key."""
+        for slot in slots:
             self._path(key, slot).unlink(missing_ok=True)
+
+    def prune(self, is_there: Callable[[str], bool]) -> None:
+        """Remove what can't be of use to anybody; only while nobody saves.
+
+        Args:
+            is_there: Whether there is a snapshot with this id.
+        """
+        if not self._folder.exists():
+            return
+        for path in list(self._folder.iterdir()):
+            if path.suffix == ".index":  # others are unfinished
+                with path.open("rb") as file:
+                    snapshot_id = _snapshot_of(file.read(_LONGEST_LINE))
+                if snapshot_id and is_there(snapshot_id):
+                    continue
+            path.unlink()
+
+
+def _first_line(snapshot_id: str) -> bytes:
+    return _HEADER + snapshot_id.encode() + b"\n"
+
+
+def _digest(snapshot_id: str, body: bytes) -> bytes:
+    hasher = hashlib.sha256(snapshot_id.encode())
+    hasher.update(body)
+    return hasher.digest()
+
+
+def _snapshot_of(head: bytes) -> str:
+    """Return whose index begins like this; empty if it is not one that can be read."""
+    line, end, _ = head.partition(b"\n")
+    if not end or not line.startswith(_HEADER):
+        return ""
+    return line.removeprefix(_HEADER).decode(errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -60,8 +61,8 @@ def test_a_damaged_stat_is_an_error() -> None:
         closest([state(stats("a", 1))], [b"\x0a\x7fshort"], complete=True)
 
 
-def test_states_are_kept_side_by_side_and_read_newest_first(tmp_path: os.PathLike[str]) -> None:
-    files = IndexFiles(tmp_path / "contexts")  # type: ignore[operator]
+def test_states_are_kept_side_by_side_and_read_newest_first(tmp_path: Path) -> None:
+    files = IndexFiles(tmp_path / "contexts")
     for slot in range(STATES_PER_KEY):
         files.save("key", state(stats("a", slot + 1), slot))
     files.save("other", state(stats("b", 1)))
@@ -70,13 +71,39 @@ def test_states_are_kept_side_by_side_and_read_newest_first(tmp_path: os.PathLik
         os.utime(files._path("key", slot), (at, at))
     assert [each.slot for each in files.load("key")] == [2, 0, 3, 1]
     assert files.load("key")[0].entries == state(stats("a", 3)).entries
-    files.forget("key")
-    assert files.load("key") == []
+    files.forget("key", [2, 0])
+    files.forget("key", [2])
+    assert [each.slot for each in files.load("key")] == [3, 1]
     assert len(files.load("other")) == 1
 
 
-def test_a_damaged_file_is_as_good_as_none(tmp_path: os.PathLike[str]) -> None:
-    files = IndexFiles(tmp_path)  # type: ignore[arg-type]
+def test_what_nobody_can_use_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "contexts"
+    files = IndexFiles(folder)
+    files.prune(lambda _: True)  # nothing was ever saved
+    assert not folder.exists()
+    files.save("key", ContextIndex("there", 1, {}, 0))
+    files.save("key", ContextIndex("gone", 1, {}, 1))
+    kept = os.listdir(folder)
+    raw = files._path("key", 0).read_bytes()
+    (folder / "0123.0.4711.partial").write_bytes(raw)
+    (folder / "0123.index").write_bytes(raw.replace(b"-2 ", b"-1 ", 1))
+    (folder / "0123.0.index").write_bytes(raw[:10])
+    files.prune({"there"}.__contains__)
+    assert [each.snapshot_id for each in files.load("key")] == ["there"]
+    assert os.listdir(folder) == [name for name in kept if ".0." in name]
+
+
+def test_an_index_of_another_snapshot_is_not_taken(tmp_path: Path) -> None:
+    files = IndexFiles(tmp_path)
+    files.save("key", ContextIndex("one", 1, {}))
+    path = files._path("key", 0)
+    path.write_bytes(path.read_bytes().replace(b"one\n", b"two\n"))
+    assert files.load("key") == []
+
+
+def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
+    files = IndexFiles(tmp_path)
     files.save("key", state(stats("a", 3)))
     path = files._path("key", 0)
     raw = path.read_bytes()
