@@ -151,6 +151,7 @@ class StepGate:
                 self._waiting.remove(turn)
             else:
                 del self._running[turn.run_id]
+                turn.ended.set()
                 self._decide()
             raise
 

@@ -24,6 +24,7 @@ class FakeRoom:
     def __init__(self) -> None:
         self.left = 100
         self.failure: Exception | None = None
+        self.asked: asyncio.Event | None = None
         self.end_step: object = None
 
     def available(self) -> int:
@@ -35,6 +36,8 @@ class FakeRoom:
     async def make_room(self, wanted: int) -> bool:
         if self.failure is not None:
             raise self.failure
+        if self.asked is not None:
+            await self.asked.wait()
         return self.left >= wanted
 
     async def drained(self) -> None:
@@ -123,6 +126,32 @@ def test_one_that_can_not_fit_fails():
         await steps.low()
         with pytest.raises(DiskCapError):
             await task
+
+    run(use)
+
+
+def test_one_that_is_ended_before_it_has_started_holds_nobody_up():
+    async def use(steps: Steps) -> None:
+        room = steps.room
+        running = steps.start("s0", 95)
+        await quiet()
+        late = steps.start("late")
+        await quiet()
+        assert not late.done()
+        room.asked = asyncio.Event()  # from now on it takes a while to see what can be removed
+        room.left -= 95  # others have written
+        running.cancel()
+        await quiet()
+        steps.executor.on_low(room.left)
+        room.asked.set()
+        with pytest.raises(DiskCapError):
+            await asyncio.wait_for(late, 5)
+        room.left = 100
+        again = steps.start("again")
+        await quiet()
+        assert steps.executor.resumed[-1] is None
+        again.cancel()
+        await asyncio.gather(again, return_exceptions=True)
 
     run(use)
 
