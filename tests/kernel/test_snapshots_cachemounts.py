@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from contextlib import AsyncExitStack
 
 import pytest
@@ -193,5 +194,28 @@ def test_what_is_forgotten_is_empty_for_the_next_and_kept_for_who_has_it(store):
         assert await names("kk") == ["f"]
         assert await names("kk", parent) == ["f", "given"]
         await parent.release()
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_is_woken_even_if_what_was_forgotten_can_not_be_removed(store, monkeypatch):
+    async def fail(mount_id: str) -> int:
+        raise OSError(errno.EIO, f"{mount_id} can't be removed")
+
+    async def use(caches: CacheMounts, let_go: asyncio.Event) -> None:
+        async with caches.acquired("k", "locked"):
+            await let_go.wait()
+
+    async def scenario():
+        caches, let_go = open_mounts(store), asyncio.Event()
+        monkeypatch.setattr(caches, "delete", fail)
+        users = [asyncio.create_task(use(caches, let_go)) for _ in range(2)]
+        await asyncio.sleep(0)
+        # As forget() does, but it wakes who waits at once.
+        store.db.execute("UPDATE cache_mounts SET key = char(0) || id")
+        let_go.set()
+        with pytest.raises(OSError, match="can't be removed"):
+            await users[0]
+        await asyncio.wait_for(users[1], 10)
 
     asyncio.run(scenario())
