@@ -37,7 +37,8 @@ def locate(
     places = definition.Source.locations.get((renamed or {}).get(vertex, str(vertex)))
     if places is None:
         return
-    for place in places.locations:
+    # The last one is the outermost: BuildKit wraps the error in them one after the other.
+    for place in reversed(places.locations):
         if 0 <= place.sourceIndex < len(definition.Source.infos):
             info = definition.Source.infos[place.sourceIndex]
             source = errdefs_pb2.Source(info=info, ranges=place.ranges)

@@ -39,6 +39,9 @@ MANIFEST_TYPES = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 MANIFEST_LIMIT_BYTES = 8 << 20
+NOT_KEPT = "Boxwright-Not-Kept"
+"""What our own registry says of a manifest that it only shows, as a build stored it."""
+
 _NOT_KNOWN = frozenset({400, 403, 404, 405, 501})
 """Answers to the question whether a manifest is there that don't say yes: it is sent."""
 
@@ -430,7 +433,8 @@ class RegistryClient:
             "HEAD", url, scope, headers={"Accept": f"{media_type}, */*"}, expect=_NOT_KNOWN | {200}
         )
         async with self.transport.send(endpoint, question) as response:
-            if response.status == 200 and response.headers.get("Docker-Content-Digest") == digest:
+            is_kept = response.status == 200 and NOT_KEPT not in response.headers
+            if is_kept and response.headers.get("Docker-Content-Digest") == digest:
                 return digest
 
         async def make() -> io.BytesIO:

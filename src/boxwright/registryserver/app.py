@@ -20,6 +20,7 @@ from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, InvalidInputError
+from boxwright.registry.client import NOT_KEPT
 from boxwright.registryserver.repositories import ManifestInvalidError, Repositories
 from boxwright.registryserver.sendfile import BlobResponse
 from boxwright.registryserver.uploads import RangeError, UnknownUploadError, Upload, Uploads
@@ -201,6 +202,8 @@ class RegistryApp:
             "Content-Type": found.media_type,
             "ETag": f'"{found.digest}"',
         }
+        if not found.is_kept:
+            headers[NOT_KEPT] = "true"
         if request.method == "HEAD":
             return web.Response(headers={**headers, "Content-Length": str(found.size)})
         body = await to_worker(self._store.blobs.read, found.digest)

@@ -48,11 +48,16 @@ class ManifestInvalidError(BoxwrightError):
 
 @dataclass(frozen=True, slots=True)
 class StoredManifest:
-    """A manifest that can be served."""
+    """A manifest that can be served.
+
+    Attributes:
+        is_kept: It was pushed here. Others are shown as builds stored them, and go with them.
+    """
 
     digest: Digest
     media_type: str
     size: int
+    is_kept: bool = False
 
 
 def referenced(body: bytes) -> tuple[dict[str, Any], list[Descriptor], list[Descriptor]]:
@@ -162,7 +167,7 @@ class Repositories:
             (repository, digest),
         )
         if rows:
-            return self._stored(digest, str(rows[0][0]))
+            return self._stored(digest, str(rows[0][0]), is_kept=True)
         for name, _, target in self._built_images():
             if name != repository:
                 continue
@@ -180,9 +185,11 @@ class Repositories:
         except BoxwrightError:
             return []
 
-    def _stored(self, digest: Digest, media_type: str) -> StoredManifest | None:
+    def _stored(
+        self, digest: Digest, media_type: str, *, is_kept: bool = False
+    ) -> StoredManifest | None:
         size = self._store.blobs.stat(digest)
-        return None if size is None else StoredManifest(digest, media_type, size)
+        return None if size is None else StoredManifest(digest, media_type, size, is_kept)
 
     def put_manifest(
         self, repository: str, reference: str, media_type: str, body: bytes, now_ns: int

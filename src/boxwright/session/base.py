@@ -52,11 +52,16 @@ class SecretNotFoundError(NotFoundError):
 
 
 class SshAgentNotFoundError(NotFoundError):
-    """The client offers no ssh agent of this id."""
+    """The client offers no ssh agent of this id.
 
-    def __init__(self, agent_id: str) -> None:
+    Args:
+        agent_id: What was asked for.
+        said: How the client put it; nothing if it forwards no agents at all.
+    """
+
+    def __init__(self, agent_id: str, said: str = "") -> None:
         super().__init__(
-            f'no SSH key "{agent_id}" forwarded from the client',
+            said or f'no SSH key "{agent_id}" forwarded from the client',
             hint=f"offer it with --ssh {agent_id}",
         )
         self.agent_id = agent_id

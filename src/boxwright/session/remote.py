@@ -280,7 +280,9 @@ class RemoteSession:
             except RpcError as exc:
                 if self._connection.closed.done():
                     raise
-                raise SshAgentNotFoundError(agent_id) from exc
+                is_unknown = exc.status is StatusCode.UNIMPLEMENTED
+                said = "" if is_unknown else exc.message
+                raise SshAgentNotFoundError(agent_id, said) from exc
 
     async def ssh_forward(self, agent_id: str) -> BytePipe:
         """Connect to an agent."""

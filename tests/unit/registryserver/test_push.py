@@ -10,8 +10,12 @@ import os
 
 import pytest
 
+from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
+from boxwright.core.reference import Reference
+from boxwright.registry.client import NOT_KEPT, RegistryClient
 
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 DATA = os.urandom(300_000)
 DIGEST = Digest.of(DATA)
 
@@ -340,5 +344,30 @@ def test_a_client_that_goes_away_in_the_middle_leaves_an_upload_to_go_on_with(se
             assert (await peer("PUT", f"{where}?digest={DIGEST}")).status == 201
             stored = await peer("GET", f"/app/blobs/{DIGEST}")
             assert hashlib.sha256(stored.body).hexdigest() == DIGEST.hex
+
+    run(work())
+
+
+def test_a_built_image_that_is_pushed_stays_without_its_build(served, run):
+    async def work():
+        async with served() as peer:
+            _, body, *_ = await peer.push_image("made", "seed")
+            peer.store.blobs.put(body)
+            digest = Digest.of(body)
+            name = "docker.io/library/made:1"
+            peer.store.images.set(name, Descriptor(MANIFEST, digest, len(body)))
+            shown = await peer("HEAD", "/made/manifests/1")
+            assert shown.headers["Docker-Content-Digest"] == digest
+            assert NOT_KEPT in shown.headers
+            client = RegistryClient()
+            try:
+                ref = Reference.parse(f"{peer.url.removeprefix('http://')}/made:1")
+                await client.push_manifest(ref, MANIFEST, body)
+            finally:
+                await client.close()
+            peer.store.images.delete(name)
+            kept = await peer("HEAD", "/made/manifests/1")
+            assert kept.headers["Docker-Content-Digest"] == digest
+            assert NOT_KEPT not in kept.headers
 
     run(work())

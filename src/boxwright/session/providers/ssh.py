@@ -139,7 +139,8 @@ class SshProvider:
             SshAgentNotFoundError: it is not.
         """
         if (agent_id or DEFAULT_ID) not in self._agents:
-            raise SshAgentNotFoundError(agent_id or DEFAULT_ID)
+            wanted = agent_id or DEFAULT_ID
+            raise SshAgentNotFoundError(wanted, f"unset ssh forward key {wanted}")
 
     async def connect(self, agent_id: str) -> AgentConnection:
         """Open a connection to an agent.
