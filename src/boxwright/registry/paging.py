@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import aiohttp
+from yarl import URL
 
 from boxwright.registry.errors import RegistryError
 from boxwright.registry.hosts import Endpoint
@@ -37,13 +38,23 @@ async def pages(
 
 def _next(endpoint: Endpoint, response: aiohttp.ClientResponse) -> str:
     """Return the address of the next page, nothing after the last."""
-    link = response.links.get("next")
-    if link is None:
-        return ""
-    address = own_scheme(str(response.url), str(link["url"]))
-    if not address.startswith(f"{endpoint.base_url}/"):
+    try:
+        link = response.links.get("next")
+        if link is None:
+            return ""
+        address = own_scheme(str(response.url), str(link["url"]))
+        is_here = _place(address) == _place(endpoint.base_url)
+    except ValueError as exc:
+        raise unreadable(endpoint, f"the next page has no valid address: {exc}") from exc
+    if not is_here:
         raise unreadable(endpoint, f"the next page is at {address}")
     return address
+
+
+def _place(address: str) -> tuple[str, str | None, int | None]:
+    """Return scheme, host and port of an address, the port also where it is not written."""
+    url = URL(address)
+    return url.scheme, url.host, url.port
 
 
 def unreadable(endpoint: Endpoint, detail: str) -> RegistryError:

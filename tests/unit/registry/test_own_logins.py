@@ -9,7 +9,7 @@ import os
 import pytest
 
 from boxwright.registry.auth import AnonymousAuth, Credentials, Token
-from boxwright.session.providers.dockerconfig import DockerConfigError
+from boxwright.session.providers.dockerconfig import DockerConfig, DockerConfigError
 from boxwright.session.providers.filelogins import FileLogins
 from boxwright.sources.registry import SessionAuth
 
@@ -84,6 +84,22 @@ def test_a_changed_file_is_read_again(tmp_path, run):
     path.unlink()
     with pytest.raises(DockerConfigError):
         run(logins.credentials(HOST))
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path, run, monkeypatch):
+    path = tmp_path / "c.json"
+    write(path, HOST, "builder", "old")
+    read = DockerConfig.read
+
+    def slow_read(found, environ):
+        config = read(found, environ)
+        monkeypatch.setattr(DockerConfig, "read", read)
+        write(path, HOST, "builder", "newer")
+        return config
+
+    monkeypatch.setattr(DockerConfig, "read", slow_read)
+    logins = FileLogins(path)
+    assert run(logins.credentials(HOST)) == Credentials("builder", "newer")
 
 
 @pytest.mark.parametrize("content", [None, "{", "\0"])

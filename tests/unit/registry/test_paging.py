@@ -13,6 +13,7 @@ from boxwright.core.reference import Reference
 from boxwright.oci.mediatypes import OCI_INDEX
 from boxwright.registry import listing
 from boxwright.registry.errors import RegistryError
+from boxwright.registry.paging import _place
 from boxwright.registry.referrers import referrers
 from boxwright.registry.transport import own_scheme
 
@@ -68,6 +69,7 @@ async def served(pages: Pages) -> AsyncIterator[str]:
         'http://ignored, <{path}?last={last}>; rel="next"',
         '</v2/other>; rel="first", <{path}?last={last}>; rel="next"',
         '<http://{host}{path}?last={last}>; title="a, b"; rel="next"',
+        '<HTTP://{host}{path}?last={last}>; rel="next"',
     ],
 )
 def test_all_pages_are_read(link, kit, run):
@@ -91,6 +93,32 @@ def test_a_next_page_elsewhere_is_an_error(kit, run):
                 await referrers(client, Reference.parse(f"{host}/app"), SUBJECT)
 
     run(work())
+
+
+@pytest.mark.parametrize(
+    "link", ['<http://[>; rel="next"', '<http://{host}9999/>; rel="next"', '<mail:x>; rel="next"']
+)
+def test_a_next_page_at_no_address_is_an_error(link, kit, run):
+    async def work() -> None:
+        async with served(Pages(link)) as host, kit.client() as client:
+            with pytest.raises(RegistryError, match="can't be read"):
+                assert [name async for name in listing.tags(client, host, "app")]
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("address", "same"),
+    [
+        ("https://r.example:443/v2/b", True),
+        ("https://R.example/v2/b", True),
+        ("https://r.example.evil/v2/b", False),
+        ("https://r.example:8443/v2/b", False),
+        ("http://r.example/v2/b", False),
+    ],
+)
+def test_a_port_that_goes_without_saying_may_be_said(address, same):
+    assert (_place(address) == _place("https://r.example/v2")) is same
 
 
 @pytest.mark.parametrize(

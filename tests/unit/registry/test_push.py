@@ -11,6 +11,7 @@ from boxwright.registry.errors import (
     ContentMismatchError,
     RegistryAuthError,
     RegistryError,
+    RegistryUnreachableError,
     StalledTransferError,
 )
 from boxwright.registry.hosts import Hosts
@@ -154,6 +155,17 @@ def test_upload_without_a_location(kit, run):
     error, _ = _upload(kit, run, faults)
     assert isinstance(error, RegistryError)
     assert "no Location" in error.detail
+
+
+def test_an_upload_to_nobody_keeps_its_cause_and_says_how_far_it_got(kit, run):
+    nobody = {"Location": "http://127.0.0.1:1/upload"}
+    faults = Faults(failures=[Failure("POST", "/uploads/", 202, headers=nobody)])
+    error, _ = _upload(kit, run, faults)
+    assert isinstance(error, RegistryUnreachableError)
+    assert error.reason == "refused"
+    assert f"at byte 0 of {len(DATA)}" in error.detail
+    assert "last answer: POST 202" in error.detail
+    assert error.hint.startswith("check the name")
 
 
 def test_cancelling_an_upload_ends_it(kit, run):
