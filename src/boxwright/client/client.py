@@ -23,6 +23,7 @@ from typing import Self
 
 from boxwright.client.events import from_response
 from boxwright.client.failedstep import failed_step
+from boxwright.client.localcache import CacheWriters
 from boxwright.client.request import BuildRequest, BuildResult
 from boxwright.client.transport import Transport
 from boxwright.core.workers import to_worker
@@ -76,18 +77,19 @@ class Client:
         services = request.services()
         _add_cache_imports(request)
         message = request.message(services.id)
-        async with self._transport.session(services):
-            progress = _Progress(self._transport, request.ref, on_progress)
-            following = asyncio.ensure_future(progress.follow())
-            try:
-                if request.via_gateway:
-                    return await self._build_via_gateway(request, message)
-                response = await self._transport.solve(message)
-                answer = dict(response.ExporterResponse)
-                await to_worker(request.publish_layouts, answer)
-                return BuildResult(request.ref, answer)
-            finally:
-                await progress.finish(following)
+        with CacheWriters(request.cache_to) as writers:
+            async with self._transport.session(services):
+                progress = _Progress(self._transport, request.ref, on_progress)
+                following = asyncio.ensure_future(progress.follow())
+                try:
+                    if request.via_gateway:
+                        return await self._build_via_gateway(request, message)
+                    response = await self._transport.solve(message)
+                    answer = dict(response.ExporterResponse)
+                    await to_worker(request.publish_layouts, answer, writers)
+                    return BuildResult(request.ref, answer)
+                finally:
+                    await progress.finish(following)
 
     async def _build_via_gateway(
         self, request: BuildRequest, message: control_pb2.SolveRequest

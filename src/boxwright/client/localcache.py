@@ -6,10 +6,14 @@ A folder is an OCI layout. The daemon reads and writes its blobs as a content st
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from boxwright.core import gobool
 from boxwright.core.dataclass import dataclass, field
@@ -46,7 +50,7 @@ def resolve_imports(specs: Sequence[CacheSpec]) -> tuple[CacheSpec, ...]:
 
 
 def _resolve(spec: CacheSpec) -> CacheSpec | None:
-    if spec.type != "local":
+    if not _is_local(spec):
         return spec
     folder = spec.attrs.get("src", "")
     if not folder:
@@ -73,11 +77,11 @@ def offer(
         LayoutError: a folder can't be made.
     """
     for spec in imports:
-        if spec.type == "local":
+        if _is_local(spec):
             layouts = layouts or OciLayouts()
             layouts.add_cache(spec.attrs["src"], writable=False)
     for spec in exports:
-        if spec.type == "local":
+        if _is_local(spec):
             folder = spec.attrs.get("dest", "")
             if not folder:
                 raise InvalidInputError(
@@ -89,7 +93,60 @@ def offer(
     return layouts
 
 
-def publish(exports: Sequence[CacheSpec], response: Mapping[str, str]) -> None:
+class CacheWriters:
+    """Marks a build as one that writes to the folders of its local exports, until it has ended.
+
+    What it has written there, or found there, is under no tag before it publishes. Nobody who
+    resets a folder may remove that: each writer has a shared lock on the folder (flock(2) on the
+    folder itself, so that no file of ours is in the layout), and a reset needs it alone. Other
+    programs take no such lock.
+
+    Blocks while another build removes what is not needed.
+    """
+
+    def __init__(self, exports: Sequence[CacheSpec]) -> None:
+        self._locks: dict[str, int] = {}
+        for folder in dict.fromkeys(spec.attrs["dest"] for spec in exports if _is_local(spec)):
+            self._lock(os.path.realpath(folder))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for lock in self._locks.values():
+            os.close(lock)
+        self._locks.clear()
+
+    def _lock(self, folder: str) -> None:
+        if folder in self._locks:
+            return
+        with contextlib.suppress(OSError):  # not every file system has locks
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            self._locks[folder] = lock
+            fcntl.flock(lock, fcntl.LOCK_SH)
+
+    @contextlib.contextmanager
+    def alone(self, folder: Path) -> Iterator[bool]:
+        """Keep others out of a folder while the block runs; yield False if they are in it."""
+        lock = self._locks.get(os.path.realpath(folder))
+        try:
+            if lock is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            lock = None
+        try:
+            yield True
+        finally:
+            if lock is not None:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+
+
+def publish(
+    exports: Sequence[CacheSpec], response: Mapping[str, str], writers: CacheWriters
+) -> None:
     """Let the tags of local caches point at what the build exported; blocks.
 
     Raises:
@@ -98,13 +155,16 @@ def publish(exports: Sequence[CacheSpec], response: Mapping[str, str]) -> None:
     text = response.get(_MANIFEST_KEY)
     if not text:
         return
-    for spec in exports:
-        if spec.type == "local":
-            descriptor = json.loads(text)
-            folder = Path(spec.attrs["dest"])
-            publish_tag(folder, descriptor, spec.attrs.get("tag") or "latest")
-            if _is_reset(spec):
-                _reset(folder)
+    local = [spec for spec in exports if _is_local(spec)]
+    for spec in local:
+        descriptor = json.loads(text)
+        publish_tag(Path(spec.attrs["dest"]), descriptor, spec.attrs.get("tag") or "latest")
+    for folder in dict.fromkeys(Path(spec.attrs["dest"]) for spec in local if _is_reset(spec)):
+        _reset(folder, writers)
+
+
+def _is_local(spec: CacheSpec) -> bool:
+    return spec.type == "local"
 
 
 def _is_reset(spec: CacheSpec) -> bool:
@@ -115,11 +175,15 @@ def _is_reset(spec: CacheSpec) -> bool:
     return value
 
 
-def _reset(folder: Path) -> None:
+def _reset(folder: Path, writers: CacheWriters) -> None:
     """Remove what earlier exports left and no tag needs; the build has succeeded without it."""
-    try:
-        count = remove_unreferenced(folder)
-    except (BoxwrightError, OSError) as error:
-        _log.warning("what is not needed in %s could not be removed: %s", folder, error)
-    else:
-        _log.info("removed %d blobs of earlier caches from %s", count, folder)
+    with writers.alone(folder) as is_alone:
+        if not is_alone:
+            _log.warning("another build writes to %s: what is not needed stays there", folder)
+            return
+        try:
+            count = remove_unreferenced(folder)
+        except (BoxwrightError, OSError) as error:
+            _log.warning("what is not needed in %s could not be removed: %s", folder, error)
+        else:
+            _log.info("removed %d blobs of earlier caches from %s", count, folder)

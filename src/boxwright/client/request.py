@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from boxwright.client import localcache
 from boxwright.client.failedstep import FailedStep
-from boxwright.client.localcache import CacheSpec
+from boxwright.client.localcache import CacheSpec, CacheWriters
 from boxwright.core import gobool
 from boxwright.core.dataclass import dataclass, field
 from boxwright.errors import InvalidInputError
@@ -134,13 +134,17 @@ class BuildRequest:
                 layouts.add_target(export.path)
         return layouts
 
-    def publish_layouts(self, response: Mapping[str, str]) -> None:
+    def publish_layouts(self, response: Mapping[str, str], writers: CacheWriters) -> None:
         """Enter what was written into layouts (``tar=false``) in their indexes; blocks.
+
+        Args:
+            response: What the build answered.
+            writers: Of its local caches, from before it began.
 
         Raises:
             BoxwrightError: an index can't be read or written.
         """
-        localcache.publish(self.cache_to, response)
+        localcache.publish(self.cache_to, response, writers)
         for export in self.exports:
             if export.is_layout and export.path is not None:
                 descriptor = json.loads(base64.b64decode(response[_DESCRIPTOR_KEY]))

@@ -1,0 +1,120 @@
+"""Folders with build caches: what a reset removes, and what it leaves to others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from boxwright.client.localcache import CacheSpec, CacheWriters, offer, publish
+from boxwright.core.digest import Digest
+from boxwright.oci.mediatypes import OCI_MANIFEST
+
+
+class Cache:
+    """A folder that builds export to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        offer(None, (), [self.spec()])
+
+    def spec(self, tag: str = "latest", *, reset: bool = False) -> CacheSpec:
+        return CacheSpec(
+            "local",
+            {"dest": str(self.folder), "tag": tag, "reset": "true" if reset else "false"},
+        )
+
+    def write(self, data: bytes) -> str:
+        digest = Digest.of(data)
+        (self.folder / "blobs/sha256" / digest.hex).write_bytes(data)
+        return str(digest)
+
+    def export(self, layer: bytes) -> dict[str, str]:
+        """Write a cache of one layer, as a build does before its client publishes it."""
+        layers = [{"mediaType": "x", "digest": self.write(layer), "size": len(layer)}]
+        body = json.dumps({"mediaType": OCI_MANIFEST, "layers": layers}).encode()
+        root = {"mediaType": OCI_MANIFEST, "digest": self.write(body), "size": len(body)}
+        return {"cache.manifest": json.dumps(root)}
+
+    @property
+    def layers(self) -> set[bytes]:
+        found = [path.read_bytes() for path in (self.folder / "blobs/sha256").iterdir()]
+        return {each for each in found if not each.startswith(b"{")}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def test_a_reset_removes_what_no_tag_needs(cache: Cache) -> None:
+    for layer, reset in ((b"old", False), (b"new", True)):
+        exports = [cache.spec(reset=reset)]
+        with CacheWriters(exports) as writers:
+            publish(exports, cache.export(layer), writers)
+    assert cache.layers == {b"new"}
+
+
+def test_a_reset_leaves_what_another_build_has_not_published_yet(cache: Cache) -> None:
+    ours, theirs = [cache.spec(reset=True)], [cache.spec("other", reset=True)]
+    cache.write(b"litter")
+    with CacheWriters(theirs) as their_writers:
+        answer = cache.export(b"theirs")
+        with CacheWriters(ours) as writers:
+            publish(ours, cache.export(b"ours"), writers)
+        assert cache.layers == {b"ours", b"theirs", b"litter"}
+        publish(theirs, answer, their_writers)  # now nobody else is there
+    assert cache.layers == {b"ours", b"theirs"}
+
+
+def test_another_process_is_another_build(cache: Cache) -> None:
+    exports = [cache.spec(reset=True)]
+    cache.write(b"theirs")
+    code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_SH); print()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; sys.stdout.flush(); sys.stdin.read()", cache.folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    with CacheWriters(exports) as writers:
+        publish(exports, cache.export(b"ours"), writers)
+        assert cache.layers == {b"ours", b"theirs"}
+        other.communicate()  # however it ends, its lock ends with it
+        publish(exports, cache.export(b"ours"), writers)
+        assert cache.layers == {b"ours"}
+
+
+def test_one_build_may_name_a_folder_several_times(cache: Cache) -> None:
+    again = CacheSpec("local", {"dest": f"{cache.folder}/../cache", "tag": "b", "reset": "1"})
+    exports = [cache.spec("a", reset=True), again]
+    cache.write(b"litter")
+    with CacheWriters(exports) as writers:
+        publish(exports, cache.export(b"ours"), writers)
+    assert cache.layers == {b"ours"}
+
+
+def test_a_lock_ends_with_its_build(cache: Cache) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with CacheWriters([cache.spec()]) as writers, writers.alone(cache.folder) as is_alone:
+        assert is_alone
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_without_locks_is_reset_as_ever(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(9, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    exports = [cache.spec(reset=True)]
+    cache.write(b"litter")
+    with CacheWriters(exports) as writers:
+        publish(exports, cache.export(b"ours"), writers)
+    assert cache.layers == {b"ours"}
