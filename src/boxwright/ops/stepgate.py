@@ -160,8 +160,8 @@ class StepGate:
 
     async def _arm(self) -> None:
         if not self._is_armed:
-            self._is_armed = True
             mark = self._room.mark(self._room.headroom)
+            self._is_armed = True
             await self._executor.watch_disk(self._room.path, mark, self._on_low)
 
     def _on_low(self, free: int) -> None:
