@@ -13,6 +13,7 @@ from typing import Any, Protocol, TextIO
 from boxwright.cli import units
 from boxwright.cli.buildtrace import BuildTrace, Step
 from boxwright.cli.errors import UsageError
+from boxwright.core.gojson import time_text
 from boxwright.progress.events import (
     IMPORTED,
     SKIPPED,
@@ -240,21 +241,13 @@ class RawJsonRenderer:
         """Nothing is left to draw."""
 
 
-def timestamp(time_ns: int) -> str:
-    """Return a time as RFC 3339 in UTC with nanoseconds."""
-    whole, nanos = divmod(time_ns, 1_000_000_000)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-    fraction = f".{nanos:09d}".rstrip("0").rstrip(".")
-    return f"{text}{fraction}Z"
-
-
 def _pruned(fields: dict[str, Any]) -> dict[str, Any]:
     """Leave out empty fields, as Go's ``omitempty`` does."""
     return {key: value for key, value in fields.items() if value not in (None, "", 0, False, [])}
 
 
 def _maybe(time_ns: int | None) -> str | None:
-    return None if time_ns is None else timestamp(time_ns)
+    return None if time_ns is None else time_text(time_ns)
 
 
 def _vertex_json(event: VertexEvent) -> dict[str, Any]:
@@ -287,7 +280,7 @@ def _status_json(event: StatusEvent) -> dict[str, Any]:
     return {
         "id": event.id,
         "current": event.current,
-        "timestamp": timestamp(event.timestamp_ns),
+        "timestamp": time_text(event.timestamp_ns),
         **_pruned(optional),
     }
 
@@ -297,7 +290,7 @@ def _log_json(event: LogEvent) -> dict[str, Any]:
         "vertex": event.vertex,
         "stream": event.stream,
         "data": base64.b64encode(event.data).decode(),
-        "timestamp": timestamp(event.timestamp_ns),
+        "timestamp": time_text(event.timestamp_ns),
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from boxwright.cli import units
 from boxwright.cli.errors import UsageError
-from boxwright.cli.render import timestamp
+from boxwright.core.gojson import time_text
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -40,7 +40,7 @@ def to_json(data: Any) -> str:  # noqa: ANN401 - anything that JSON can hold
 
 
 def _time(stamp: Timestamp) -> str:
-    return timestamp(stamp.seconds * 1_000_000_000 + stamp.nanos)
+    return time_text(stamp.seconds * 1_000_000_000 + stamp.nanos)
 
 
 def _spoken_time(stamp: Timestamp) -> str:

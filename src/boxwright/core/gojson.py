@@ -1,4 +1,4 @@
-"""JSON as Go's encoder writes it.
+"""JSON, and times in it, as Go's encoder writes them.
 
 Configs, manifests and definitions are content-addressed, so equal digests need equal bytes:
 no blanks, text as UTF-8, and ``< > &`` escaped as in ``encoding/json`` with its defaults.
@@ -8,10 +8,17 @@ Maps come out in the order given; where Go sorts them (maps, not structs), sort 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+import re
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 _ESCAPED = "<>&\u2028\u2029"
+_SECOND_NS = 1_000_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)", re.ASCII
+)
 
 
 def escape(text: str) -> str:
@@ -49,7 +56,24 @@ def time_text(moment_ns: int) -> str:
     Args:
         moment_ns: Since the epoch.
     """
-    seconds, rest = divmod(moment_ns, 1_000_000_000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    seconds, rest = divmod(moment_ns, _SECOND_NS)
+    # strftime writes the year 1, Go's zero time, as "1".
+    year, *others = time.gmtime(seconds)[:6]
+    text = "{:04d}-{:02d}-{:02d}T{:02d}:{:02d}:{:02d}".format(year, *others)
     fraction = f".{rest:09d}".rstrip("0") if rest else ""
     return f"{text}{fraction}Z"
+
+
+def parse_time(text: str) -> int:
+    """Return the nanoseconds since the epoch of a time as Go's decoder reads it (RFC 3339).
+
+    Raises:
+        ValueError: not such a time.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not a time: {text[:100]!r}")
+    whole, fraction, zone = match.groups()
+    moment = datetime.fromisoformat(whole + zone.replace("Z", "+00:00"))
+    seconds = (moment - _EPOCH) // timedelta(seconds=1)
+    return seconds * _SECOND_NS + int((fraction or "")[:9].ljust(9, "0"))

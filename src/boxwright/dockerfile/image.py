@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
+from boxwright.core.gojson import time_text
 from boxwright.core.platform import Platform
 from boxwright.llb.exec_op import default_path
 from boxwright.oci.image import ContainerConfig, History, Image
@@ -46,17 +45,12 @@ def commit(
         created_by += " # buildkit"
     image.history.append(
         History(
-            created="" if epoch is None else format_epoch(epoch),
+            created="" if epoch is None else time_text(epoch * 1_000_000_000),
             created_by=created_by,
             comment=HISTORY_COMMENT,
             empty_layer=not layer,
         )
     )
-
-
-def format_epoch(epoch: int) -> str:
-    """Return seconds since 1970 as an RFC 3339 time in UTC."""
-    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def auto_detect_platform(

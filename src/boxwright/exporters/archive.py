@@ -14,6 +14,7 @@ from typing import Protocol, cast
 from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
+from boxwright.core.gojson import time_text
 from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
 from boxwright.errors import InvalidInputError, UnimplementedError
@@ -30,7 +31,6 @@ from boxwright.exporters.options import ImageOptions
 from boxwright.exporters.writer import CommittedImage, commit_image, layer_forms
 from boxwright.fsutil.tar import Entry, EntryType, TarWriter
 from boxwright.oci import layout
-from boxwright.oci.patch import format_time
 from boxwright.session.base import FileSink, OutputDeclinedError, Session
 from boxwright.snapshots.layers import LayerForm
 from boxwright.store import Store
@@ -118,7 +118,7 @@ class ArchiveExporter:
         if not self.options.epoch_set:
             epoch_s = source_epoch(source, None)
         seconds = epoch_s if epoch_s is not None else context.clock.now_ns() // 1_000_000_000
-        created = format_time(seconds * 1_000_000_000)
+        created = time_text(seconds * 1_000_000_000)
         return replace(descriptor, annotations={**descriptor.annotations, layout.CREATED: created})
 
     def _files(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
+from boxwright.core.gojson import time_text
 from boxwright.core.platform import Platform
 from boxwright.core.workers import to_worker
 from boxwright.errors import InvalidInputError
@@ -28,7 +29,6 @@ from boxwright.oci.manifest import Index, Manifest
 from boxwright.oci.patch import (
     LayerMeta,
     default_config,
-    format_time,
     normalize_history,
     parse_history,
     patch_config,
@@ -262,7 +262,7 @@ class _Writer:
             config = default_config(Platform.host())
         base = _base_image(self._source, platform)
         metas = [
-            LayerMeta(layer.description or "created by buildkit", format_time(layer.created_ns))
+            LayerMeta(layer.description or "created by buildkit", time_text(layer.created_ns))
             for layer in layers
         ]
         return patch_config(

@@ -20,7 +20,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from boxwright.core import gojson
@@ -95,7 +94,7 @@ def _entry_of(entry: Entry) -> _TocEntry:
     modified = ""
     if entry.mtime:
         rounded = entry.mtime + (1 if entry.mtime_nsec >= 500_000_000 else 0)
-        modified = datetime.fromtimestamp(rounded, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        modified = gojson.time_text(rounded * 1_000_000_000)
     is_device = entry.type in {EntryType.CHARACTER, EntryType.BLOCK}
     is_link = entry.type in {EntryType.HARD_LINK, EntryType.SYMLINK}
     header = {

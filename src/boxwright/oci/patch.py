@@ -6,10 +6,7 @@ are upstream's (``patchImageConfig``), so that equal builds have equal image ids
 
 from __future__ import annotations
 
-import calendar
 import json
-import re
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +20,6 @@ EXPORTER_COMMENT = "buildkit.exporter.image.v0"
 INLINE_CACHE_KEY = "moby.buildkit.cache.v0"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)\Z")
-
 
 @dataclass(frozen=True, slots=True)
 class LayerMeta:
@@ -32,31 +27,6 @@ class LayerMeta:
 
     description: str = ""
     created: str = ""
-
-
-def format_time(nanoseconds: int) -> str:
-    """Return RFC 3339 in UTC with as many digits as needed, as Go prints a time."""
-    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return text + (f".{fraction:09d}".rstrip("0") if fraction else "") + "Z"
-
-
-def parse_time(text: str) -> int:
-    """Return nanoseconds since the epoch of an RFC 3339 time.
-
-    Raises:
-        InvalidInputError: not such a time.
-    """
-    match = _TIME.match(text)
-    if match is None:
-        raise InvalidInputError("invalid time in an image config", detail=repr(text[:100]))
-    *fields, fraction, zone = match.groups()
-    year, month, day, hour, minute, second = map(int, fields)
-    seconds = calendar.timegm((year, month, day, hour, minute, second))
-    if zone != "Z":
-        offset = int(zone[1:3]) * 3600 + int(zone[4:6]) * 60
-        seconds -= offset if zone[0] == "+" else -offset
-    return seconds * 1_000_000_000 + int((fraction or "0")[:9].ljust(9, "0"))
 
 
 def default_config(platform: Platform) -> bytes:
@@ -166,7 +136,7 @@ def patch_config(
             raise InvalidInputError("invalid image config for export", detail=f"missing {key}")
     value["rootfs"] = {"type": "layers", "diff_ids": list(diff_ids) or None}
     items = None if history is None else list(history)
-    limit = None if epoch_s is None else format_time(epoch_s * 1_000_000_000)
+    limit = None if epoch_s is None else gojson.time_text(epoch_s * 1_000_000_000)
     if items is not None and limit is not None and epoch_s is not None:
         items = _clamp_history(items, base_history or (), epoch_s, limit)
     value["history"] = None if items is None else [item.to_json() for item in items]
@@ -178,7 +148,7 @@ def patch_config(
         limit is not None
         and epoch_s is not None
         and isinstance(created, str)
-        and parse_time(created) > epoch_s * 1_000_000_000
+        and _parse_time(created) > epoch_s * 1_000_000_000
     ):
         value["created"] = limit
     if inline_cache is not None:
@@ -194,9 +164,16 @@ def _clamp_history(
         if not diverged and index < len(base) and item == base[index]:
             continue
         diverged = True
-        if not item.created or parse_time(item.created) > epoch_s * 1_000_000_000:
+        if not item.created or _parse_time(item.created) > epoch_s * 1_000_000_000:
             items[index] = replace(item, created=limit)
     return items
+
+
+def _parse_time(text: str) -> int:
+    try:
+        return gojson.parse_time(text)
+    except ValueError as error:
+        raise InvalidInputError("invalid time in an image config", detail=str(error)) from None
 
 
 def _decode(config: bytes) -> dict[str, Any]:

@@ -11,9 +11,7 @@ import base64
 import binascii
 import functools
 import json
-import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from boxwright.core import gojson
@@ -28,9 +26,6 @@ UPSTREAM_LIMIT_BYTES: Final = 1 << 20
 """BuildKit reads no larger config; a larger one of ours is only for ours."""
 
 _NO_PARENT = -1
-_TIME = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|z|[+-]\d\d:\d\d)", re.ASCII
-)
 
 
 class CacheFormatError(BoxwrightError):
@@ -205,11 +200,11 @@ def _record_json(record: CacheRecord) -> dict[str, Any]:
     out: dict[str, Any] = {}
     if record.results:
         out["layers"] = [
-            {"layer": r.layer, "createdAt": format_time(r.created_ns)} for r in record.results
+            {"layer": r.layer, "createdAt": gojson.time_text(r.created_ns)} for r in record.results
         ]
     if record.chains:
         out["chains"] = [
-            {"layers": list(c.layers), "createdAt": format_time(c.created_ns)}
+            {"layers": list(c.layers), "createdAt": gojson.time_text(c.created_ns)}
             for c in record.chains
         ]
     out["digest"] = record.digest
@@ -224,28 +219,15 @@ def _input_json(item: CacheInput) -> dict[str, Any]:
     return {"link": item.link}
 
 
-def format_time(time_ns: int) -> str:
-    """Return RFC 3339 with as many digits of the fraction as there are."""
-    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    fraction = f".{nanoseconds:09d}".rstrip("0") if nanoseconds else ""
-    return f"{text}{fraction}Z"
+# --- reading -------------------------------------------------------------------------------
 
 
-def parse_time(text: str) -> int:
+def read_time(text: str) -> int:
     """Return nanoseconds since the epoch; what can't be read is the epoch, hence the oldest."""
-    match = _TIME.fullmatch(text)
-    if match is None:
-        return 0
-    day, clock, fraction, zone = match.groups()
     try:
-        moment = datetime.fromisoformat(f"{day}T{clock}{zone.upper().replace('Z', '+00:00')}")
+        return gojson.parse_time(text)
     except ValueError:
         return 0
-    return round(moment.timestamp()) * 1_000_000_000 + int((fraction or "").ljust(9, "0"))
-
-
-# --- reading -------------------------------------------------------------------------------
 
 
 def _load(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
@@ -285,11 +267,11 @@ def _read_record(item: object) -> CacheRecord:
         digest=str(item.get("digest") or ""),
         inputs=tuple(_read_inputs(entry) for entry in inputs),
         results=tuple(
-            CacheResult(_index(r.get("layer")), parse_time(str(r.get("createdAt"))))
+            CacheResult(_index(r.get("layer")), read_time(str(r.get("createdAt"))))
             for r in _items(item, "layers")
         ),
         chains=tuple(
-            ChainedResult(_indexes(c.get("layers")), parse_time(str(c.get("createdAt"))))
+            ChainedResult(_indexes(c.get("layers")), read_time(str(c.get("createdAt"))))
             for c in _items(item, "chains")
         ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+from boxwright.core import gojson
 from boxwright.core.dataclass import replace
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
@@ -13,7 +14,7 @@ from boxwright.fsutil.compress import Compression, compressor_version
 from boxwright.oci import mediatypes
 from boxwright.oci.annotations import CREATED, UNCOMPRESSED
 from boxwright.remotecache.chains import BlobProvider
-from boxwright.remotecache.format import CacheFormatError, format_time, parse_time
+from boxwright.remotecache.format import CacheFormatError, read_time
 from boxwright.remotecache.places import CacheSource
 from boxwright.remotecache.reader import DESCRIPTION
 from boxwright.snapshots.errors import SnapshotNotFoundError
@@ -102,7 +103,7 @@ def _stack(
 
 def _dated(descriptor: Descriptor, created_ns: int) -> Descriptor:
     """Return a descriptor that says when its layer was made: images that use it say so, too."""
-    noted = {**descriptor.annotations, CREATED: format_time(created_ns)}
+    noted = {**descriptor.annotations, CREATED: gojson.time_text(created_ns)}
     return replace(descriptor, annotations=noted)
 
 
@@ -223,7 +224,7 @@ def lazy_layers(remote: Remote) -> list[LayerBlob]:
             _diff_id(descriptor),
             _fetching(provider, descriptor),
             description=descriptor.annotations.get(DESCRIPTION, ""),
-            created_ns=parse_time(descriptor.annotations.get(CREATED, "")),
+            created_ns=read_time(descriptor.annotations.get(CREATED, "")),
         )
         for descriptor in remote.descriptors
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from datetime import UTC, datetime
 from typing import Any
 
 from boxwright._version import __version__
@@ -29,7 +28,7 @@ def document(found: Scan, name: str, created_s: int) -> bytes:
     relations = [_relation("SPDXRef-DOCUMENT", "DESCRIBES", root_id)]
     relations += [_relation(root_id, "CONTAINS", item["SPDXID"]) for item in packages[1:]]
     content = gojson.encode([name, packages])
-    created = datetime.fromtimestamp(created_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    created = gojson.time_text(created_s * 1_000_000_000)
     value = {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
