@@ -57,12 +57,14 @@ def ticks(needle: str) -> int:
 
 
 class Step:
-    """A command that runs for ever, and says when it does."""
+    """A command that runs for ever (or does ``work``), and says when it does."""
 
-    def __init__(self, executor: Executor, root: Path, name: str, *, stoppable: bool) -> None:
+    def __init__(
+        self, executor: Executor, root: Path, name: str, *, stoppable: bool, work: str = COUNT
+    ) -> None:
         self.up = asyncio.Event()
         self.needle = f"{name}-{os.getpid()}"
-        spec = ProcessSpec(("/bin/sh", "-c", f": {self.needle}; {COUNT}"), env=("PATH=/bin",))
+        spec = ProcessSpec(("/bin/sh", "-c", f": {self.needle}; {work}"), env=("PATH=/bin",))
         self.task = asyncio.create_task(
             executor.run(
                 name,
@@ -145,6 +147,24 @@ def test_what_comes_while_the_disk_is_low_waits(tmp_path, root, cgroups):
         assert states(late[0].needle) == []
 
     with_executor(tmp_path, use, cgroups=cgroups)
+
+
+def test_what_waited_ends_while_others_stand_still(tmp_path, root):
+    async def use(executor: Executor) -> None:
+        first = Step(executor, root, "first", stoppable=True)
+        await first.up.wait()
+        await brake(executor, tmp_path)
+        late = Step(executor, root, "late", stoppable=True, work="echo up")
+        other = Step(executor, root, "other", stoppable=False)  # starts while the late one waits
+        await other.up.wait()
+        await executor.resume(["late"], 0)
+        async with asyncio.timeout(20):
+            await late.task
+        for step in (first, other):
+            step.task.cancel()
+        await asyncio.gather(first.task, other.task, return_exceptions=True)
+
+    with_executor(tmp_path, use, cgroups=True)
 
 
 @pytest.mark.parametrize("cgroups", [True, False])

@@ -178,8 +178,12 @@ class Supervisor:
         self._sock.send(protocol.encode(message))
 
     def _receive(self) -> bool:
+        # Runtimes that are started while a run waits must not inherit its pipes: nobody would see
+        # their end before those have ended, too.
         data, ancillary, flags, _ = self._sock.recvmsg(
-            protocol.MAX_PACKET_BYTES + 1, socket.CMSG_SPACE(_FDS_PER_PACKET * 4)
+            protocol.MAX_PACKET_BYTES + 1,
+            socket.CMSG_SPACE(_FDS_PER_PACKET * 4),
+            socket.MSG_CMSG_CLOEXEC,
         )
         fds = array.array("i")
         for level, kind, payload in ancillary:
