@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -140,12 +141,13 @@ def test_a_burst_of_eight_builds_stays_within_the_cap(daemon, volume, context, t
     for number in range(8):
         argv = build_argv(tmp_path, tmp_path / "none", context, f"n{number}", write(40))
         commands.append([*daemon, *argv[argv.index("build") :]])
-    with Peak(volume) as peak:
-        running = [
-            subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            for argv in commands
-        ]
-        texts = [process.communicate(timeout=400)[0].decode() for process in running]
+    with Peak(volume) as peak, contextlib.ExitStack() as stack:
+        running = []
+        for argv in commands:
+            process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            running.append(stack.enter_context(process))
+            stack.callback(process.kill)  # where one stands still the others are not left behind
+        texts = [process.communicate(timeout=200)[0].decode() for process in running]
     for process, text in zip(running, texts, strict=True):
         assert process.returncode == 0, (
             text[-3000:] + (tmp_path / "daemon.log").read_text()[-3000:]
