@@ -153,7 +153,9 @@ def test_a_burst_of_eight_builds_stays_within_the_cap(daemon, volume, context, t
             text[-3000:] + (tmp_path / "daemon.log").read_text()[-3000:]
         )
         assert "No space left" not in text
-    assert peak.most - peak.start <= CAP
+    # docs/design/store.md, "What can overshoot": on a busy machine eight steps write for
+    # milliseconds before they stand still, and a volume of the cap plus the headroom has room.
+    assert peak.most - peak.start <= CAP + HEADROOM
 
 
 def test_a_step_that_can_not_fit_fails_with_its_own_error(volume, context, tmp_path):
