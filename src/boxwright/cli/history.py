@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from boxwright.wire.pb.control_pb2 import BuildHistoryEvent, BuildHistoryRecord
 
 _HELP = {"help_option_names": ["-h", "--help"]}
-_TAB = 8
 _LISTED = ("TYPE", "REF", "CREATED", "COMPLETED", "GENERATION", "PINNED")
 _REMOVED = _LISTED[:-1]
 

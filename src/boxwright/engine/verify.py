@@ -74,17 +74,16 @@ async def verify_push(
 
     checks = [manifest(item) for item in graph.manifests]
     checks += [blob(item) for item in graph.blobs.values()]
-    tag = None
-    if not by_digest:
-        tag = asyncio.ensure_future(_check_tag(client, ref, asked, root, insecure=insecure))
+    if by_digest:
+        await gather_or_cancel(checks)
+        return
+    tag = asyncio.ensure_future(_check_tag(client, ref, asked, root, insecure=insecure))
     try:
         await gather_or_cancel(checks)  # first: what is lost says more than a tag that is
-        if tag is not None:
-            await tag
+        await tag
     finally:
-        if tag is not None:
-            tag.cancel()
-            await asyncio.gather(tag, return_exceptions=True)
+        tag.cancel()
+        await asyncio.gather(tag, return_exceptions=True)
 
 
 async def _check_tag(

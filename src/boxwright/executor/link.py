@@ -201,9 +201,8 @@ class SupervisorLink:
     async def resume(self, path: str, free_bytes: int, run_ids: Sequence[str] | None) -> None:
         """Let runs go on that were stopped, or all; from that moment on watch for another mark."""
         ids = None if run_ids is None else list(run_ids)
-        message = {"op": "watch", "path": path, "free": free_bytes, "ids": ids}
         with contextlib.suppress(SandboxLostError):
-            await self._send(dict(message), ())
+            await self._send({"op": "watch", "path": path, "free": free_bytes, "ids": ids}, ())
 
     async def close(self) -> None:
         """End the supervisor and with it everything that runs in it."""

@@ -13,9 +13,8 @@ from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError, Code
 from boxwright.registryserver.repositories import Repositories
+from boxwright.store.errors import BlobNotFoundError
 from boxwright.store.store import GRACE_NS, Store
-
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ def _manifests(store: Store) -> Iterator[tuple[str, Digest]]:
 def _problem(store: Store, digest: Digest) -> str:
     try:
         return "" if store.blobs.is_sound(digest) else "damaged"
-    except FileNotFoundError:
+    except BlobNotFoundError:
         return "missing"
     except OSError as exc:
         return str(exc)

@@ -358,10 +358,10 @@ class BlobStore:
         """Read a blob and return whether its bytes are what its digest says; slow.
 
         Raises:
-            FileNotFoundError: it is not there.
+            BlobNotFoundError: it is not there.
         """
-        with open(self.path(digest), "rb", buffering=0) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == digest.hex
+        with self.open(digest) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest.hex  # type: ignore[arg-type]
 
     def delete(self, digest: Digest) -> int:
         """Forget a blob whoever may need it; return the bytes freed. For repair and pruning."""

@@ -32,6 +32,7 @@ from boxwright.store import schema, trace
 from boxwright.store.blobs import BlobStore
 from boxwright.store.database import Database
 from boxwright.store.errors import (
+    BlobNotFoundError,
     DiskFullError,
     StoreAccessError,
     StoreLockedError,
@@ -227,7 +228,7 @@ class Store:
             known.add(info.digest.hex)
             try:
                 sound = self.blobs.is_sound(info.digest)
-            except FileNotFoundError:
+            except BlobNotFoundError:
                 report.missing.append(info.digest)
                 continue
             if not sound:

@@ -64,6 +64,10 @@ def test_a_sound_registry_and_every_kind_of_damage(served, run):
             (found,) = audit.check(peer.store)[1]
             assert (found.repository, found.manifest, found.blob) == ("app", digest, layer)
             assert found.problem == "damaged"
+            path.write_bytes(b"layer")
+            peer.store.db.execute("DELETE FROM blobs WHERE digest = ?", (layer,))
+            (found,) = audit.check(peer.store)[1]
+            assert found.problem == "missing"  # for readers it is, whatever file is left
             path.unlink()
             (found,) = audit.check(peer.store)[1]
             assert found.problem == "missing"
