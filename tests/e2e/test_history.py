@@ -94,6 +94,22 @@ def test_records_are_listed_shown_pinned_and_removed(
     assert rows(buildctl("debug", "histories").ok().out)[1:] == []
 
 
+def test_a_daemon_that_stops_right_after_builds_keeps_their_records(
+    buildctl: Buildctl, daemon: Daemon, context: Context, tmp_path: Path
+) -> None:
+    refs = set()
+    for word in ("one", "two", "three"):
+        refs.add(built(buildctl, context, word, tmp_path))
+        assert daemon.stop() == 0  # the client has its answer, the record may still be written
+        daemon.start()
+    lines = buildctl("debug", "histories", "--format", "{{json .}}").ok().out.splitlines()
+    records = [event["record"] for event in map(json.loads, lines)]
+    assert {record["Ref"] for record in records} == refs
+    for record in records:
+        (document,) = record["Result"]["Attestations"]
+        assert "llbDefinition" in buildctl("debug", "get", document["digest"]).ok().out
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

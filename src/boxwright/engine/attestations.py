@@ -17,7 +17,7 @@ from boxwright.dockerfile.sbom import CORE_NAME
 from boxwright.engine import systemusage
 from boxwright.engine.bridge import BuildBridge, SolveSpec
 from boxwright.engine.predicate import Invocation, Predicate, ProvenanceOptions
-from boxwright.engine.provenance import Provenance
+from boxwright.engine.provenance import Capture, Provenance
 from boxwright.engine.results import FrontendResult, LazyRef, ResultAttestation
 from boxwright.engine.scanning import scanned, to_scan, with_content
 from boxwright.errors import InvalidInputError
@@ -40,6 +40,7 @@ from boxwright.solver.exporter import (
 )
 from boxwright.solver.jobs import Job
 from boxwright.solver.types import CachedResult, Remote, Result
+from boxwright.wire.pb import ops_pb2
 
 _PREFIXES = ("attest:", "build-arg:BUILDKIT_ATTEST_")
 
@@ -145,12 +146,19 @@ class Documents:
         found = self._provenance.capture(result, key, ref, self._job)
         if found is None:
             return None
-        predicate = Predicate.make(found, options, ref.definition)
-        predicate.builder_facts = self._builder_facts
-        return partial(self._write, predicate, ref, options)
+        predicate = self._predicate(found, options, ref.definition)
 
-    async def all(self, result: FrontendResult, builder_id: str) -> dict[str, bytes]:
-        """Return whole documents for the build's record, by platform id (empty for one ref).
+        async def write() -> bytes:
+            return await self._write(predicate, await ref.result(), options)
+
+        return write
+
+    async def for_record(
+        self, result: FrontendResult, builder_id: str
+    ) -> Callable[[], Awaitable[dict[str, bytes]]]:
+        """Return what writes whole documents for the build's record, when the job may be over.
+
+        They are by platform id, empty for one ref.
 
         Args:
             result: Has been evaluated and exported.
@@ -158,20 +166,39 @@ class Documents:
         """
         refs = {"": result.ref} if result.refs is None else result.refs
         options = ProvenanceOptions(builder_id=builder_id, with_usage=True)
-        found = {}
+        self._finish()
+        captured = []
         for key, ref in refs.items():
-            make = self.maker(result, key, ref, options) if ref is not None else None
-            if make is not None:
-                found[key] = await make()
-        return found
+            found = ref and self._provenance.capture(result, key, ref, self._job)
+            if ref and found:
+                captured.append((key, found, ref.definition, await ref.result()))
+
+        async def write() -> dict[str, bytes]:
+            return {
+                key: await self._write(self._predicate(found, options, made), solved, options)
+                for key, found, made, solved in captured
+            }
+
+        return write
+
+    def _predicate(
+        self, found: Capture, options: ProvenanceOptions, definition: ops_pb2.Definition
+    ) -> Predicate:
+        predicate = Predicate.make(found, options, definition)
+        predicate.builder_facts = self._builder_facts
+        return predicate
+
+    def _finish(self) -> None:
+        """Note that the build has ended, unless an earlier document did."""
+        self._finished_ns = self._finished_ns or self._clock.now_ns()
 
     async def _write(
-        self, predicate: Predicate, ref: LazyRef, options: ProvenanceOptions
+        self, predicate: Predicate, solved: CachedResult, options: ProvenanceOptions
     ) -> bytes:
-        self._finished_ns = self._finished_ns or self._clock.now_ns()
+        self._finish()
         run = Invocation(self._id, self._started_ns, self._finished_ns)
         if options.with_steps:
-            predicate.add_layers(await known_layers(await ref.result()))
+            predicate.add_layers(await known_layers(solved))
             if self._samples:
                 now = await to_worker(systemusage.sample, self._finished_ns)
                 predicate.add_machine([*self._samples, now])

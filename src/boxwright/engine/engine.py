@@ -59,7 +59,7 @@ class Engine:
             parts.store,
             parts.snapshots,
             clock,
-            is_idle=lambda: not self._builds,
+            is_idle=lambda: not self._builds and not self.history.is_writing,
             on_removed=parts.cache.release,
         )
         history = settings.config.history
@@ -123,6 +123,7 @@ class Engine:
             build.cancel()
         for build in list(self._builds.values()):
             await build.wait_closed()
+        await self.history.written()
         await self.parts.close()
 
     # --- builds ------------------------------------------------------------------------------
@@ -139,6 +140,7 @@ class Engine:
             raise EngineClosingError
         if not request.Ref:
             raise InvalidInputError("a build needs a ref")
+        await self.history.written(request.Ref)
         if request.Ref in self._builds:
             raise DuplicateBuildError(request.Ref)
         # Not at start: builds need much that a first answer does not (engine.preload).
@@ -176,7 +178,7 @@ class Engine:
         from boxwright.engine.recorder import read_record
         from boxwright.engine.status import to_responses
 
-        record = self.history.get(request.Ref)
+        record = await self.history.get(request.Ref)
         if record is not None and record.logs.digest:
             path = self.parts.store.blobs.path(Digest(record.logs.digest))
             messages = read_record(path)
@@ -244,6 +246,7 @@ class Engine:
         self, request: control_pb2.DiskUsageRequest
     ) -> control_pb2.DiskUsageResponse:
         """Return the records that take space."""
+        await self.history.written()
         return await self.usage.disk_usage(request)
 
     async def prune(
@@ -258,6 +261,7 @@ class Engine:
             max_used_space=request.maxUsedSpace,
             min_free_space=request.minFreeSpace,
         )
+        await self.history.written()  # records tell of layers
         async for record in self.usage.prune(policy):
             yield to_message(record)
 
@@ -283,6 +287,7 @@ class Engine:
         """
         from boxwright.engine.explain import Explainer
 
+        await self.history.written()
         return await to_worker(Explainer(self.parts.keys.records).why, request)
 
     # --- garbage collection ------------------------------------------------------------------

@@ -4,13 +4,18 @@ A record is one row of ``build_history`` (a serialised ``BuildHistoryRecord``), 
 log, which the row keeps alive, and the provenance of its results (``build_documents``), which
 clients read like blobs. Rows are written durably: a record that a client was told
 of survives a crash. Old ones are removed by age and count; pinned ones stay.
+
+A build's client does not wait for its record (:meth:`History.write_later`): whoever asks for records,
+or removes what they tell of, waits for those that are being written. A daemon that is killed in
+these milliseconds loses the record, and nothing of the build's results.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from sqlite3 import Cursor
 
@@ -26,12 +31,14 @@ from boxwright.store import trace
 from boxwright.store.store import Store
 from boxwright.wire.pb import control_pb2
 
+_log = logging.getLogger(__name__)
+
 Record = control_pb2.BuildHistoryRecord
 Event = control_pb2.BuildHistoryEvent
 
 
 class History:
-    """The build records of one engine. Used from the event loop; owns no task."""
+    """The build records of one engine. Used from the event loop."""
 
     def __init__(self, store: Store, clock: Clock, *, max_age_ns: int, max_entries: int) -> None:
         self._store = store
@@ -39,12 +46,36 @@ class History:
         self._max_age_ns = max_age_ns
         self._max_entries = max_entries
         self._active: dict[str, Record] = {}
+        self._writing: dict[str, asyncio.Task[None]] = {}
         self._listeners: set[asyncio.Queue[Event]] = set()
 
     def started(self, record: Record) -> None:
         """Announce a build that has begun."""
         self._active[record.Ref] = record
         self._publish(Event(type=control_pb2.STARTED, record=record))
+
+    def write_later(self, ref: str, write: Coroutine[None, None, None]) -> None:
+        """Let ``write`` store the record of a build that has ended, and :meth:`written` wait for it."""
+        task = self._writing[ref] = asyncio.ensure_future(write)
+
+        def ended(_task: asyncio.Task[None]) -> None:
+            del self._writing[ref]
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("the record of build %s is lost", ref, exc_info=error)
+                self.forget_active(ref)
+
+        task.add_done_callback(ended)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether there are builds that have ended without having their record yet."""
+        return bool(self._writing)
+
+    async def written(self, ref: str = "") -> None:
+        """Wait until the build of this ref, or all that have ended by now, have their records."""
+        writing = [task for name, task in self._writing.items() if ref in {"", name}]
+        if writing:
+            await asyncio.wait(writing)
 
     async def completed(
         self, record: Record, also: Callable[[Cursor], None] = lambda _cursor: None
@@ -72,8 +103,9 @@ class History:
         )
         return frozenset(digest for (digest,) in rows)
 
-    def get(self, ref: str) -> Record | None:
+    async def get(self, ref: str) -> Record | None:
         """Return the record of a finished build."""
+        await self.written()
         rows = self._store.db.execute("SELECT record FROM build_history WHERE ref = ?", (ref,))
         return Record.FromString(rows[0][0]) if rows else None
 
@@ -138,7 +170,7 @@ class History:
         Raises:
             UnknownBuildError: there is no finished build of this ref.
         """
-        record = self.get(request.Ref)
+        record = await self.get(request.Ref)
         if record is None:
             raise UnknownBuildError(request.Ref)
         if request.Delete:
@@ -177,6 +209,7 @@ class History:
     async def listen(self, request: control_pb2.BuildHistoryRequest) -> AsyncIterator[Event]:
         """Yield running and finished builds, then (unless ``EarlyExit``) what happens next."""
         wanted = self._filter(request)
+        await self.written()
         queue: asyncio.Queue[Event] = asyncio.Queue()
         self._listeners.add(queue)
         try:

@@ -81,6 +81,7 @@ class SolveRun:
         self._samples: list[dict[str, Any]] = []
         self._record: control_pb2.BuildHistoryRecord | None = None
         self._documents: Documents | None = None
+        self._write_documents: Callable[[], Awaitable[dict[str, bytes]]] | None = None
         self._kept: dict[Digest, bytes] = {}
         self._started_ns = engine.clock.now_ns()
 
@@ -379,14 +380,25 @@ class SolveRun:
         info.Results[number].CopyFrom(found)
 
     async def _remember(self, result: FrontendResult) -> None:
-        """Keep what the results were made from with the record of the build."""
+        """Note what the results were made from, for the record of the build."""
         keeps = self._engine.settings.keeps_provenance
         if self._record is None or self._documents is None or not keeps:
             return
         wanted = self._wanted.provenance
         builder = wanted.builder_id if wanted is not None else ""
-        for key, data in (await self._documents.all(result, builder)).items():
-            info = self._record.Results[key] if key else self._record.Result
+        self._write_documents = await self._documents.for_record(result, builder)
+
+    async def _add_documents(self, record: control_pb2.BuildHistoryRecord) -> None:
+        """Add the provenance of the results; a document that is lost loses no record."""
+        if self._write_documents is None:
+            return
+        try:
+            documents = await self._write_documents()
+        except Exception:  # noqa: BLE001 - the build has its answer
+            _log.exception("the provenance of build %s is lost", record.Ref)
+            return
+        for key, data in documents.items():
+            info = record.Results[key] if key else record.Result
             digest = Digest.of(data)
             self._kept[digest] = data
             info.Attestations.add(
@@ -435,10 +447,20 @@ class SolveRun:
         record.numWarnings = len(self._build.stream.warnings)
         if failure is not None:
             self._set_error(record, failure)
+        self._engine.history.write_later(
+            record.Ref, self._keep(record, self._build.recorder, keys)
+        )
+
+    async def _keep(
+        self,
+        record: control_pb2.BuildHistoryRecord,
+        recorder: StatusRecorder,
+        keys: KeyRecord | None,
+    ) -> None:
+        """Store the record. The client has its answer; whoever asks for records waits."""
+        await self._add_documents(record)
         try:
-            digest, size = await to_worker(
-                self._build.recorder.publish, self._engine.parts.store.blobs
-            )
+            digest, size = await to_worker(recorder.publish, self._engine.parts.store.blobs)
             record.logs.media_type = MEDIA_TYPE
             record.logs.digest = digest
             record.logs.size = size

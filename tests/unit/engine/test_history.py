@@ -1,0 +1,108 @@
+"""Records that are written after their builds have answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from boxwright.core.clock import SystemClock
+from boxwright.engine.errors import UnknownBuildError
+from boxwright.engine.history import History, Record
+from boxwright.store.store import Store
+from boxwright.wire.pb import control_pb2
+
+Event = control_pb2.BuildHistoryEvent
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[History]:
+    store = Store.open(tmp_path / "s")
+    yield History(store, SystemClock(), max_age_ns=10**18, max_entries=10)
+    store.close()
+
+
+class Ending:
+    """A build that has answered, and whose record is stored when :attr:`goes_on` is set."""
+
+    def __init__(self, history: History, ref: str, failure: Exception | None = None) -> None:
+        self.goes_on = asyncio.Event()
+        self._history, self._failure = history, failure
+        self._record = Record(Ref=ref)
+        history.started(self._record)
+        history.write_later(ref, self._write())
+
+    async def _write(self) -> None:
+        await self.goes_on.wait()
+        if self._failure is not None:
+            raise self._failure
+        self._record.CompletedAt.GetCurrentTime()
+        await self._history.completed(self._record)
+
+
+async def listed(history: History) -> list[tuple[int, str]]:
+    request = control_pb2.BuildHistoryRequest(EarlyExit=True)
+    return [(event.type, event.record.Ref) async for event in history.listen(request)]
+
+
+def test_whoever_asks_for_records_waits_for_those_that_are_written(history: History) -> None:
+    async def main() -> None:
+        ending = Ending(history, "a")
+        assert history.is_writing
+        asking = [
+            asyncio.ensure_future(listed(history)),
+            asyncio.ensure_future(history.get("a")),
+            asyncio.ensure_future(history.written()),
+            asyncio.ensure_future(history.written("a")),
+            asyncio.ensure_future(
+                history.update(control_pb2.UpdateBuildHistoryRequest(Ref="a", Pinned=True))
+            ),
+        ]
+        await history.written("b")  # no business of this one
+        await asyncio.sleep(0.05)
+        assert not any(task.done() for task in asking)
+        ending.goes_on.set()
+        found, record, *_ = await asyncio.gather(*asking)
+        assert found == [(control_pb2.COMPLETE, "a")]
+        assert record.HasField("CompletedAt")
+        assert not history.is_writing
+        assert (await history.get("a")).pinned
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_listener_that_stays_sees_each_build_once(history: History) -> None:
+    async def main() -> None:
+        first = Ending(history, "a")
+        events = history.listen(control_pb2.BuildHistoryRequest())
+        coming = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0.05)
+        first.goes_on.set()
+        assert (await coming).type == control_pb2.COMPLETE
+        Ending(history, "b").goes_on.set()
+        seen = [await anext(events), await anext(events)]
+        await events.aclose()
+        assert [(each.type, each.record.Ref) for each in seen] == [
+            (control_pb2.STARTED, "b"),
+            (control_pb2.COMPLETE, "b"),
+        ]
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_record_that_fails_is_logged_and_nobody_waits_for_ever(
+    history: History, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        Ending(history, "a", ValueError("no record today")).goes_on.set()
+        assert await listed(history) == []
+        with pytest.raises(UnknownBuildError):
+            await history.update(control_pb2.UpdateBuildHistoryRequest(Ref="a", Delete=True))
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(asyncio.wait_for(main(), 60))
+    assert "the record of build a is lost" in caplog.text
+    assert "no record today" in caplog.text
