@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
@@ -20,6 +20,7 @@ from boxwright.engine.verify import ImageGraph, verify_push
 from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError
 from boxwright.oci import layout, mediatypes
 from boxwright.oci.manifest import MAX_MANIFEST_BYTES, Index, Manifest, detect_media_type
+from boxwright.session.providers.layoutindex import entries_of
 
 if TYPE_CHECKING:
     from boxwright.registry.client import RegistryClient
@@ -274,21 +275,20 @@ class LayoutPlace:
         await to_worker(self._enter, root)
 
     def _enter(self, root: Descriptor) -> None:
-        path = self._folder / layout.INDEX_FILE
-        entries = list(Index.decode(path.read_bytes()).manifests) if path.exists() else []
         names = {layout.REF_NAME: self._tag} if self._tag else {}
-        entries = [
-            item
-            for item in entries
-            if item.annotations.get(layout.REF_NAME, "") != self._tag
-            and (self._tag or item.digest != root.digest)
-        ]
-        entries.append(Descriptor(root.media_type, root.digest, root.size, names))
-        _write(path, layout.encode_index(entries))
-        _write(self._folder / layout.LAYOUT_FILE, layout.LAYOUT_BYTES)
+        entry = Descriptor(root.media_type, root.digest, root.size, names).to_json()
+        with entries_of(self._folder) as entries:
+            entries[:] = [item for item in entries if _tag_of(item) != self._tag]
+            # Without a tag it can be found by its digest, also under a tag that it has already.
+            if self._tag or all(item.get("digest") != root.digest for item in entries):
+                entries.append(entry)
 
     async def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _tag_of(entry: dict[str, Any]) -> str:
+    return str((entry.get("annotations") or {}).get(layout.REF_NAME, ""))
 
 
 def _publish(path: Path, source: BinaryIO) -> None:

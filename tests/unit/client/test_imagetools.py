@@ -111,6 +111,14 @@ def test_a_copy_is_equal_and_complete(whole: Folder, tmp_path: Path) -> None:
     assert [item.annotations[layout.REF_NAME] for item in index.manifests] == ["v2"]
 
 
+def test_a_copy_without_a_tag_takes_none_away(whole: Folder, tmp_path: Path) -> None:
+    tree = asyncio.run(read_tree(whole.place))
+    for tag in ("v2", "", ""):
+        run_copy(tree, LayoutPlace(tmp_path / "copy", tag))
+    index = Index.decode((tmp_path / "copy/index.json").read_bytes())
+    assert [item.annotations for item in index.manifests] == [{layout.REF_NAME: "v2"}]
+
+
 def test_one_platform_keeps_what_is_said_about_it(whole: Folder) -> None:
     tree = only_platforms(asyncio.run(read_tree(whole.place)), [ARM64])
     image, about = tree.entries()

@@ -7,9 +7,6 @@ folder with a build cache.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -19,20 +16,19 @@ from typing import Any
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError
 from boxwright.oci.mediatypes import is_index, is_manifest
+from boxwright.session.providers.layoutindex import (
+    LayoutError,
+    entries_of,
+    read_document,
+    read_index,
+)
 
 READ_PREFIX = "oci:"
 CACHE_PREFIX = "local:"
 EXPORT_STORE = "export"
 _TAG = "org.opencontainers.image.ref.name"
 _CHUNK_BYTES = 1 << 20
-_INDEX_LIMIT_BYTES = 8 << 20
 _BLOB = re.compile(r"[0-9a-f]{64}\Z")
-
-
-class LayoutError(BoxwrightError):
-    """A folder that should be an OCI layout and is not."""
-
-    code = Code.SOURCE_NOT_FOUND
 
 
 class ContentMismatchError(BoxwrightError):
@@ -153,7 +149,7 @@ def resolve_tag(folder: Path, reference: str) -> tuple[Digest, str]:
     tag = text.removeprefix(":") or "latest"
     if at:
         return Digest(digest), tag
-    entries = _index(folder).get("manifests") or []
+    entries = read_index(folder).get("manifests") or []
     for entry in entries:
         names = entry.get("annotations") or {}
         if tag in (
@@ -174,24 +170,13 @@ def resolve_tag(folder: Path, reference: str) -> tuple[Digest, str]:
 
 
 def publish(folder: Path, descriptor: dict[str, Any], names: list[str]) -> None:
-    """Enter an image into a layout's index under its names, the index last.
+    """Enter an image into a layout's index under its names.
 
     An entry of the same name, or without a name of the same digest, is replaced.
 
     Raises:
         LayoutError: the index that is there can't be read.
     """
-    layout = folder / "oci-layout"
-    if not layout.exists():
-        _replace(layout, b'{"imageLayoutVersion":"1.0.0"}')
-    index: dict[str, Any] = {
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-    }
-    entries: list[dict[str, Any]] = []
-    if (folder / "index.json").exists():
-        index = _index(folder)
-        entries = list(index.get("manifests") or [])
     fresh = []
     for name in names or [""]:
         noted = dict(descriptor.get("annotations") or {})
@@ -200,8 +185,8 @@ def publish(folder: Path, descriptor: dict[str, Any], names: list[str]) -> None:
             noted["org.opencontainers.image.ref.name"] = name.rpartition(":")[2]
         fresh.append({**descriptor, **({"annotations": noted} if noted else {})})
     taken = {_key(entry) for entry in fresh}
-    index["manifests"] = [entry for entry in entries if _key(entry) not in taken] + fresh
-    _replace(folder / "index.json", json.dumps(index, separators=(",", ":")).encode())
+    with entries_of(folder) as entries:
+        entries[:] = [entry for entry in entries if _key(entry) not in taken] + fresh
 
 
 def publish_tag(folder: Path, descriptor: dict[str, Any], tag: str) -> None:
@@ -221,7 +206,7 @@ def remove_unreferenced(folder: Path) -> int:
         OSError: a blob can't be removed.
     """
     blobs = folder / "blobs/sha256"
-    pending: list[Any] = list(_index(folder).get("manifests") or [])
+    pending: list[Any] = list(read_index(folder).get("manifests") or [])
     kept: set[str] = set()
     while pending:
         entry = pending.pop()
@@ -231,7 +216,7 @@ def remove_unreferenced(folder: Path) -> int:
             continue
         kept.add(name)
         if is_index(media_type) or is_manifest(media_type):
-            document = _document(blobs / name)
+            document = read_document(blobs / name)
             pending += [*(document.get("manifests") or ()), *(document.get("layers") or ())]
             pending += [document["config"]] if document.get("config") else []
     unused = [path for path in blobs.iterdir() if _BLOB.match(path.name) and path.name not in kept]
@@ -246,31 +231,6 @@ def _key(entry: dict[str, Any]) -> Any:  # noqa: ANN401 - a name or a digest
         return entry.get("digest")
     name = annotations.get("io.containerd.image.name")
     return name or annotations.get(_TAG) or entry.get("digest")
-
-
-def _index(folder: Path) -> dict[str, Any]:
-    return _document(folder / "index.json")
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        data = path.read_bytes()[:_INDEX_LIMIT_BYTES]
-        index = json.loads(data)
-    except (OSError, ValueError) as exc:
-        raise LayoutError(f"can't read {path}", detail=str(exc)) from exc
-    if not isinstance(index, dict):
-        raise LayoutError(f"{path} is no index or manifest")
-    return index
-
-
-def _replace(path: Path, data: bytes) -> None:
-    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        staged.write_bytes(data)
-        os.replace(staged, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            staged.unlink()
 
 
 def split_layout(text: str) -> tuple[Path, str]:
