@@ -14,8 +14,9 @@ from boxwright.core.platform import Platform
 from boxwright.engine.parallel import gather_or_cancel
 from boxwright.engine.verify import ImageGraph
 from boxwright.errors import InvalidInputError, LimitExceededError, NotFoundError
-from boxwright.exporters.attached import REFERENCE_DIGEST, REFERENCE_TYPE
+from boxwright.exporters.attached import REFERENCE_DIGEST
 from boxwright.oci import mediatypes
+from boxwright.oci.annotations import REFERENCE_TYPE
 from boxwright.oci.manifest import Index, Manifest
 
 _PARALLEL = 4

@@ -100,12 +100,11 @@ class CacheWriters:
     resets a folder may remove that: each writer has a shared lock on the folder (flock(2) on the
     folder itself, so that no file of ours is in the layout), and a reset needs it alone. Other
     programs take no such lock.
-
-    Blocks while another build removes what is not needed.
     """
 
     def __init__(self, exports: Sequence[CacheSpec]) -> None:
         self._locks: dict[str, int] = {}
+        self._waiting: list[int] = []
         for folder in dict.fromkeys(spec.attrs["dest"] for spec in exports if _is_local(spec)):
             self._lock(os.path.realpath(folder))
 
@@ -123,7 +122,20 @@ class CacheWriters:
         with contextlib.suppress(OSError):  # not every file system has locks
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             self._locks[folder] = lock
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._waiting.append(lock)
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether another build removes what is not needed right now."""
+        return bool(self._waiting)
+
+    def wait(self) -> None:
+        """Wait until it is done; blocks."""
+        while self._waiting:
+            fcntl.flock(self._waiting.pop(), fcntl.LOCK_SH)
 
     @contextlib.contextmanager
     def alone(self, folder: Path) -> Iterator[bool]:

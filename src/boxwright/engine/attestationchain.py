@@ -19,8 +19,8 @@ from boxwright.exporters.attached import (
     PREDICATE_TYPE,
     REFERENCE_DIGEST,
     REFERENCE_MANIFEST,
-    REFERENCE_TYPE,
 )
+from boxwright.oci.annotations import REFERENCE_TYPE
 from boxwright.oci.manifest import Index, Manifest
 from boxwright.oci.mediatypes import IN_TOTO, is_index
 from boxwright.sources.fetch import ImageRemote

@@ -18,11 +18,11 @@ from boxwright.core.reference import Reference
 from boxwright.exporters.attestation import Attestation, digest_map, statements, unbundle
 from boxwright.exporters.layernotes import LayerNotes
 from boxwright.oci import mediatypes
+from boxwright.oci.annotations import REFERENCE_TYPE
 from boxwright.oci.manifest import Manifest
 from boxwright.oci.purl import image_url
 from boxwright.progress.step import StepProgress
 
-REFERENCE_TYPE = "vnd.docker.reference.type"
 REFERENCE_DIGEST = "vnd.docker.reference.digest"
 REFERENCE_MANIFEST = "attestation-manifest"
 PREDICATE_TYPE = "in-toto.io/predicate-type"

@@ -1,4 +1,4 @@
-"""Annotations of descriptors that builders keep among themselves, and images must not show."""
+"""Annotations of descriptors; most are kept among builders, and images must not show them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ CREATED = "buildkit/createdat"
 
 COMPRESSOR = "boxwright/compressor"
 """Which compressor made a layer's blob."""
+
+REFERENCE_TYPE = "vnd.docker.reference.type"
+"""What an index's entry is about: set on manifests of attestations. Shown."""
 
 _INTERNAL = (UNCOMPRESSED, CREATED, COMPRESSOR)
 _SOURCE_PREFIX = "containerd.io/distribution.source."  # which repositories have the blob

@@ -11,7 +11,7 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.errors import BoxwrightError
 from boxwright.oci import mediatypes
-from boxwright.oci.annotations import CREATED, UNCOMPRESSED
+from boxwright.oci.annotations import CREATED, REFERENCE_TYPE, UNCOMPRESSED
 from boxwright.oci.manifest import Index, Manifest, detect_media_type
 from boxwright.remotecache.chains import Blob, BlobProvider, CacheChains, build_chains
 from boxwright.remotecache.format import (
@@ -26,7 +26,6 @@ from boxwright.remotecache.format import (
 from boxwright.remotecache.places import CacheSource
 
 DESCRIPTION = "buildkit/description"
-_ATTESTATION = "vnd.docker.reference.type"
 _MAX_MANIFESTS = 200
 _MAX_DEPTH = 4
 
@@ -136,7 +135,7 @@ async def _image_manifests(source: CacheSource, kind: str, body: bytes) -> list[
         if not mediatypes.is_index(kind) or depth >= _MAX_DEPTH:
             continue
         for item in Index.decode(body).manifests:
-            if item.digest in seen or _ATTESTATION in item.annotations:
+            if item.digest in seen or REFERENCE_TYPE in item.annotations:
                 continue
             seen.add(item.digest)
             if len(seen) > _MAX_MANIFESTS:

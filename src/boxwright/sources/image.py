@@ -19,6 +19,7 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError
+from boxwright.oci.annotations import REFERENCE_TYPE
 from boxwright.oci.mediatypes import OCI_INDEX, OCI_MANIFEST, is_index
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.node import LayerBlob
@@ -26,7 +27,6 @@ from boxwright.snapshots.refs import ImmutableRef
 from boxwright.sources.base import SourceContext, SourceKey
 from boxwright.sources.fetch import BlobFetcher, ImageRemote, MemorySink
 
-_ATTESTATION = "vnd.docker.reference.type"
 _CONFIG_LIMIT_BYTES = 8 << 20
 _MAX_LAYERS = 500
 _MAX_INDEX_DEPTH = 4
@@ -92,7 +92,7 @@ def choose_manifest(index: Mapping[str, Any], wanted: Platform, name: str) -> De
         PlatformNotFoundError: there is none.
     """
     candidates = [Descriptor.from_json(entry) for entry in index.get("manifests") or ()]
-    images = [c for c in candidates if _ATTESTATION not in c.annotations]
+    images = [c for c in candidates if REFERENCE_TYPE not in c.annotations]
     for choice in platform_choices(wanted):
         found = [c for c in images if c.platform is not None and choice.matches(c.platform)]
         if found:  # the one that makes use of most features, then the first

@@ -18,9 +18,10 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.errors import BoxwrightError, InvalidInputError, NotFoundError
-from boxwright.exporters.attached import PREDICATE_TYPE, REFERENCE_DIGEST, REFERENCE_TYPE
+from boxwright.exporters.attached import PREDICATE_TYPE, REFERENCE_DIGEST
 from boxwright.exporters.attestation import PREDICATE_SLSA_1, PREDICATE_SPDX
 from boxwright.oci import layout, mediatypes
+from boxwright.oci.annotations import REFERENCE_TYPE
 from boxwright.oci.manifest import Index, Manifest
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,22 @@ def test_a_reset_leaves_what_another_build_has_not_published_yet(cache: Cache) -
         assert cache.layers == {b"ours", b"theirs", b"litter"}
         publish(theirs, answer, their_writers)  # now nobody else is there
     assert cache.layers == {b"ours", b"theirs"}
+
+
+def test_a_build_waits_for_a_reset_off_the_loop(cache: Cache) -> None:
+    resetting = os.open(cache.folder, os.O_RDONLY)
+    fcntl.flock(resetting, fcntl.LOCK_EX)
+    with CacheWriters([cache.spec()]) as writers:
+        assert writers.must_wait
+        waiting = threading.Thread(target=writers.wait)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        os.close(resetting)
+        waiting.join(60)
+        assert not writers.must_wait
+        with CacheWriters([cache.spec()]) as others, others.alone(cache.folder) as is_alone:
+            assert not is_alone
 
 
 def test_another_process_is_another_build(cache: Cache) -> None:
