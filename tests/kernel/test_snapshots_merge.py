@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from boxwright.linux import mount
 from boxwright.linux.files import disk_usage
 from boxwright.snapshots import (
     SnapshotManager,
+    links,
     preparation,
     tree_changes,
 )
+from boxwright.snapshots import manager as snapshots_manager
 from boxwright.snapshots.diff import write_layer
 from boxwright.snapshots.verify import find_tree_problems
 from boxwright.store import DiskFullError, Store
@@ -111,6 +114,33 @@ def test_what_a_layer_changes_is_counted_and_known_once_it_is_apart(store):
         assert os.listdir(store.root / "snapshots" / top.id) == ["fs"]
         assert find_tree_problems(store) == []
         assert (await sizes(again))[top.id] == folder_size(top.id) == before
+
+    asyncio.run(scenario())
+
+
+def test_a_size_that_grows_while_it_is_counted_is_counted_again(store, monkeypatch):
+    counted, grown = threading.Event(), threading.Event()
+
+    def count(trees: object) -> list[links.Counted]:
+        found = links.count(trees)  # type: ignore[arg-type]
+        counted.set()
+        assert grown.wait(60)
+        return found
+
+    async def scenario():
+        manager = SnapshotManager.open(store)
+        base = await commit(manager, None, put(a="1"))
+        top = await commit(manager, base, copy_up)
+        other = await commit(manager, None, put(etc__theirs="1"))
+        with monkeypatch.context() as patch:
+            patch.setattr(snapshots_manager, "count", count)
+            counting = asyncio.ensure_future(manager.usage())
+            assert await asyncio.to_thread(counted.wait, 60)
+            await contents(manager.merge([other, manager.diff(base, top)]))
+            grown.set()
+            await counting
+        size = disk_usage(store.root / "snapshots" / top.id)
+        assert {each.id: each.size_bytes for each in await manager.usage()}[top.id] == size
 
     asyncio.run(scenario())
 

@@ -71,6 +71,7 @@ class SnapshotManager:
         self.mutable_lock = KeyedLocks()  # of an unfinished tree: it is mounted by one at a time
         self.layer_locks = KeyedLocks()  # of snapshot and form of blob: one export makes a layer
         self._counting = asyncio.Lock()
+        self._grown: set[str] = set()
         self.mounts = Mounts(backend, store.mounts)
         self._preparation = Preparation(self)
         self.content_hashes: ContentHashes | None = None
@@ -556,6 +557,7 @@ class SnapshotManager:
     async def count_sizes(self) -> None:
         """Count all snapshots whose size is not known, those together that may share files."""
         async with self._counting:
+            self._grown.clear()
             trees = []
             for row in self.table.uncounted():
                 sources = self.table.links.sources(row.id)
@@ -566,9 +568,17 @@ class SnapshotManager:
                 for each in counted:
                     self._note_size(each)
 
+    def tree_grew(self, row: Row) -> None:
+        """Forget the size of a snapshot in whose folder something was made, also one just counted."""
+        self._grown.add(row.id)
+        row.size = None
+        self.table.update(row.id, size=None)
+
     def _note_size(self, counted: Counted) -> None:
-        """Store a size, unless what it was held against has gone meanwhile."""
+        """Store a size, unless the tree grew or what it was held against has gone meanwhile."""
         tree = counted.tree
+        if tree.id in self._grown:
+            return
         known = self.table.links.sources(tree.id)
         if set(known) != set(tree.sources):
             return

@@ -221,9 +221,10 @@ class Preparation:
     def _made(self, node: Node, *, present: bool = False, plain: bool = False) -> None:
         row = node.row
         row.present, row.plain = row.present or present, row.plain or plain
-        row.boot, row.size = self._manager.store.boot_id, None
+        row.boot = self._manager.store.boot_id
         table = self._manager.table
-        table.update(row.id, present=row.present, plain=row.plain, boot=row.boot, size=None)
+        table.update(row.id, present=row.present, plain=row.plain, boot=row.boot)
+        self._manager.tree_grew(row)
         if row.kind != "layer":
             below = (self._manager.node(parent) for parent in row.parents if parent)
             table.links.add(row.id, {each.row.id for tree in below for each in self.layers(tree)})
@@ -273,8 +274,7 @@ class Preparation:
             if layer.pure != layer.fs:
                 # What was written, whole or not, counts with the layer. The layer's boot stays:
                 # the next process doesn't rely on it.
-                layer.row.size = None
-                manager.table.update(layer.row.id, size=None)
+                manager.tree_grew(layer.row)
 
     async def _is_stackable(self, node: Node) -> bool:
         """Return whether the layers of a merge or diff may be stacked just as they are.
