@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,29 +31,21 @@ def gc() -> None:
 def explain(options: GlobalOptions, /, *, as_json: bool, builder: str) -> None:
     """Show for every record which rule keeps or frees it, and what holds it.
 
-    Nothing is removed. It works with any BuildKit-compatible daemon. What the disk of a daemon
-    has free is known to it alone: its minFreeSpace is taken as satisfied.
+    Nothing is removed. It works with any BuildKit-compatible daemon. A stock one does not tell
+    what its disk has free: its minFreeSpace is taken as satisfied.
 
     \b
     Examples:
       boxwright gc explain
       boxwright gc explain --json
     """  # noqa: D301 - click reads the backspaces
-    from boxwright.cli.connect import root_of, run_with_client
-    from boxwright.cli.target import choose
-    from boxwright.linux import files
+    from boxwright.cli.connect import run_chosen
 
-    target = choose(os.environ, addr=options.addr or "", builder=builder, tls=options.tls)
-
-    async def use(client: Client) -> None:
-        free = files.statfs(root_of(options)).available_bytes if target.is_embedded else None
-        await print_verdicts(client, as_json=as_json, free_bytes=free)
-
-    run_with_client(options, target, use)
+    run_chosen(options, builder, partial(print_verdicts, as_json=as_json))
 
 
-async def print_verdicts(client: Client, *, as_json: bool, free_bytes: int | None) -> None:
-    """Print what a collection would do now; ``free_bytes`` of the disk, if it is known."""
+async def print_verdicts(client: Client, *, as_json: bool) -> None:
+    """Print what a collection would do now."""
     from boxwright.cli import units, views
     from boxwright.engine import gcexplain
 
@@ -61,7 +53,14 @@ async def print_verdicts(client: Client, *, as_json: bool, free_bytes: int | Non
     rules = [gcexplain.policy_of(rule) for rule in (workers[0].GCPolicy if workers else ())]
     records = [gcexplain.record_of(message) for message in await client.disk_usage()]
     now_ns = time.time_ns()
-    verdicts = gcexplain.explain(records, rules, now_ns, free_bytes=free_bytes)
+    space = await client.space()
+    verdicts = gcexplain.explain(
+        records,
+        rules,
+        now_ns,
+        free_bytes=None if space is None else space.free,
+        blob_bytes=0 if space is None else space.blobs,
+    )
     if as_json:
         sys.stdout.write(views.to_json([_to_json(each) for each in verdicts]) + "\n")
         return

@@ -193,6 +193,10 @@ class Client:
             explain_pb2.WhyRequest(ref=ref, step=step, against=against)
         )
 
+    async def space(self) -> explain_pb2.SpaceResponse | None:
+        """Return what collection goes by besides the records; None if the daemon is not ours."""
+        return await self._transport.space()
+
     async def follow(self, ref: str, on_progress: ProgressCallback) -> None:
         """Report the progress of a build that runs, or was, to its end.
 

@@ -104,6 +104,9 @@ class Transport(Protocol):
     async def why(self, request: explain_pb2.WhyRequest) -> explain_pb2.WhyResponse:
         """Return why steps of a past build ran."""
 
+    async def space(self) -> explain_pb2.SpaceResponse | None:
+        """Return what collection goes by besides the records; None if the daemon does not tell."""
+
     async def close(self) -> None:
         """Give the connection up."""
 
@@ -252,6 +255,15 @@ class GrpcTransport:
                 hint="build with the embedded engine, or with boxwright daemon",
             ) from exc
 
+    async def space(self) -> explain_pb2.SpaceResponse | None:
+        """Return what collection goes by besides the records; None if it is not one of ours."""
+        try:
+            return await self._unary(methods.EXPLAIN_SPACE, explain_pb2.SpaceRequest())
+        except BoxwrightError as exc:
+            if exc.code is not Code.UNIMPLEMENTED:
+                raise
+            return None
+
     async def read_blob(self, digest: str) -> AsyncIterator[bytes]:
         """Yield a blob of the daemon's content store."""
         request = content_pb2.ReadContentRequest(digest=digest)
@@ -387,6 +399,10 @@ class EmbeddedTransport:
     async def why(self, request: explain_pb2.WhyRequest) -> explain_pb2.WhyResponse:
         """Return why steps of a past build ran."""
         return await self._engine.why(request)
+
+    async def space(self) -> explain_pb2.SpaceResponse | None:
+        """Return what collection goes by besides the records."""
+        return await self._engine.space(explain_pb2.SpaceRequest())
 
     async def read_blob(self, digest: str) -> AsyncIterator[bytes]:
         """Yield a blob of the engine's store."""

@@ -17,3 +17,4 @@ class ExplainService:
     def register(self, server: Server) -> None:
         """Add all methods to ``server``."""
         server.add(methods.EXPLAIN_WHY, unary(self._engine.why))
+        server.add(methods.EXPLAIN_SPACE, unary(self._engine.space))

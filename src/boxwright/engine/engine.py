@@ -290,6 +290,13 @@ class Engine:
         await self.history.written()
         return await to_worker(Explainer(self.parts.keys.records).why, request)
 
+    async def space(self, _request: explain_pb2.SpaceRequest) -> explain_pb2.SpaceResponse:
+        """Return what collection goes by besides the records."""
+        store = self.parts.store
+        blobs = await to_worker(store.usage)
+        free = await to_worker(store.available_bytes)
+        return explain_pb2.SpaceResponse(free=free, blobs=blobs.blobs)
+
     # --- garbage collection ------------------------------------------------------------------
 
     def _schedule_gc(self) -> None:

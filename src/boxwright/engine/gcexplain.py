@@ -1,7 +1,7 @@
 """What garbage collection would do now, record by record, and why.
 
 Made of what every BuildKit-compatible daemon tells: its rules and its records. So it explains
-a stock daemon as well as ours; only what the disk has free is known to the daemon alone.
+a stock daemon as well as ours, which tells also what its disk has free and what its blobs take.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def explain(
     now_ns: int,
     *,
     free_bytes: int | None = None,
+    blob_bytes: int = 0,
 ) -> list[Verdict]:
     """Return what one collection would do with each record, in the order of ``records``.
 
@@ -75,6 +76,7 @@ def explain(
         rules: in their order.
         now_ns: since the epoch.
         free_bytes: what the disk has free; None takes ``minFreeSpace`` as satisfied.
+        blob_bytes: what counts as used besides the records.
 
     Raises:
         InvalidInputError: a filter of a rule can't be read.
@@ -84,7 +86,7 @@ def explain(
     freed: dict[str, Verdict] = {}
     kept: dict[str, str] = {}
     for number, rule in enumerate(rules, 1):
-        removed, why = _apply(rule, list(left.values()), now_ns, free_bytes)
+        removed, why = _apply(rule, list(left.values()), now_ns, free_bytes, blob_bytes)
         for record, reason in removed:
             freed[record.id] = Verdict(record, number, f"rule {number}: {reason}")
             del left[record.id]
@@ -104,10 +106,14 @@ def explain(
 
 
 def _apply(
-    rule: PrunePolicy, records: list[SnapshotRecord], now_ns: int, free_bytes: int | None
+    rule: PrunePolicy,
+    records: list[SnapshotRecord],
+    now_ns: int,
+    free_bytes: int | None,
+    blob_bytes: int,
 ) -> tuple[list[tuple[SnapshotRecord, str]], dict[str, str]]:
     """Return what a rule removes with reasons, and why it leaves the others it concerns."""
-    used = sum(record.size_bytes or 0 for record in records)
+    used = sum(record.size_bytes or 0 for record in records) + blob_bytes
     free = rule.min_free_space if free_bytes is None else free_bytes
     keep = rule.keep_bytes(used, free)
     allows = allowed_by(rule, now_ns)

@@ -220,6 +220,9 @@ CONTENT_ABORT = _unary(_S + "Abort", content_pb2.AbortRequest, Empty)
 EXPLAIN_WHY = _unary(
     "/boxwright.explain.v1.Explain/Why", explain_pb2.WhyRequest, explain_pb2.WhyResponse
 )
+EXPLAIN_SPACE = _unary(
+    "/boxwright.explain.v1.Explain/Space", explain_pb2.SpaceRequest, explain_pb2.SpaceResponse
+)
 
 # Spans are swallowed: the messages are read as unknown fields of an empty message.
 TRACE_EXPORT = _unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export", Empty, Empty)

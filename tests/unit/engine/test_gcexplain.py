@@ -89,6 +89,14 @@ def test_free_space_counts_when_it_is_known() -> None:
     assert [v.record.id for v in verdicts if v.freed_by] == ["a"]
 
 
+def test_blobs_are_used_space_too() -> None:
+    rule = PrunePolicy(all=True, max_used_space=25)
+    records = [record("a", 1), record("b", 2)]
+    assert freed(records, rule) == []
+    verdicts = explain(records, [rule], 100, blob_bytes=10)
+    assert [v.reason for v in verdicts if v.freed_by] == ["rule 1: 30 bytes are used, 25 may be"]
+
+
 @given(
     st.lists(
         st.tuples(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62oxwright/wire/pb/explain.proto\x12\x14\x62oxwright.explain.v1\"8\n\nWhyRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\t\x12\x0f\n\x07\x61gainst\x18\x03 \x01(\t\"\xf3\x01\n\x0bWhyResponse\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x32\n\x05steps\x18\x02 \x03(\x0b\x32#.boxwright.explain.v1.ExplainedStep\x12\x0f\n\x07\x61gainst\x18\x03 \x01(\t\x12\r\n\x05total\x18\x04 \x01(\r\x12\x0b\n\x03ran\x18\x05 \x01(\r\x12\r\n\x05local\x18\x06 \x01(\r\x12\x10\n\x08imported\x18\x07 \x01(\r\x12\x0f\n\x07skipped\x18\x08 \x01(\r\x12\x10\n\x08saved_ns\x18\t \x01(\x04\x12\x32\n\x07\x65xports\x18\n \x03(\x0b\x32!.boxwright.explain.v1.ExportState\"\xab\x01\n\rExplainedStep\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.boxwright.explain.v1.Outcome\x12\x0e\n\x06origin\x18\x04 \x01(\t\x12\x0f\n\x07\x61gainst\x18\x05 \x01(\t\x12+\n\x06\x63\x61uses\x18\x06 \x03(\x0b\x32\x1b.boxwright.explain.v1.Cause\"^\n\x05\x43\x61use\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0b\n\x03old\x18\x03 \x01(\t\x12\x0b\n\x03new\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\t\"\xa3\x02\n\tBuildKeys\x12-\n\x05steps\x18\x01 \x03(\x0b\x32\x1e.boxwright.explain.v1.StepKeys\x12\x10\n\x08\x66rontend\x18\x02 \x01(\t\x12=\n\x07options\x18\x03 \x03(\x0b\x32,.boxwright.explain.v1.BuildKeys.OptionsEntry\x12\x32\n\x07imports\x18\x04 \x03(\x0b\x32!.boxwright.explain.v1.ImportState\x12\x32\n\x07\x65xports\x18\x05 \x03(\x0b\x32!.boxwright.explain.v1.ExportState\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x84\x02\n\x08StepKeys\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\n\n\x02op\x18\x03 \x01(\x0c\x12\x12\n\ncache_maps\x18\x04 \x03(\t\x12/\n\x06inputs\x18\x05 \x03(\x0b\x32\x1f.boxwright.explain.v1.InputKeys\x12.\n\x07outcome\x18\x06 \x01(\x0e\x32\x1d.boxwright.explain.v1.Outcome\x12\x0e\n\x06origin\x18\x07 \x01(\t\x12\x14\n\x0cignore_cache\x18\x08 \x01(\x08\x12\x0b\n\x03pin\x18\t \x01(\t\x12\x15\n\rload_failures\x18\n \x03(\t\x12\x0f\n\x07took_ns\x18\x0b \x01(\x04\"[\n\tInputKeys\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0e\n\x06output\x18\x02 \x01(\r\x12\x10\n\x08selector\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\t\x12\r\n\x05table\x18\x05 \x01(\x0c\"*\n\x0bImportState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"t\n\x0b\x45xportState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07took_ns\x18\x02 \x01(\x04\x12\x0e\n\x06layers\x18\x03 \x01(\r\x12\x13\n\x0bsent_layers\x18\x04 \x01(\r\x12\x12\n\nsent_bytes\x18\x05 \x01(\x04\x12\r\n\x05\x65rror\x18\x06 \x01(\t*Q\n\x07Outcome\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x07\n\x03RAN\x10\x01\x12\t\n\x05LOCAL\x10\x02\x12\x0c\n\x08IMPORTED\x10\x03\x12\x0b\n\x07SKIPPED\x10\x04\x12\n\n\x06\x46\x41ILED\x10\x05\x32U\n\x07\x45xplain\x12J\n\x03Why\x12 .boxwright.explain.v1.WhyRequest\x1a!.boxwright.explain.v1.WhyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62oxwright/wire/pb/explain.proto\x12\x14\x62oxwright.explain.v1\"8\n\nWhyRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\t\x12\x0f\n\x07\x61gainst\x18\x03 \x01(\t\"\x0e\n\x0cSpaceRequest\",\n\rSpaceResponse\x12\x0c\n\x04\x66ree\x18\x01 \x01(\x03\x12\r\n\x05\x62lobs\x18\x02 \x01(\x03\"\xf3\x01\n\x0bWhyResponse\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x32\n\x05steps\x18\x02 \x03(\x0b\x32#.boxwright.explain.v1.ExplainedStep\x12\x0f\n\x07\x61gainst\x18\x03 \x01(\t\x12\r\n\x05total\x18\x04 \x01(\r\x12\x0b\n\x03ran\x18\x05 \x01(\r\x12\r\n\x05local\x18\x06 \x01(\r\x12\x10\n\x08imported\x18\x07 \x01(\r\x12\x0f\n\x07skipped\x18\x08 \x01(\r\x12\x10\n\x08saved_ns\x18\t \x01(\x04\x12\x32\n\x07\x65xports\x18\n \x03(\x0b\x32!.boxwright.explain.v1.ExportState\"\xab\x01\n\rExplainedStep\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12.\n\x07outcome\x18\x03 \x01(\x0e\x32\x1d.boxwright.explain.v1.Outcome\x12\x0e\n\x06origin\x18\x04 \x01(\t\x12\x0f\n\x07\x61gainst\x18\x05 \x01(\t\x12+\n\x06\x63\x61uses\x18\x06 \x03(\x0b\x32\x1b.boxwright.explain.v1.Cause\"^\n\x05\x43\x61use\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0b\n\x03old\x18\x03 \x01(\t\x12\x0b\n\x03new\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\t\"\xa3\x02\n\tBuildKeys\x12-\n\x05steps\x18\x01 \x03(\x0b\x32\x1e.boxwright.explain.v1.StepKeys\x12\x10\n\x08\x66rontend\x18\x02 \x01(\t\x12=\n\x07options\x18\x03 \x03(\x0b\x32,.boxwright.explain.v1.BuildKeys.OptionsEntry\x12\x32\n\x07imports\x18\x04 \x03(\x0b\x32!.boxwright.explain.v1.ImportState\x12\x32\n\x07\x65xports\x18\x05 \x03(\x0b\x32!.boxwright.explain.v1.ExportState\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x84\x02\n\x08StepKeys\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\n\n\x02op\x18\x03 \x01(\x0c\x12\x12\n\ncache_maps\x18\x04 \x03(\t\x12/\n\x06inputs\x18\x05 \x03(\x0b\x32\x1f.boxwright.explain.v1.InputKeys\x12.\n\x07outcome\x18\x06 \x01(\x0e\x32\x1d.boxwright.explain.v1.Outcome\x12\x0e\n\x06origin\x18\x07 \x01(\t\x12\x14\n\x0cignore_cache\x18\x08 \x01(\x08\x12\x0b\n\x03pin\x18\t \x01(\t\x12\x15\n\rload_failures\x18\n \x03(\t\x12\x0f\n\x07took_ns\x18\x0b \x01(\x04\"[\n\tInputKeys\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0e\n\x06output\x18\x02 \x01(\r\x12\x10\n\x08selector\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\t\x12\r\n\x05table\x18\x05 \x01(\x0c\"*\n\x0bImportState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"t\n\x0b\x45xportState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07took_ns\x18\x02 \x01(\x04\x12\x0e\n\x06layers\x18\x03 \x01(\r\x12\x13\n\x0bsent_layers\x18\x04 \x01(\r\x12\x12\n\nsent_bytes\x18\x05 \x01(\x04\x12\r\n\x05\x65rror\x18\x06 \x01(\t*Q\n\x07Outcome\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x07\n\x03RAN\x10\x01\x12\t\n\x05LOCAL\x10\x02\x12\x0c\n\x08IMPORTED\x10\x03\x12\x0b\n\x07SKIPPED\x10\x04\x12\n\n\x06\x46\x41ILED\x10\x05\x32\xa7\x01\n\x07\x45xplain\x12J\n\x03Why\x12 .boxwright.explain.v1.WhyRequest\x1a!.boxwright.explain.v1.WhyResponse\x12P\n\x05Space\x12\".boxwright.explain.v1.SpaceRequest\x1a#.boxwright.explain.v1.SpaceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,28 +33,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BUILDKEYS_OPTIONSENTRY']._loaded_options = None
   _globals['_BUILDKEYS_OPTIONSENTRY']._serialized_options = b'8\001'
-  _globals['_OUTCOME']._serialized_start=1443
-  _globals['_OUTCOME']._serialized_end=1524
+  _globals['_OUTCOME']._serialized_start=1505
+  _globals['_OUTCOME']._serialized_end=1586
   _globals['_WHYREQUEST']._serialized_start=57
   _globals['_WHYREQUEST']._serialized_end=113
-  _globals['_WHYRESPONSE']._serialized_start=116
-  _globals['_WHYRESPONSE']._serialized_end=359
-  _globals['_EXPLAINEDSTEP']._serialized_start=362
-  _globals['_EXPLAINEDSTEP']._serialized_end=533
-  _globals['_CAUSE']._serialized_start=535
-  _globals['_CAUSE']._serialized_end=629
-  _globals['_BUILDKEYS']._serialized_start=632
-  _globals['_BUILDKEYS']._serialized_end=923
-  _globals['_BUILDKEYS_OPTIONSENTRY']._serialized_start=877
-  _globals['_BUILDKEYS_OPTIONSENTRY']._serialized_end=923
-  _globals['_STEPKEYS']._serialized_start=926
-  _globals['_STEPKEYS']._serialized_end=1186
-  _globals['_INPUTKEYS']._serialized_start=1188
-  _globals['_INPUTKEYS']._serialized_end=1279
-  _globals['_IMPORTSTATE']._serialized_start=1281
-  _globals['_IMPORTSTATE']._serialized_end=1323
-  _globals['_EXPORTSTATE']._serialized_start=1325
-  _globals['_EXPORTSTATE']._serialized_end=1441
-  _globals['_EXPLAIN']._serialized_start=1526
-  _globals['_EXPLAIN']._serialized_end=1611
+  _globals['_SPACEREQUEST']._serialized_start=115
+  _globals['_SPACEREQUEST']._serialized_end=129
+  _globals['_SPACERESPONSE']._serialized_start=131
+  _globals['_SPACERESPONSE']._serialized_end=175
+  _globals['_WHYRESPONSE']._serialized_start=178
+  _globals['_WHYRESPONSE']._serialized_end=421
+  _globals['_EXPLAINEDSTEP']._serialized_start=424
+  _globals['_EXPLAINEDSTEP']._serialized_end=595
+  _globals['_CAUSE']._serialized_start=597
+  _globals['_CAUSE']._serialized_end=691
+  _globals['_BUILDKEYS']._serialized_start=694
+  _globals['_BUILDKEYS']._serialized_end=985
+  _globals['_BUILDKEYS_OPTIONSENTRY']._serialized_start=939
+  _globals['_BUILDKEYS_OPTIONSENTRY']._serialized_end=985
+  _globals['_STEPKEYS']._serialized_start=988
+  _globals['_STEPKEYS']._serialized_end=1248
+  _globals['_INPUTKEYS']._serialized_start=1250
+  _globals['_INPUTKEYS']._serialized_end=1341
+  _globals['_IMPORTSTATE']._serialized_start=1343
+  _globals['_IMPORTSTATE']._serialized_end=1385
+  _globals['_EXPORTSTATE']._serialized_start=1387
+  _globals['_EXPORTSTATE']._serialized_end=1503
+  _globals['_EXPLAIN']._serialized_start=1589
+  _globals['_EXPLAIN']._serialized_end=1756
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,18 @@ class WhyRequest(_message.Message):
     against: str
     def __init__(self, ref: _Optional[str] = ..., step: _Optional[str] = ..., against: _Optional[str] = ...) -> None: ...
 
+class SpaceRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SpaceResponse(_message.Message):
+    __slots__ = ("free", "blobs")
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    free: int
+    blobs: int
+    def __init__(self, free: _Optional[int] = ..., blobs: _Optional[int] = ...) -> None: ...
+
 class WhyResponse(_message.Message):
     __slots__ = ("ref", "steps", "against", "total", "ran", "local", "imported", "skipped", "saved_ns", "exports")
     REF_FIELD_NUMBER: _ClassVar[int]
