@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -47,6 +48,66 @@ def layers(cli: Cli, project: Context) -> list[str]:
     found = [layer["digest"] for layer in manifest["layers"]]
     listed = json.loads(cli("image", "inspect", "--json", "store:local:1").ok().out)
     return [*found, listed["digest"]]
+
+
+# --- transfers that stop moving ------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> tuple[str, Path]:
+    """A configuration that waits a second where the default waits a minute."""
+    config = tmp_path / "impatient.toml"
+    config.write_text('[boxwright]\nstallTimeout = "1s"\n')
+    return "--config", config
+
+
+def test_an_upload_that_stalls_is_given_up(
+    cli: Cli, context: Context, impatient: tuple[str, Path]
+) -> None:
+    context.write("data", os.urandom(24 << 20))  # more than the sockets hold
+    context.dockerfile("FROM scratch\nCOPY data /data\n", base=False)
+    with ServedRegistry(faults=Faults(stall_uploads=99, break_after=1)) as registry:
+        name = f"{registry.host}/team/app:1"
+        done = cli(*impatient, "build", "--progress", "plain", "-t", name, "--push", context.path)
+        assert registry.fake.tags == {}
+        host = registry.host
+    assert done.status == EXIT_CODES[Code.REGISTRY_UNREACHABLE], done.text
+    text = said(done)
+    assert f"upload to registry {host} stalled" in text
+    assert re.search(
+        r"blob sha256:[0-9a-f]{64} at byte [1-9]\d* of \d+, nothing moved for 1 s", text
+    )
+    assert re.search(r"last answer: [A-Z]+ 20\d", text)
+    assert "run it again" in text
+
+
+def test_an_upload_that_stalls_once_goes_on(
+    cli: Cli, context: Context, impatient: tuple[str, Path]
+) -> None:
+    context.write("data", os.urandom(24 << 20))
+    context.dockerfile("FROM scratch\nCOPY data /data\n", base=False)
+    with ServedRegistry(faults=Faults(stall_uploads=1, break_after=1)) as registry:
+        name = f"{registry.host}/team/app:1"
+        cli(*impatient, "build", "-t", name, "--push", context.path).ok()
+        assert ("team/app", "1") in registry.fake.tags
+        cli("image", "verify", name).ok()
+
+
+def test_a_download_that_stalls_is_given_up(
+    cli: Cli, project: Context, impatient: tuple[str, Path], tmp_path: Path
+) -> None:
+    with ServedRegistry() as registry:
+        name = f"{registry.host}/team/app:1"
+        push(cli, project, name).ok()
+        registry.fake.faults.stall_downloads, registry.fake.faults.break_after = 99, 1
+        project.dockerfile(f"FROM {name}\nCOPY Dockerfile /third\n", base=False)
+        other = ("--root", tmp_path / "other", *impatient)  # which has none of the layers
+        done = cli(*other, "build", "--progress", "plain", project.path)
+        host = registry.host
+    assert done.status == EXIT_CODES[Code.REGISTRY_UNREACHABLE], done.text
+    text = said(done)
+    assert f"download from registry {host} broke off" in text
+    assert re.search(r"blob sha256:[0-9a-f]{64} at byte \d+ of \d+: no byte for 1 s", text)
 
 
 # --- the six faults ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from boxwright.config.load import parse_timeout_s
 from boxwright.registry.auth import Credentials, Token
 from boxwright.registry.client import RegistryClient
 from boxwright.registry.hosts import Hosts, wire_host
@@ -47,8 +48,9 @@ def user_client(
         config_file: where ``config`` came from, for hints.
 
     Raises:
-        BoxwrightError: Docker's configuration can't be read.
+        BoxwrightError: Docker's configuration, or a timeout in ours, can't be read.
     """
     provider = AuthProvider(DockerConfig.load(environ), environ)
     hosts = Hosts(config.registry, config_file=str(config_file or "buildkitd.toml"))
-    return RegistryClient(hosts, UserAuth(provider))
+    stall_s = parse_timeout_s(config.boxwright.stall_timeout)
+    return RegistryClient(hosts, UserAuth(provider), stall_timeout_s=stall_s)

@@ -192,6 +192,18 @@ def parse_size(value: str | int, *, total_bytes: int) -> int:
     return int(amount * scale)
 
 
+def parse_timeout_s(value: str | int) -> float:
+    """Read a duration that is not empty, as seconds.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    found = parse_duration_ns(value)
+    if found <= 0:
+        raise ConfigError("invalid timeout", detail=repr(value), hint="write 60s or 2m")
+    return found / 1e9
+
+
 def parse_duration_ns(value: str | int) -> int:
     """Read seconds as a number, or a duration such as ``48h`` or ``1h30m``, as nanoseconds.
 

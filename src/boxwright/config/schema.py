@@ -334,6 +334,11 @@ class BoxwrightConfig:
         "has none for a host.",
         example="/etc/boxwright/registry-logins.json",
     )
+    stall_timeout: str | int = key(
+        "stallTimeout",
+        "60s",
+        "How long nothing may move in a transfer from or to a registry before it is begun again.",
+    )
     log_quota: str | int = key(
         "logQuota",
         "1GiB",

@@ -8,7 +8,7 @@ import os
 import uuid
 from pathlib import Path
 
-from boxwright.config.load import ConfigError, parse_size
+from boxwright.config.load import ConfigError, parse_size, parse_timeout_s
 from boxwright.core.clock import Clock
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.digest import Digest
@@ -191,6 +191,7 @@ async def _wire(settings: EngineSettings, store: Store, clock: Clock) -> Parts:
         ),
         sessions,
         await to_worker(_own_logins, settings.config.boxwright.registry_logins),
+        stall_timeout_s=parse_timeout_s(settings.config.boxwright.stall_timeout),
     )
     images = Images(store, clients, sessions)
     fetcher = BlobFetcher(store.blobs)

@@ -102,11 +102,17 @@ class RegistryClients:
     """
 
     def __init__(
-        self, hosts: Hosts, sessions: SessionManager, own_logins: AuthSource | None = None
+        self,
+        hosts: Hosts,
+        sessions: SessionManager,
+        own_logins: AuthSource | None = None,
+        *,
+        stall_timeout_s: float = 60.0,
     ) -> None:
         self._hosts = hosts
         self._sessions = sessions
         self._own_logins = own_logins
+        self._stall_timeout_s = stall_timeout_s
         self._connections: Connections | None = None
         self._clients: OrderedDict[tuple[str, ...], RegistryClient] = OrderedDict()
 
@@ -127,6 +133,7 @@ class RegistryClients:
             self._hosts,
             SessionAuth(self._sessions, key, self._own_logins),
             connections=self._connections,
+            stall_timeout_s=self._stall_timeout_s,
         )
         self._clients[key] = client
         if len(self._clients) > _KEPT_CLIENTS:

@@ -126,6 +126,13 @@ def test_bad_durations(text: str) -> None:
         loader.parse_duration_ns(text)
 
 
+def test_a_timeout_is_longer_than_nothing():
+    assert loader.parse_timeout_s("1m30s") == 90.0
+    for text in ("0s", "-5s", 0, "soon"):
+        with pytest.raises(loader.ConfigError):
+            loader.parse_timeout_s(text)
+
+
 def test_every_key_is_documented() -> None:
     seen = 0
     queue: list[type] = [
