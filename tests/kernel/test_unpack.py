@@ -336,6 +336,19 @@ def test_one_owner_for_everything(root):
     }
 
 
+def test_the_last_entry_says_who_owns_a_file(root):
+    apply(
+        root,
+        Entry(b"d/", DIR, uid=5, gid=6),
+        Entry(b"d/f", uid=7, gid=8),
+        Entry(b"h", LINK, linkname=b"d/f"),
+        Entry(b"d/", DIR),
+    )
+    for path in ("d", "d/f", "h"):
+        info = (root / path).lstat()
+        assert (info.st_uid, info.st_gid) == (0, 0), path
+
+
 def test_no_owner_at_all(root):
     apply(root, Entry(b"f", uid=6, gid=7), same_owner=False)
     assert (root / "f").stat().st_uid == 0

@@ -226,16 +226,18 @@ class _Unpacker:
             os.close(fd)
 
     def _directory(self, entry: Entry, dirfd: int, path: bytes, base: bytes) -> None:
+        made = True
         try:
             os.mkdir(base, 0o700, dir_fd=dirfd)
         except FileExistsError:
+            made = False
             if not stat.S_ISDIR(os.stat(base, dir_fd=dirfd, follow_symlinks=False).st_mode):
                 self._remove(dirfd, base)
                 os.mkdir(base, 0o700, dir_fd=dirfd)
                 if path in self._hidden:
                     # a whiteout of the same archive stood here: lower layers stay hidden
                     self._set_opaque(dirfd, base)
-        owner = self._owner_of(entry)
+        owner = self._owner_of(entry, fresh=made)
         if owner is not None:
             _chown(entry, base, owner, dirfd)
         if entry.xattrs:
@@ -257,7 +259,7 @@ class _Unpacker:
             made = self._make_special(entry, dirfd, base)
         if not made:
             return
-        owner = self._owner_of(entry)
+        owner = self._owner_of(entry, fresh=entry.type != EntryType.HARD_LINK)
         if owner is not None:
             _chown(entry, base, owner, dirfd)
         if entry.xattrs:
@@ -486,11 +488,12 @@ class _Unpacker:
 
     # -- attributes ------------------------------------------------------------------
 
-    def _owner_of(self, entry: Entry) -> tuple[int, int] | None:
+    def _owner_of(self, entry: Entry, *, fresh: bool = True) -> tuple[int, int] | None:
+        """Return whom to give an entry to; ``fresh`` means that we own it as it was just made."""
         if not self._same_owner:
             return None
         owner = self._owner or (entry.uid, entry.gid)
-        return None if owner == self._me and self._exact_mode else owner
+        return None if fresh and owner == self._me and self._exact_mode else owner
 
     def _xattrs(self, entry: Entry, target: int | bytes) -> None:
         follow = isinstance(target, int)
