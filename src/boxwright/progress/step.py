@@ -55,11 +55,17 @@ class StepProgress:
 
     @contextlib.contextmanager
     def part(self, status_id: str, *, name: str = "") -> Iterator[None]:
-        """Show one part of the step from its start to its end."""
+        """Show one part of the step from its start to its end.
+
+        One that fails ends, too: clients hold a step's error back while a part of it is open.
+        """
         started = self._clock.now_ns()
         self.status(status_id, name=name, started_ns=started)
-        yield
-        self.status(status_id, name=name, started_ns=started, completed_ns=self._clock.now_ns())
+        try:
+            yield
+        finally:
+            now = self._clock.now_ns()
+            self.status(status_id, name=name, started_ns=started, completed_ns=now)
 
 
 @contextlib.contextmanager

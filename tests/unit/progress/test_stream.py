@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from boxwright.core.digest import Digest
 from boxwright.progress import stream as stream_module
@@ -100,3 +101,17 @@ def test_step_reports_start_end_and_error() -> None:
     good, bad = stream.vertices
     assert (good.name, good.completed_ns, good.error) == ("good", 5, "")
     assert (bad.digest, bad.error) == (Digest.of(b"other"), "reason")
+
+
+def test_a_part_that_fails_ends_before_its_step() -> None:
+    async def scenario() -> list[Event]:
+        stream = ProgressStream()
+        with contextlib.suppress(ValueError), step(stream, StillClock(), "push") as progress:  # noqa: SIM117
+            with progress.part("layers"):
+                raise ValueError("reason")
+        stream.close()
+        return await read_all(stream)
+
+    events = asyncio.run(scenario())
+    (part,) = (event for event in events if isinstance(event, StatusEvent))
+    assert part.completed_ns == 5
