@@ -176,5 +176,8 @@ def test_use_and_pruning_with_filters(buildx: Buildx, context: Context) -> None:
     assert "exec.cachemount" in left
     buildx("prune", "--force", "--all", "--filter", "until=100h").ok()
     assert "exec.cachemount" in buildx("du", "--verbose").ok().out
+    limits = ("--max-used-space", "10gb", "--min-free-space", "1kb")
+    buildx("prune", "--force", "--all", *limits).ok()
+    assert "exec.cachemount" in buildx("du", "--verbose").ok().out
     buildx("prune", "--force", "--all").ok()
     assert "exec.cachemount" not in buildx("du", "--verbose").ok().out

@@ -94,6 +94,8 @@ LLB_CAPS: tuple[str, ...] = (
     "exporter.sourcedateepoch",
     "exporter.multiple",
     "exporter.session",
+    "gc.freespacefilter",
+    "history.filter",
 )
 
 GATEWAY_CAPS: tuple[str, ...] = (
