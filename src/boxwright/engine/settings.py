@@ -13,6 +13,7 @@ from boxwright.engine.usage import PrunePolicy
 from boxwright.errors import BoxwrightError, Code
 
 _GIB = 1 << 30
+_GB = 10**9
 _TWO_DAYS_NS = 48 * 3600 * 10**9
 _SIXTY_DAYS_NS = 60 * 24 * 3600 * 10**9
 
@@ -67,6 +68,11 @@ def _refuse_only_floors(rules: Sequence[PrunePolicy]) -> None:
         raise OnlyFloorError(len(rules))
 
 
+def _share(disk_bytes: int, percent: int) -> int:
+    """Return a part of the disk as BuildKit rounds it: as many GB as it has GiB, and one more."""
+    return (disk_bytes * percent // 100 // _GIB + 1) * _GB
+
+
 def gc_policies(worker: OciWorkerConfig, disk_bytes: int) -> list[PrunePolicy]:
     """Return the rules of garbage collection; BuildKit's default ones if none are configured.
 
@@ -93,9 +99,9 @@ def gc_policies(worker: OciWorkerConfig, disk_bytes: int) -> list[PrunePolicy]:
         _refuse_only_floors(rules)
         return rules
     reserved = size(worker.reserved_space) or size(worker.gc_keep_storage)
-    reserved = reserved or min(10 * _GIB, disk_bytes // 10)
-    ceiling = size(worker.max_used_space) or disk_bytes * 3 // 5
-    free = size(worker.min_free_space) or disk_bytes // 5
+    reserved = reserved or min(10 * _GB, _share(disk_bytes, 10))
+    ceiling = size(worker.max_used_space) or min(100 * _GB, _share(disk_bytes, 80))
+    free = size(worker.min_free_space) or _share(disk_bytes, 20)
     limited = PrunePolicy(reserved_space=reserved, max_used_space=ceiling, min_free_space=free)
     short_lived = PrunePolicy(
         filters=("type==source.local", "type==exec.cachemount", "type==source.git.checkout"),

@@ -59,7 +59,12 @@ def test_default_policies_have_a_ceiling() -> None:
     policies = gc_policies(OciWorkerConfig(), 100 * GIB)
     assert len(policies) == 4
     assert policies[0].max_used_space == 512 * 10**6
-    assert all(p.max_used_space == 60 * GIB for p in policies[1:])
+    for policy in policies[1:]:  # of 100 GiB: 10, 80 and 20 %, rounded as BuildKit does
+        assert policy.reserved_space == 10 * 10**9
+        assert policy.max_used_space == 81 * 10**9
+        assert policy.min_free_space == 21 * 10**9
+    *_, large = gc_policies(OciWorkerConfig(), 1000 * GIB)
+    assert (large.reserved_space, large.max_used_space) == (10 * 10**9, 100 * 10**9)
     assert policies[-1].all
 
 
