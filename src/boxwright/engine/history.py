@@ -168,10 +168,12 @@ class History:
         """Pin, unpin, delete or finalize a record.
 
         Raises:
-            UnknownBuildError: there is no finished build of this ref.
+            UnknownBuildError: there is no finished build of this ref to pin or finalize.
         """
         record = await self.get(request.Ref)
         if record is None:
+            if request.Delete:
+                return  # gone is what was asked for, as upstream has it
             raise UnknownBuildError(request.Ref)
         if request.Delete:
             with self._store.db.transaction(durable=True) as cursor:
