@@ -56,6 +56,12 @@ def _compile_one(text: str) -> Matcher:
             raise InvalidInputError(
                 "malformed filter", detail=repr(text), hint="write field==value or field~=regex"
             )
+        if found["op"] and not found["value"].strip():
+            raise InvalidInputError(
+                "malformed filter",
+                detail=f"{text!r}: no value after {found['op']}",
+                hint='write "" for the empty one',
+            )
         position = found.end()
         selectors.append(_selector(found["path"], found["op"] or "", _unquote(found["value"])))
 

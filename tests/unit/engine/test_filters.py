@@ -42,13 +42,14 @@ RECORD = {
         (["missing!=1"], True),
         (["missing>1"], False),
         (["type=regular"], True),
+        (['inuse==""'], True),
     ],
 )
 def test_matching(filters: list[str], wanted: bool) -> None:
     assert compile_filters(filters)(RECORD.get) is wanted
 
 
-@pytest.mark.parametrize("text", ["==x", "a==b,,c", "id~=(", "a b"])
+@pytest.mark.parametrize("text", ["==x", "a==b,,c", "id~=(", "a b", "type==", "type==,id==x"])
 def test_malformed(text: str) -> None:
     with pytest.raises(InvalidInputError):
         compile_filters([text])
