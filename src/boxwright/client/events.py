@@ -83,6 +83,8 @@ def _warning(message: control_pb2.VertexWarning) -> WarningEvent:
             SourceRange(r.start.line, r.start.character, r.end.line, r.end.character)
             for r in message.ranges
         ),
+        info.language,
+        info.definition.SerializeToString() if info.HasField("definition") else b"",
     )
 
 

@@ -611,6 +611,8 @@ class _FrontendRun:
                 source.filename if source else "",
                 source.data if source else b"",
                 tuple(source_range(r) for r in ranges),
+                source.language if source else "",
+                definition_of(source) if source else b"",
             )
         )
 
@@ -640,6 +642,11 @@ def source_range(message: ops_pb2.Range) -> SourceRange:
     return SourceRange(
         message.start.line, message.start.character, message.end.line, message.end.character
     )
+
+
+def definition_of(info: ops_pb2.SourceInfo) -> bytes:
+    """Return what a source file was read from as progress carries it; empty if that is not said."""
+    return info.definition.SerializeToString() if info.HasField("definition") else b""
 
 
 class EngineRef:

@@ -16,7 +16,7 @@ from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.dockerfile.bridge import OciStore
 from boxwright.engine import capabilities, reffiles
-from boxwright.engine.bridge import BuildBridge, SolveSpec, source_range, with_tree
+from boxwright.engine.bridge import BuildBridge, SolveSpec, definition_of, source_range, with_tree
 from boxwright.engine.containerexec import ExecSession, ExecStream
 from boxwright.engine.containers import Container, ContainerGoneError
 from boxwright.engine.gatewayattests import fill_attestations, read_attestations
@@ -288,6 +288,8 @@ class GatewayBridge:
                 filename=request.info.filename,
                 source=bytes(request.info.data),
                 ranges=tuple(source_range(r) for r in request.ranges),
+                language=request.info.language,
+                definition=definition_of(request.info),
             )
         )
         return gateway_pb2.WarnResponse()

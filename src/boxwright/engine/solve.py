@@ -360,7 +360,7 @@ class SolveRun:
 
     def _warn(self, shown: StepProgress, warnings: Iterable[str]) -> None:
         for text in warnings:
-            self._build.stream.write(WarningEvent(shown.digest, 1, text.encode()))
+            self._build.stream.write(WarningEvent(shown.digest, 0, text.encode()))
 
     # --- the record --------------------------------------------------------------------------
 

@@ -86,6 +86,9 @@ def _warning(message: control_pb2.VertexWarning, event: WarningEvent) -> None:
     if event.filename or event.source:
         message.info.filename = event.filename
         message.info.data = event.source
+        message.info.language = event.language
+        if event.definition:
+            message.info.definition.ParseFromString(event.definition)
     for piece in event.ranges:
         message.ranges.add(
             start=ops_pb2.Position(line=piece.start_line, character=piece.start_column),

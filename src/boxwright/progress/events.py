@@ -100,6 +100,9 @@ class WarningEvent:
     filename: str = ""
     source: bytes = b""
     ranges: tuple[SourceRange, ...] = field(default=())
+    language: str = ""
+    definition: bytes = b""
+    """Of what the file was read from, marshalled: a client can fetch it again."""
 
 
 Event = VertexEvent | StatusEvent | LogEvent | WarningEvent
