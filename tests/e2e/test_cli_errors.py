@@ -284,3 +284,18 @@ def test_a_profile_that_nothing_applies_is_refused(
     done = cli("--config", config, "build", context.path)
     assert_fails(done, Code.CONFIG)
     assert "the AppArmor profile steps can't confine steps" in done.err
+
+
+def test_a_registry_that_is_not_there(cli: Cli, context: Context) -> None:
+    context.dockerfile("FROM 127.0.0.1:1/x\n", base=False)
+    done = cli.build(context.path)
+    assert_fails(done, Code.REGISTRY_UNREACHABLE)
+    found = (
+        "127.0.0.1:1/x: failed to resolve source metadata for 127.0.0.1:1/x:latest: can't reach"
+    )
+    assert found in done.err
+    context.write("f", "")
+    context.dockerfile("FROM scratch\nCOPY f /\n", base=False)
+    done = cli.build("-o", "type=image,name=127.0.0.1:1/x:1,push=true", context.path)
+    assert_fails(done, Code.REGISTRY_UNREACHABLE)
+    assert "failed to push 127.0.0.1:1/x:1: can't reach registry" in done.err

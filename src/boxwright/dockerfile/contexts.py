@@ -34,6 +34,7 @@ from boxwright.wire.pb import ops_pb2 as pb
 DOCKERFILE = "Dockerfile"
 DOCKERIGNORE = ".dockerignore"
 _NO_FOLDER = frozenset({Code.NOT_FOUND, Code.UNIMPLEMENTED})  # of this name, or at all
+_UNREAD = "failed to read dockerfile: "
 _HTTP = re.compile(r"https?://")
 _HTTP_FILENAME = "context"
 _HEADER_SIZE = 1024
@@ -163,7 +164,12 @@ class BuildContexts:
             )
         definition = state.marshal()
         ref = await self.bridge.solve(definition)
-        data = await _first_of(ref, (filename, *alternative))
+        try:
+            data = await _first_of(ref, (filename, *alternative))
+        except BoxwrightError as error:
+            if not error.brief.startswith(_UNREAD):  # it may be another waiter's, too
+                error.brief = _UNREAD + error.brief
+            raise
         if data is None:
             raise DockerfileNotFoundError(filename)
         ignore = await _first_of(ref, (filename + DOCKERIGNORE,))

@@ -105,7 +105,7 @@ def parse_options(opts: Mapping[str, str], worker: Platform) -> BuildOptions:
         network=_network(opts.get("force-network-mode", "")),
         hostname=build_args.get("BUILDKIT_SANDBOX_HOSTNAME") or opts.get("hostname", ""),
         extra_hosts=_extra_hosts(opts.get("add-hosts", "")),
-        shm_size=_number(opts, "shm-size", minimum=None),
+        shm_size=_shm_size(opts),
         ulimits=_ulimits(opts.get("ulimit", "")),
         resources=_resources(opts),
         cgroup_parent=opts.get("cgroup-parent", ""),
@@ -152,7 +152,7 @@ def _platforms(text: str) -> tuple[Platform, ...]:
             out.append(Platform.parse(part).normalized())
         except InvalidInputError as error:
             raise InvalidInputError(
-                f"failed to parse target platform {part}", detail=error.detail, hint=error.hint
+                f"failed to parse target platform {part}", detail=str(error), hint=error.hint
             ) from error
     return tuple(out)
 
@@ -253,7 +253,7 @@ def _ulimit(item: str) -> Ulimit:
     return Ulimit(name, soft, hard)
 
 
-def _number(opts: Mapping[str, str], key: str, *, minimum: int | None = 1) -> int:
+def _number(opts: Mapping[str, str], key: str, *, minimum: int = 1) -> int:
     text = opts.get(key, "")
     if not text:
         return 0
@@ -261,10 +261,17 @@ def _number(opts: Mapping[str, str], key: str, *, minimum: int | None = 1) -> in
         value = parse_int(text, bits=64)
     except ValueError as exc:
         raise InvalidInputError(f"invalid {key} value: {text}", detail=str(exc)) from None
-    if minimum is not None and (value < minimum or value == 0):
+    if value < minimum or value == 0:
         wanted = "must be -1 (unlimited) or > 0" if minimum < 0 else "must be > 0"
         raise InvalidInputError(f"invalid {key} value: {text}", detail=wanted)
     return value
+
+
+def _shm_size(opts: Mapping[str, str]) -> int:
+    try:
+        return parse_int(opts.get("shm-size") or "0", bits=64)
+    except ValueError as exc:
+        raise InvalidInputError("failed to parse shm size", detail=str(exc)) from None
 
 
 def _resources(opts: Mapping[str, str]) -> LinuxResources | None:

@@ -336,7 +336,13 @@ class BuildBridge:
         )
         if platform is not None:
             request.Platform.CopyFrom(platform_to_pb(platform))
-        answer = await self.resolve_source_meta(request, rules, scope)
+        try:
+            answer = await self.resolve_source_meta(request, rules, scope)
+        except BoxwrightError as error:
+            said = f"failed to resolve source metadata for {ref}: "
+            if not error.brief.startswith(said):  # several may wait for one answer
+                error.brief = said + error.brief
+            raise
         name = answer.Source.identifier.partition("://")[2]
         if answer.Source.identifier.startswith(_IMAGE_SCHEME):
             name = str(Reference.parse(name).with_default_tag())

@@ -19,6 +19,7 @@ from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
 from boxwright.engine.parallel import gather_or_cancel
 from boxwright.engine.verify import ImageGraph, verify_push
+from boxwright.errors import BoxwrightError
 from boxwright.oci.manifest import Index, Manifest
 from boxwright.oci.mediatypes import is_index
 from boxwright.progress.step import StepProgress
@@ -58,6 +59,21 @@ class Pusher:
             RegistryError: by cause.
             PushVerificationError: what was pushed can't be pulled.
         """
+        try:
+            await self._push(name, descriptor, insecure=insecure, by_digest=by_digest, step=step)
+        except BoxwrightError as error:
+            error.brief = f"failed to push {name}: {error.brief}"
+            raise
+
+    async def _push(
+        self,
+        name: str,
+        descriptor: Descriptor,
+        *,
+        insecure: bool,
+        by_digest: bool,
+        step: StepProgress,
+    ) -> None:
         ref = Reference.parse(name)
         if not by_digest:
             ref = ref.with_default_tag()

@@ -49,7 +49,7 @@ def read_file(root: Path, path: str, *, offset: int = 0, length: int = 0) -> byt
     info = os.fstat(descriptor)
     if not stat_module.S_ISREG(info.st_mode):
         os.close(descriptor)
-        raise InvalidInputError(f"read {path}: not a regular file")
+        raise InvalidInputError(f"{path} is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
         wanted = length or max(0, info.st_size - offset)
         if wanted > _FILE_LIMIT_BYTES:

@@ -55,6 +55,6 @@ def resolve_exporter(kind: str, attributes: Mapping[str, str]) -> Exporter:
             return TarExporter(TreeOptions.from_attributes(attributes))
         case _:
             raise InvalidInputError(
-                f"exporter {kind!r} could not be found",
+                f'exporter "{kind}" could not be found',
                 hint="use image, oci, docker, local or tar",
             )

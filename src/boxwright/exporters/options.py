@@ -106,6 +106,6 @@ def _compression(rest: dict[str, str]) -> Compression:
             level = int(text)
         except ValueError:
             raise InvalidInputError(
-                "non-integer value specified for compression-level", detail=repr(text)
+                f"non-integer value {text} specified for compression-level"
             ) from None
     return Compression(algorithm, level, force=force)

@@ -82,7 +82,7 @@ class Compression:
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
             raise InvalidInputError(
-                f"unsupported compression {self.algorithm!r}",
+                f"unsupported compression type {self.algorithm}",
                 hint=f"use one of {', '.join(ALGORITHMS)}",
             )
 

@@ -150,7 +150,7 @@ def _parse(patterns: Iterable[str]) -> Iterable[Pattern]:
         if exclusion:
             text = text[1:]
             if not text:
-                raise PatternError(written, "nothing follows the exclamation mark")
+                raise PatternError(written, 'illegal exclusion pattern: "!"')
         yield Pattern(text, exclusion=exclusion)
 
 
@@ -168,7 +168,7 @@ def _check_syntax(text: str) -> None:
         if character == "\\":
             position += 1
             if position >= len(text):
-                raise PatternError(text, "it ends in a backslash")
+                raise PatternError(text, "syntax error in pattern: it ends in a backslash")
         elif character == "[":
             position = _check_class(text, position + 1)
         position += 1
@@ -187,7 +187,7 @@ def _check_class(text: str, position: int) -> int:
         if text[position : position + 1] == "-":
             high, position = _class_character(text, position + 1)
         if high < low:
-            raise PatternError(text, f"the range {low}-{high} is empty")
+            raise PatternError(text, f"syntax error in pattern: the range {low}-{high} is empty")
         ranges += 1
 
 
@@ -197,7 +197,7 @@ def _class_character(text: str, position: int) -> tuple[str, int]:
             position += 1
         if position + 1 < len(text):
             return text[position], position + 1
-    raise PatternError(text, "a character class is not closed or not well formed")
+    raise PatternError(text, "syntax error in pattern: a character class is not closed")
 
 
 def _compile(text: str) -> Callable[[str], bool]:

@@ -173,8 +173,9 @@ def _unknown(what: str, kind: str, known: Sequence[str]) -> InvalidInputError | 
             f"remote caches of type {kind} are not supported yet",
             hint=f"use type={' or type='.join(known)}",
         )
+    shown = kind if what == "importer" else f'"{kind}"'  # as upstream writes them
     return InvalidInputError(
-        f'unknown cache {what}: "{kind}"', hint=f"use type={' or type='.join(known)}"
+        f"unknown cache {what}: {shown}", hint=f"use type={' or type='.join(known)}"
     )
 
 
@@ -205,8 +206,7 @@ def _compression(attrs: Mapping[str, str]) -> Compression:
             level = int(attrs["compression-level"])
         except ValueError:
             raise InvalidInputError(
-                "non-integer value specified for compression-level",
-                detail=repr(attrs["compression-level"]),
+                f"non-integer value {attrs['compression-level']} specified for compression-level"
             ) from None
     force = attrs.get("force-compression", "false") or "true"
     return Compression(

@@ -126,5 +126,5 @@ def _rune_range(low: str, high: str) -> Iterator[bytes]:
 
 def _bad_pattern(pattern: bytes) -> InvalidInputError:
     return InvalidInputError(
-        "invalid wildcard in a path", detail=os.fsdecode(pattern), hint="escape [ as \\["
+        "syntax error in pattern", detail=os.fsdecode(pattern), hint="escape [ as \\["
     )

@@ -135,6 +135,30 @@ def test_wrong_values_are_refused(key: str, value: str) -> None:
         parse_options({key: value}, WORKER)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (
+            "shm-size",
+            "abc",
+            'failed to parse shm size: strconv.ParseInt: parsing "abc": invalid syntax',
+        ),
+        (
+            "platform",
+            "foo/bar/baz/q",
+            (
+                'failed to parse target platform foo/bar/baz/q: "foo/bar/baz/q": '
+                "cannot parse platform specifier: invalid argument"
+            ),
+        ),
+    ],
+)
+def test_refusals_in_the_words_of_buildkit(key: str, value: str, said: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        parse_options({key: value}, WORKER)
+    assert str(caught.value) == said
+
+
 def test_several_platforms_can_not_be_one_result() -> None:
     with pytest.raises(InvalidInputError, match="conflicting config"):
         parse_options({"platform": "linux/amd64,linux/arm64", "multi-platform": "0"}, WORKER)
