@@ -75,6 +75,11 @@ def start_buildx(start: Starter, buildx: Buildx) -> Starter:
     return starter
 
 
+def sleeps_below(pid: int) -> bool:
+    """Whether the step's command runs: its shell says that it does before it has started it."""
+    return any(line[0] == "sleep" for line in children_of(pid).values())
+
+
 def has_large_ingest(root: Path) -> bool:
     """Whether a blob is being written right now, larger than what the base makes."""
     with contextlib.suppress(FileNotFoundError):
@@ -89,7 +94,7 @@ def test_interrupt_ends_the_step_and_leaves_nothing(
     output = tmp_path / "out.tar"
     build = start_build("-o", f"type=oci,dest={output}", context.path)
     build.wait_for_text(RUNNING)
-    assert any(line[0] == "sleep" for line in children_of(build.pid).values())
+    build.wait_for(lambda: sleeps_below(build.pid), "the command of the step runs")
     assert build.end(signal.SIGINT) == EXIT_CODES[Code.CANCELLED], build.text
     assert "cancelled" in build.text
     assert "Traceback" not in build.text
@@ -244,13 +249,9 @@ def test_the_step_of_a_killed_client_ends(
     build.wait_for_text(RUNNING)
     assert daemon.process is not None
     pid = daemon.process.pid
-
-    def step_runs() -> bool:
-        return any(line[0] == "sleep" for line in children_of(pid).values())
-
-    assert step_runs()
+    build.wait_for(lambda: sleeps_below(pid), "the command of the step runs")
     build.end(signal.SIGKILL)
-    wait_until(lambda: not step_runs(), 30, "the step ends")
+    wait_until(lambda: not sleeps_below(pid), what="the step ends")
     buildx.build(context.path).ok()
     daemon.stop()
     assert_recovers(daemon.root)
@@ -287,11 +288,7 @@ def test_a_part_of_the_sandbox_is_killed(
     assert status == EXIT_CODES[wanted], build.text
     assert "hint: " in build.text
     pid = daemon.process.pid
-    wait_until(
-        lambda: all(line[0] != "sleep" for line in children_of(pid).values()),
-        30,
-        "the step is gone",
-    )
+    wait_until(lambda: not sleeps_below(pid), what="the step is gone")
     cli.build("--addr", daemon.address, context.path).ok()
     daemon.stop()
     assert_recovers(daemon.root)
