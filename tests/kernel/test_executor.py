@@ -42,6 +42,7 @@ pytestmark = pytest.mark.root
 
 BUSYBOX = shutil.which("busybox")
 ENV = ("PATH=/bin",)
+LIMIT_S = 60
 Scenario = Callable[["World"], Awaitable[None]]
 
 
@@ -409,7 +410,7 @@ def test_cancel_kills_everything_at_once(play: Callable[[Scenario], None]) -> No
         )
         await spoken(started, task)
         assert processes_in(world.root)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_S):
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -432,7 +433,7 @@ def test_cancel_at_any_moment_leaves_nothing(play: Callable[[Scenario], None]) -
             for _ in range(step * step):
                 await asyncio.sleep(0)
             task.cancel()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(LIMIT_S):
                 await asyncio.wait([task])
             assert task.cancelled()
         assert processes_in(world.root) == []
@@ -484,7 +485,10 @@ def test_killed_supervisor_fails_the_step_and_is_replaced(
         with pytest.raises(SandboxLostError):
             await task
         assert await world.sh("echo again") == "again\n"
-        assert processes_in(world.root) == []
+        # The kernel ends them after it has closed the supervisor's socket.
+        async with asyncio.timeout(LIMIT_S):
+            while processes_in(world.root):  # noqa: ASYNC110 - the kernel tells nobody
+                await asyncio.sleep(0.01)
 
     play(scenario)
 
