@@ -20,6 +20,7 @@ import pytest
 
 from boxwright.linux import unixpath
 from boxwright.testing import peers
+from boxwright.testing.ports import kept_port
 
 PROGRAM = str(Path(sys.executable).with_name("boxwright"))
 TIMEOUT_S = 120
@@ -308,9 +309,11 @@ class Registry:
 @contextlib.contextmanager
 def running_registry(folder: Path) -> Iterator[Registry]:
     """Run a docker-registry that keeps its files in ``folder``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with kept_port() as port:
+        yield from _running_registry(folder, port)
+
+
+def _running_registry(folder: Path, port: int) -> Iterator[Registry]:
     data = folder / "registry"
     config = folder / "registry.yml"
     config.write_text(

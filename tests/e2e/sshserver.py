@@ -10,12 +10,14 @@ import shutil
 import signal
 import socket
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 from programs import find_peer, wait_until
 
 from boxwright.testing.peers import libraries
+from boxwright.testing.ports import kept_port
 
 _IN_NAMESPACE = """
 mount -t tmpfs none /run
@@ -39,8 +41,8 @@ class SshServer:
             "root:x:0:0:root:/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n"
         )
         (folder / "shadow").write_text("root:*:19000:0:99999:7:::\nsshd:!:19000::::::\n")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self._kept = ExitStack()
+        self.port = self._kept.enter_context(kept_port())
         (folder / "config").write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\n"
             f"AuthorizedKeysFile {folder}/user.pub\nStrictModes no\nPidFile none\nUsePAM no\n"
@@ -71,7 +73,8 @@ class SshServer:
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(30)
+        self._process.wait(60)
+        self._kept.close()
         for agent in self._agents:
             os.kill(agent, signal.SIGTERM)
 

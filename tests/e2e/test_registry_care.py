@@ -12,14 +12,19 @@ from pathlib import Path
 import pytest
 from programs import PROGRAM, Cli, Context, Registry, wait_until
 
+from boxwright.testing.ports import kept_port
+
 pytestmark = [pytest.mark.root, pytest.mark.peer("crun")]
 
 
 @contextlib.contextmanager
 def serving(cli: Cli) -> Iterator[str]:
     """Run ``boxwright registry serve`` on the state folder of ``cli``; yield its address."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with kept_port() as port:
+        yield from _serving(cli, f"127.0.0.1:{port}")
+
+
+def _serving(cli: Cli, address: str) -> Iterator[str]:
     argv = [PROGRAM, "--root", str(cli.root), "registry", "serve", "--listen", address]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 

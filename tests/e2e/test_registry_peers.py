@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -26,6 +25,7 @@ from boxwright.progress.stream import ProgressStream
 from boxwright.registry.auth import Credentials, StaticAuth
 from boxwright.registry.client import RegistryClient
 from boxwright.store.store import Store
+from boxwright.testing.ports import kept_port
 
 _SERVER = """
 import asyncio, sys
@@ -57,8 +57,11 @@ def our_registry(root: Path, *arguments: str) -> Iterator[str]:
 @contextlib.contextmanager
 def cncf_registry(folder: Path) -> Iterator[str]:
     """Run Debian's docker-registry; yield ``host:port``."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    with kept_port() as port:
+        yield from _cncf_registry(folder, port)
+
+
+def _cncf_registry(folder: Path, port: int) -> Iterator[str]:
     config = folder / "registry.yml"
     config.write_text(
         f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {folder}/data\n"
@@ -77,7 +80,7 @@ def cncf_registry(folder: Path) -> Iterator[str]:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5):
+        with urllib.request.urlopen(url, timeout=60):
             return True
     except (urllib.error.URLError, OSError):
         return False

@@ -22,6 +22,7 @@ import pytest
 
 from boxwright.linux import unixpath
 from boxwright.store import trace
+from boxwright.testing.ports import kept_port
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("busybox"), pytest.mark.peer("crun")]
 PROGRAM = str(Path(sys.executable).with_name("boxwright"))
@@ -44,16 +45,14 @@ def test_every_point_is_crashed():
 class World:
     """A state folder, a context, and the daemon that serves them for a while."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, registry: str) -> None:
         self.root = folder / "state"
         self.address = f"unix://{folder}/d.sock"
         self.context = folder / "context"
         self.cache = folder / "cache"
         self._config = folder / "buildkitd.toml"
         self._log = folder / "daemon.log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.registry = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.registry = registry
         self._config.write_text(
             f'[boxwright.registry]\naddress = "{self.registry}"\n'
             f'[registry."{self.registry}"]\nhttp = true\n'
@@ -134,9 +133,13 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def seed(tmp_path_factory: pytest.TempPathFactory) -> World:
+def seed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A state folder with an image, its cache, and a repository."""
-    world = World(tmp_path_factory.mktemp("seed"))
+    with kept_port() as port:  # names of images have it: it stays the same
+        yield _seed(World(tmp_path_factory.mktemp("seed"), f"127.0.0.1:{port}"))
+
+
+def _seed(world: World) -> World:
     with world.daemon():
         done = world.build("kept", "echo kept > /kept", push=True)
         assert done.returncode == 0, done.stderr.decode()
@@ -149,10 +152,8 @@ def seed(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture
 def world(seed: World, tmp_path: Path) -> World:
     """A copy of the seed, in a folder of its own."""
-    made = World(tmp_path)
+    made = World(tmp_path, seed.registry)
     subprocess.run(["cp", "-a", str(seed.root), str(made.root)], check=True)
-    made.registry = seed.registry
-    shutil.copy(seed._config, made._config)
     return made
 
 

@@ -8,7 +8,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +27,7 @@ from boxwright.session.services import SessionServices
 from boxwright.sources.base import SourceContext
 from boxwright.sources.git_access import GitAccess
 from boxwright.sources.resolutions import Resolutions
+from boxwright.testing.ports import kept_port
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("git")]
 
@@ -244,8 +244,10 @@ def test_a_server_of_plain_files(tmp_path: Path) -> None:
 
 def test_gits_own_server(tmp_path: Path) -> None:
     async def use(bench: Bench) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        with kept_port() as port:
+            await git_daemon(bench, port)
+
+    async def git_daemon(bench: Bench, port: int) -> None:
         argv = ["daemon", "--export-all", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}"]
         folder = bench.server.folder
         daemon = await asyncio.create_subprocess_exec(

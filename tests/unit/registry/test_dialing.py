@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import aiohttp
 
 from boxwright.registry.dialing import what_broke
+from boxwright.testing.ports import kept_port
 
 
 async def _failure(url: str) -> BaseException:
@@ -19,20 +19,13 @@ async def _failure(url: str) -> BaseException:
             return exc
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def test_a_refused_connection_names_address_and_cause() -> None:
-    port = _free_port()
-    said = what_broke(asyncio.run(_failure(f"http://127.0.0.1:{port}/v2/")))
-    assert said == f"connect to 127.0.0.1:{port}: connection refused"
-    # Several addresses are tried for a name; the cause is said once.
-    said = what_broke(asyncio.run(_failure(f"http://localhost:{port}/v2/")))
-    assert said == f"connect to localhost:{port}: connection refused"
+    with kept_port() as port:
+        said = what_broke(asyncio.run(_failure(f"http://127.0.0.1:{port}/v2/")))
+        assert said == f"connect to 127.0.0.1:{port}: connection refused"
+        # Several addresses are tried for a name; the cause is said once.
+        said = what_broke(asyncio.run(_failure(f"http://localhost:{port}/v2/")))
+        assert said == f"connect to localhost:{port}: connection refused"
 
 
 def test_a_name_that_is_not_known() -> None:
