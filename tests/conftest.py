@@ -8,13 +8,15 @@ import shutil
 import subprocess
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from boxwright.testing.peers import find_peer
 
 # The same examples on every run, however slow the machine: a red test is never a dice roll.
 # BOXWRIGHT_EXPLORE=1 looks for new ones.
-settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("explore" if os.environ.get("BOXWRIGHT_EXPLORE") else "steady")
 

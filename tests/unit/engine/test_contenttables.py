@@ -65,7 +65,10 @@ trees = names.flatmap(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
+)
 @given(old=trees, new=trees)
 def test_differences_are_those_of_the_files(database: Database, old: Files, new: Files) -> None:
     first, second = table_name("old", repr(old)), table_name("new", repr(new))

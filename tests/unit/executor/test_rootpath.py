@@ -87,7 +87,9 @@ for line in sys.stdin.buffer.read().split(b"\\0"):
 
 @pytest.mark.root
 @settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
 )
 @given(parts=st.lists(st.sampled_from(PARTS), min_size=1, max_size=7), absolute=st.booleans())
 def test_existing_paths_are_those_of_a_chroot(
