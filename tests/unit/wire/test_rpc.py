@@ -45,7 +45,7 @@ async def connected(*handlers, limits=None, max_message=1 << 20, **options):
 
 
 def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 20))
+    return asyncio.run(asyncio.wait_for(coroutine, 120))
 
 
 def test_unary_carries_messages_and_metadata():
@@ -265,10 +265,15 @@ def test_deadline_reaches_the_handler_and_the_caller():
             await asyncio.Event().wait()
 
         async with connected((m.CONTROL_INFO, info)) as connection:
-            with pytest.raises(RpcError) as caught:
-                await connection.unary(m.CONTROL_INFO, control_pb2.InfoRequest(), timeout_s=0.05)
-            assert caught.value.status is StatusCode.DEADLINE_EXCEEDED
-            assert 0 < seen[0] <= 0.05
+            timeout_s = 0.05
+            while not any(seen):  # a machine may stand still before the handler is called
+                timeout_s *= 2
+                with pytest.raises(RpcError) as caught:
+                    await connection.unary(
+                        m.CONTROL_INFO, control_pb2.InfoRequest(), timeout_s=timeout_s
+                    )
+                assert caught.value.status is StatusCode.DEADLINE_EXCEEDED
+            assert 0 < seen[-1] <= timeout_s
 
     run(main())
 
@@ -297,7 +302,7 @@ def test_timeout_error_of_the_handler_is_not_taken_for_the_deadline():
     async def main():
         async with connected((m.CONTROL_INFO, info)) as connection:
             with pytest.raises(RpcError) as caught:
-                await connection.unary(m.CONTROL_INFO, control_pb2.InfoRequest(), timeout_s=19)
+                await connection.unary(m.CONTROL_INFO, control_pb2.InfoRequest(), timeout_s=119)
             assert caught.value.status is StatusCode.INTERNAL
 
     run(main())
@@ -572,7 +577,9 @@ def test_stuck_inner_stream_does_not_stop_the_health_check():
 
                 filling = asyncio.ensure_future(fill())
                 for _ in range(20):
-                    await back.unary(m.HEALTH_CHECK, health_pb2.HealthCheckRequest(), timeout_s=10)
+                    await back.unary(
+                        m.HEALTH_CHECK, health_pb2.HealthCheckRequest(), timeout_s=100
+                    )
                 assert not filling.done()
                 filling.cancel()
 
