@@ -93,7 +93,7 @@ def user() -> Iterator[User]:
 def clean(user: User) -> Iterator[None]:
     """Start without a state folder and end without processes and mounts."""
     yield
-    wait_until(lambda: not processes_with(str(user.root)), 20, "all processes end")
+    wait_until(lambda: not processes_with(str(user.root)), "all processes end")
     assert mounts_of(user.home) == []
     if user.root.exists():
         user.run("prune", "--all", "--reset").ok()
@@ -166,7 +166,7 @@ def test_killing_it_leaves_nothing(user: User, project: Context, tmp_path: Path)
         build.end(signal.SIGKILL)
     finally:
         build.close()
-    wait_until(lambda: not processes_with(str(user.root)), 20, "all processes end")
+    wait_until(lambda: not processes_with(str(user.root)), "all processes end")
     assert mounts_of(user.root) == []
     done = user.run("build", "--progress", "plain", project.path).ok()
     assert not any("RUN echo one" in name for name in steps_that_ran(done.err))
@@ -256,7 +256,7 @@ def test_where_proc_is_masked_steps_share_the_engine_s_processes(
     assert "noProcessSandbox: steps can see and kill" in done.err
     (seen,) = (line for line in done.err.splitlines() if " see-" in line and "echo" not in line)
     assert int(seen.rpartition("-")[2]) > 5
-    assert not processes_with("7781")  # what a step leaves ends with it
+    assert not processes_with("sleep\0007781")  # what a step leaves ends with it
 
 
 def test_killing_it_leaves_nothing_of_shared_processes(
@@ -269,12 +269,12 @@ def test_killing_it_leaves_nothing_of_shared_processes(
     )
     try:
         build.wait_for_text("begun-2")
-        assert processes_with("7782")
+        build.wait_for(lambda: len(processes_with("sleep\0007782")) == 2, "both commands run")
         build.end(signal.SIGKILL)
     finally:
         build.close()
-    wait_until(lambda: not processes_with("7782"), 20, "all processes end")
-    wait_until(lambda: not mounts_of(user.root), 20, "nothing is mounted")
+    wait_until(lambda: not processes_with("sleep\0007782"), "all processes end")
+    wait_until(lambda: not mounts_of(user.root), "nothing is mounted")
 
 
 def test_a_killed_supervisor_takes_shared_processes_along(
@@ -287,13 +287,14 @@ def test_a_killed_supervisor_takes_shared_processes_along(
     )
     try:
         build.wait_for_text("begun-2")
+        build.wait_for(lambda: len(processes_with("sleep\0007783")) == 2, "both commands run")
         # Of the two the inner one, which started the steps.
         inner = max(processes_with(f"{user.root}/run/sandbox\0shared"))
         os.kill(inner, signal.SIGKILL)
         assert build.wait() != 0
     finally:
         build.close()
-    wait_until(lambda: not processes_with("7783"), 20, "all processes end")
+    wait_until(lambda: not processes_with("sleep\0007783"), "all processes end")
     assert "sandbox supervisor ended" in build.text
 
 
