@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from programs import PROGRAM, run, wait_until
+from programs import PROGRAM, TIMEOUT_S, run, wait_until
 
 
 class Process:
@@ -45,7 +45,7 @@ class Process:
             assert self._process.poll() is None, f"ended before {what}:\n{self.text[-4000:]}"
             return condition()
 
-        wait_until(holds, 60, what)
+        wait_until(holds, what)
 
     def wait_for_text(self, text: str) -> None:
         """Wait until the program wrote this."""
@@ -56,7 +56,7 @@ class Process:
         self._process.send_signal(how)
         return self.wait()
 
-    def wait(self, timeout_s: float = 60) -> int:
+    def wait(self, timeout_s: float = TIMEOUT_S) -> int:
         """Return the exit status."""
         return self._process.wait(timeout_s)
 
@@ -144,7 +144,7 @@ def unfinished(root: Path) -> list[str]:
 
 def assert_recovers(root: Path) -> None:
     """Start and end an engine on the state folder; nothing of the last one may be left then."""
-    wait_until(lambda: not processes_with(str(root)), 20, "all processes of the engine end")
+    wait_until(lambda: not processes_with(str(root)), "all processes of the engine end")
     run([PROGRAM, "--root", str(root), "du"]).ok()
     assert mounts_of(root) == []
     assert unfinished(root) == []

@@ -42,7 +42,7 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(30)
+            self.process.wait(120)
         os.close(self._fd)
 
     def resize(self, rows: int, columns: int) -> None:
@@ -55,14 +55,14 @@ class Terminal:
         """Press keys."""
         os.write(self._fd, keys.encode())
 
-    def wait(self, text: str, timeout_s: float = 60.0) -> None:
+    def wait(self, text: str, timeout_s: float = 120.0) -> None:
         """Wait until ``text`` is shown, after what earlier calls waited for."""
         end = time.monotonic() + timeout_s
         while (found := self.text.find(text, self._waited)) < 0:
             assert self._read(end), f"{text!r} is not shown:\n{self.text}"
         self._waited = found + len(text)
 
-    def end(self, timeout_s: float = 60.0) -> int:
+    def end(self, timeout_s: float = 120.0) -> int:
         """Wait until the program has ended and return its status."""
         end = time.monotonic() + timeout_s
         while self._read(end):

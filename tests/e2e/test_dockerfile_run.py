@@ -171,7 +171,7 @@ def agent(tmp_path: Path) -> Iterator[str]:
         yield str(socket)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(120)
 
 
 SSH = """

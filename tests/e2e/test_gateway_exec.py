@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from programs import Daemon, wait_until
+from programs import TIMEOUT_S, Daemon, wait_until
 
 from boxwright.llb.build_ops import diff
 from boxwright.llb.exec_op import Mount
@@ -109,7 +109,7 @@ class Seen:
 async def collect(stream: ClientStream, *, until: str = "Done", text: bytes = b"") -> Seen:
     """Read messages until one of a kind, or until the output holds ``text``."""
     seen = Seen()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(TIMEOUT_S):
         while (item := await stream.recv()) is not None:
             kind = item.WhichOneof("Input")
             seen.kinds.append(kind)
@@ -237,12 +237,12 @@ def test_everything_ends_with_the_build(daemon: Daemon) -> None:
             async with made.stream() as stream:
                 await stream.send(message("p1", Init=init("echo up; exec busybox sleep 7777")))
                 await collect(stream, text=b"up")
-                wait_until(lambda: bool(sleepers()), 10, "the process runs")
+                wait_until(lambda: bool(sleepers()), "the process runs")
                 stream.cancel()
 
     asyncio.run(scenario())
-    wait_until(lambda: not sleepers(), 10, "the process has ended")
-    wait_until(lambda: not mounts(daemon), 10, "its root is unmounted")
+    wait_until(lambda: not sleepers(), "the process has ended")
+    wait_until(lambda: not mounts(daemon), "its root is unmounted")
 
 
 def mounts(daemon: Daemon) -> list[str]:
@@ -335,7 +335,7 @@ def test_a_shell_opens_in_the_state_of_a_failed_command(daemon: Daemon) -> None:
                 assert "half" not in (await collect(stream)).text
 
     asyncio.run(scenario())
-    wait_until(lambda: not mounts(daemon), 10, "nothing stays mounted")
+    wait_until(lambda: not mounts(daemon), "nothing stays mounted")
 
 
 def test_a_failed_file_step_is_named_with_the_action_or_the_input(daemon: Daemon) -> None:
@@ -367,7 +367,7 @@ def test_a_failed_file_step_is_named_with_the_action_or_the_input(daemon: Daemon
             await made.call(methods.BRIDGE_NEW_CONTAINER, request)
 
     asyncio.run(scenario())
-    wait_until(lambda: not mounts(daemon), 10, "nothing stays mounted")
+    wait_until(lambda: not mounts(daemon), "nothing stays mounted")
 
 
 def test_a_container_with_running_processes_is_released(daemon: Daemon) -> None:

@@ -149,7 +149,7 @@ def test_events_are_shown_as_they_come(
         assert f"event: STARTED ref:{ref}\n" in seen
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(120)
         process.stdout.close()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 from leftovers import Process, assert_recovers, children_of
-from programs import PROGRAM, Cli, Context, Daemon, wait_until
+from programs import PROGRAM, TIMEOUT_S, Cli, Context, Daemon, wait_until
 
 from boxwright import llb
 from boxwright.client import BuildRequest, Client, Export, connect
@@ -26,7 +26,6 @@ pytestmark = [pytest.mark.root, pytest.mark.peer("crun")]
 
 CLIENTS = 50
 MEMORY_LIMIT_KIB = 512 << 10
-SETTLED_S = 30.0
 
 
 class Resources:
@@ -58,7 +57,7 @@ class Resources:
             return all(count <= before[name] for name, count in self.counts().items())
 
         try:
-            wait_until(is_back, SETTLED_S, "the daemon lets go")
+            wait_until(is_back, "the daemon lets go")
         except AssertionError as error:
             raise AssertionError(f"before {before}, now {self.counts()}") from error
 
@@ -83,7 +82,7 @@ def graph(number: int, script: str) -> ops_pb2.Definition:
 
 def in_loop(use: Callable[[], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(200):
+        async with asyncio.timeout(280):
             await use()
 
     asyncio.run(main())
@@ -232,13 +231,13 @@ def test_a_malformed_request_is_an_error_to_its_sender(daemon: Daemon, name: str
     with grpc.insecure_channel(daemon.address.replace("unix://", "unix:")) as channel:
         solve = channel.unary_unary(SOLVE)
         with pytest.raises(grpc.RpcError) as caught:
-            solve(MALFORMED[name], timeout=30)
+            solve(MALFORMED[name], timeout=TIMEOUT_S)
         assert caught.value.code() not in {  # type: ignore[attr-defined]
             grpc.StatusCode.UNAVAILABLE,
             grpc.StatusCode.DEADLINE_EXCEEDED,
         }
         info = channel.unary_unary("/moby.buildkit.v1.Control/Info")
-        answer = control_pb2.InfoResponse.FromString(info(b"", timeout=30))
+        answer = control_pb2.InfoResponse.FromString(info(b"", timeout=TIMEOUT_S))
         assert answer.buildkitVersion.version
     assert "Traceback" not in daemon.log.read_text()
 
@@ -266,7 +265,7 @@ def test_noise_on_the_socket_hurts_nobody_else(daemon: Daemon, cli: Cli, name: s
     with socket.socket(socket.AF_UNIX) as noisy:
         with unixpath.usable(daemon.address.removeprefix("unix://")) as path:
             noisy.connect(path)
-        noisy.settimeout(30)
+        noisy.settimeout(TIMEOUT_S)
         try:
             noisy.sendall(NOISE[name])
         except OSError:

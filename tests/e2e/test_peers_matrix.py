@@ -290,7 +290,7 @@ def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
         yield ctr
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 @pytest.mark.peer("containerd")

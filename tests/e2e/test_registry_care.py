@@ -38,7 +38,7 @@ def _serving(cli: Cli, address: str) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
 
 
 def test_what_was_built_is_listed_checked_and_kept(cli: Cli, context: Context) -> None:

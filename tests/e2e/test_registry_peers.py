@@ -50,7 +50,7 @@ def our_registry(root: Path, *arguments: str) -> Iterator[str]:
         yield process.stdout.readline().strip().removeprefix("http://")
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
         process.stdout.close()
 
 
@@ -75,7 +75,7 @@ def _cncf_registry(folder: Path, port: int) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
 
 
 def _answers(url: str) -> bool:

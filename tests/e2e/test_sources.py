@@ -281,7 +281,7 @@ def test_epoch_of_the_context(build: Build, site: Site, tmp_path: Path) -> None:
 
 def test_git_does_not_outlive_a_killed_engine(cli: Cli, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(60)
+        silent.settimeout(120)
         remote = f"http://127.0.0.1:{silent.getsockname()[1]}/app.git"
         process = subprocess.Popen(
             [PROGRAM, "build", *local(tmp_path / "out"), remote],
@@ -291,7 +291,7 @@ def test_git_does_not_outlive_a_killed_engine(cli: Cli, tmp_path: Path) -> None:
         )
         connection, _ = silent.accept()
         process.kill()
-        process.wait(30)
+        process.wait(120)
         # git itself dies with the engine; its helper when the remote ends or answers.
         connection.close()
         assert_no_process_uses(remote)

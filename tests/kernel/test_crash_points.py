@@ -78,11 +78,11 @@ class World:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            status = process.wait(60)
+            status = process.wait(120)
         assert status == (-signal.SIGKILL if point else 0), self._log.read_text()[-3000:]
 
     def _wait_for(self, process: subprocess.Popen[bytes]) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         path = self.address.removeprefix("unix://")
         while True:
             with socket.socket(socket.AF_UNIX) as probe, unixpath.usable(path) as name:
@@ -117,7 +117,7 @@ class World:
             [PROGRAM, "--root", str(self.root), "store", "verify", "--json"],
             capture_output=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
         problems = json.loads(done.stdout)["problems"]
         return [each for each in problems if each["damage"]]
@@ -127,7 +127,7 @@ class World:
             [PROGRAM, "--root", str(self.root), "image", "ls", "--json"],
             capture_output=True,
             check=True,
-            timeout=60,
+            timeout=120,
         )
         return [each["name"] for each in json.loads(done.stdout)]
 

@@ -112,7 +112,7 @@ def write(mebibytes: int, *, pieces: int = 1) -> str:
 
 def until_it_answers(process: subprocess.Popen[bytes], argv: list[str]) -> None:
     """Ask a starting daemon until it answers; it has no event for other processes."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while subprocess.run(argv, capture_output=True, check=False).returncode:
         assert process.poll() is None, "the daemon ended"
         assert time.monotonic() < end, "the daemon does not answer"
@@ -132,7 +132,7 @@ def daemon(volume: Path, tmp_path: Path) -> Iterator[list[str]]:
         assert process.poll() is None, "the daemon ended"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(120)
         log.close()
 
 

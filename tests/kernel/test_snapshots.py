@@ -417,7 +417,7 @@ asyncio.run(main())
 def test_a_crash_leaves_whole_snapshots_and_no_mounts(tmp_path, point, left):
     environment = {**os.environ, "BOXWRIGHT_TEST_CRASH": "1", "BOXWRIGHT_CRASH_POINT": point}
     argv = [sys.executable, "-c", CRASH, str(tmp_path), point]
-    done = subprocess.run(argv, env=environment, check=False, timeout=60)
+    done = subprocess.run(argv, env=environment, check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
     store = Store.open(tmp_path)
     manager = SnapshotManager.open(store)

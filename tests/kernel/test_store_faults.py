@@ -49,7 +49,7 @@ def crash(program: str, root: Path, point: str) -> None:
         "BOXWRIGHT_CRASH_POINT": point,
     }
     done = subprocess.run(
-        [sys.executable, "-c", program, str(root)], env=environment, check=False, timeout=60
+        [sys.executable, "-c", program, str(root)], env=environment, check=False, timeout=120
     )
     assert done.returncode == -signal.SIGKILL
 
@@ -98,14 +98,14 @@ def test_the_crash_switch_does_nothing_without_the_test_switch(tmp_path):
     environment = {**os.environ, "BOXWRIGHT_CRASH_POINT": "blob-staged"}
     environment.pop("BOXWRIGHT_TEST_CRASH", None)
     done = subprocess.run(
-        [sys.executable, "-c", COMMIT, str(tmp_path)], env=environment, check=False, timeout=60
+        [sys.executable, "-c", COMMIT, str(tmp_path)], env=environment, check=False, timeout=120
     )
     assert done.returncode == 0
 
 
 def test_a_killed_owner_gives_the_lock_back(tmp_path):
     program = COMMIT + "\nimport signal, os\nos.kill(os.getpid(), signal.SIGKILL)\n"
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
     Store.open(tmp_path).close()
 

@@ -40,7 +40,7 @@ def verify(root: Path, *flags: str) -> tuple[int, dict[str, object]]:
         [PROGRAM, "--root", str(root), "store", "verify", "--json", *flags],
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     return done.returncode, json.loads(done.stdout or b"{}")
 
@@ -187,7 +187,7 @@ def test_a_folder_in_use_is_left_alone(filled):
             [PROGRAM, "--root", str(root), "store", "verify"],
             capture_output=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
     assert done.returncode == EXIT_CODES[Code.STORE_LOCKED]
     assert f"process {os.getpid()}".encode() in done.stderr

@@ -110,7 +110,7 @@ class World:
 
 
 def run(main):
-    asyncio.run(asyncio.wait_for(main, 10))
+    asyncio.run(asyncio.wait_for(main, 120))
 
 
 @settings(max_examples=150, deadline=None)

@@ -134,7 +134,7 @@ def test_messages_arrive_whole_and_in_order(sizes, frame_sizes, cuts, pings):
             done.set_result([message.data async for message in stream])
 
         stream, serving = await deliver(data, cuts, handler)
-        assert await asyncio.wait_for(done, 10) == bodies
+        assert await asyncio.wait_for(done, 120) == bodies
         stream.close()
         await serving
 
@@ -157,7 +157,7 @@ def test_tunnelled_bytes_arrive_complete(sizes, frame_sizes, cuts, forms, pings)
             ended.set()
 
         stream, serving = await deliver(data, cuts, handler)
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), 120)
         assert collector.data == b"".join(bodies)
         stream.close()
         await serving

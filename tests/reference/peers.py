@@ -87,7 +87,7 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
             processes.append(subprocess.Popen(argv, stdout=log, stderr=log))
     try:
         for address in (ours, upstream):
-            wait_until(lambda address=address: _answers(address), 60, address)
+            wait_until(lambda address=address: _answers(address), address)
         yield Daemons(ours, upstream)
     finally:
         for process in processes:

@@ -70,7 +70,7 @@ def addresses(
             for argv in commands:
                 started.append(subprocess.Popen(argv, stdout=log, stderr=log))
             for address in sockets:
-                wait_until(lambda address=address: _answers(address), 60, address)
+                wait_until(lambda address=address: _answers(address), address)
             yield sockets[0], sockets[1]
         finally:
             for process in started:

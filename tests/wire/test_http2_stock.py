@@ -39,7 +39,7 @@ REGULAR = 0x8F280000  # Go's mode bits of which a regular file has none
 
 
 def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 60))
+    return asyncio.run(asyncio.wait_for(coroutine, 200))
 
 
 async def execute(*argv):
@@ -220,6 +220,6 @@ def test_our_client_drives_stock_buildkitd(tmp_path):
                 await call.send(control_pb2.PruneRequest())
                 await call.close_send()
                 assert [record async for record in call] == []
-            assert await connection.ping() < 30
+            assert await connection.ping() < 120
 
     run(main())

@@ -19,7 +19,7 @@ def run(*arguments, name="boxwright", stdin=b"", env=None):
         capture_output=True,
         check=False,
         env={**os.environ, **(env or {})},
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -17,7 +17,7 @@ def test_a_cancelled_caller_waits_for_what_runs():
 
         def work() -> None:
             loop.call_soon_threadsafe(started.set)
-            finish.wait(10)
+            finish.wait(120)
             ended.set()
 
         task = asyncio.ensure_future(to_worker(work))
@@ -42,7 +42,7 @@ def test_what_has_not_started_never_does():
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         block = threading.Event()
         ran = []
-        first = asyncio.ensure_future(to_worker(block.wait, 10))
+        first = asyncio.ensure_future(to_worker(block.wait, 120))
         await asyncio.sleep(0)
         second = asyncio.ensure_future(to_worker(ran.append, 1))
         await asyncio.sleep(0)

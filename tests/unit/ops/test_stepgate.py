@@ -97,7 +97,7 @@ def run(use: Callable[[Steps], Any]) -> None:
         await use(steps)
         await steps.gate.close()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_the_oldest_goes_on_alone_and_others_give_up():
@@ -145,7 +145,7 @@ def test_one_that_is_ended_before_it_has_started_holds_nobody_up():
         steps.executor.on_low(room.left)
         room.asked.set()
         with pytest.raises(DiskCapError):
-            await asyncio.wait_for(late, 5)
+            await asyncio.wait_for(late, 60)
         room.left = 100
         again = steps.start("again")
         await quiet()

@@ -173,7 +173,7 @@ def test_a_signal_ends_it_in_order(tmp_path, number):
     process, url = _start(tmp_path / "served")
     assert url.startswith("http://127.0.0.1:")
     process.send_signal(number)
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     process.stdout.close()
     store = Store.open(tmp_path / "served")
     assert store.was_clean

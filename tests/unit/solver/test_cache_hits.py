@@ -16,7 +16,7 @@ def run(scenario):
             await scenario(graph, solver)
         await graph.close()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_one_vertex_runs_once_and_is_cached():

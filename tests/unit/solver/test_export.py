@@ -98,7 +98,7 @@ async def exports(builds):
 @pytest.mark.parametrize("number", range(len(SCENARIOS)))
 def test_exports_what_buildkit_exports(number):
     builds = SCENARIOS[number]
-    found = asyncio.run(asyncio.wait_for(exports(builds), 30))
+    found = asyncio.run(asyncio.wait_for(exports(builds), 120))
     for build, mine in zip(builds, found, strict=True):
         for kind, target in mine.items():
             assert sorted(target.records) == sorted(build[kind]), kind
@@ -113,7 +113,7 @@ def run(scenario):
             await job.discard()
         await graph.close()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 @pytest.mark.parametrize(("decision", "blobs"), [(None, 1), (True, 1), (False, 0)])
@@ -142,7 +142,7 @@ def test_a_vertex_may_refuse_the_export_of_a_cached_result(decision, blobs):
             await job.discard()
         await graph.close()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_session_keys_are_not_exported():
@@ -241,7 +241,7 @@ def test_an_imported_cache_is_used_and_copied_to_the_main_one():
         await local.close()
         await remote.close()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_combined_caches_prefer_the_main_one():
@@ -264,4 +264,4 @@ def test_combined_caches_prefer_the_main_one():
         await other_results.close()
         await graph.close()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))

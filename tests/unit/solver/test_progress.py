@@ -53,7 +53,7 @@ def run(scenario):
         await solver.close()
         await graph.close()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 async def build(graph, solver, edge, job_id="j"):

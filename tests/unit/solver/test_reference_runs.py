@@ -61,5 +61,5 @@ async def executed(builds):
 @pytest.mark.parametrize("number", range(len(SCENARIOS)))
 def test_runs_what_buildkit_runs(number):
     builds = SCENARIOS[number]
-    runs = asyncio.run(asyncio.wait_for(executed(builds), 30))
+    runs = asyncio.run(asyncio.wait_for(executed(builds), 120))
     assert runs == [build["ran"] for build in builds]

@@ -21,7 +21,7 @@ def run(scenario):
             await scenario(graph, solver)
         await graph.close()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 class Gate:

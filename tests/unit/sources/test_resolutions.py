@@ -64,7 +64,7 @@ def test_builds_that_share_a_step_share_its_answer() -> None:
 def test_two_builds_that_want_each_others_steps_do_not_wait_for_ever() -> None:
     async def main() -> None:
         server, first, second = Server(), Resolutions(), Resolutions()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             found = await asyncio.gather(once(server, first, second), once(server, second, first))
         assert found == [1, 1]
 
