@@ -7,7 +7,7 @@ import hashlib
 import os
 import sqlite3
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from programs import PROGRAM, TIMEOUT_S, run, wait_until
@@ -65,6 +65,12 @@ class Process:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder that others change meanwhile: what goes away is passed over."""
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
 
 
 def processes_with(mark: str) -> list[int]:

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from leftovers import Process
+from leftovers import Process, files_below
 from programs import PROGRAM, Buildx, Cli, Context, Daemon, Layout
 
 pytestmark = [pytest.mark.root, pytest.mark.peer("crun")]
@@ -27,10 +27,13 @@ RUN --mount=type=secret,id=file if cat /run/secrets/file | grep -q nothing; then
 def files_with(folder: Path, value: str) -> list[str]:
     """Return the files under a folder that hold the value, compressed ones looked into."""
     found = []
-    for path in folder.rglob("*"):
+    for path in files_below(folder):
         if path.is_symlink() or not path.is_file():
             continue
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue
         for program in ([], ["gzip", "-dc"], ["zstd", "-dc"]):
             if program:
                 done = subprocess.run(program, input=data, capture_output=True, check=False)
