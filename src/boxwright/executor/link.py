@@ -28,7 +28,7 @@ from boxwright.sandbox import propagation, protocol
 
 _log = logging.getLogger(__name__)
 
-_START_TIMEOUT_S = 20.0
+_START_TIMEOUT_S = 60.0  # it ends sooner if it fails; a machine may stand still meanwhile
 _PROGRAM = (
     "import sys; sys.path[:0]=[sys.argv.pop(1)]; "
     "from boxwright.sandbox.supervisor import main; main()"
