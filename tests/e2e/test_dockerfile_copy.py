@@ -199,6 +199,26 @@ def test_hard_links_and_copies_of_one_file(build: Builder, context: Context) -> 
     assert [name for name in files if name.startswith("l/")] == ["l/1", "l/2 link to l/1"]
 
 
+def test_files_of_one_origin_are_separate_for_steps(build: Builder, context: Context) -> None:
+    """What a step copies, archives or changes is one file, wherever else its content came to."""
+    context.write("f", "same")
+    context.write("tree/g", "other")
+    context.dockerfile(
+        "FROM base AS made\nRUN echo made > /made\n"
+        "FROM base\nCOPY f /a/f\nCOPY tree /a/tree\nCOPY f tree /b/\nADD . /c\n"
+        "COPY --from=made / /d\nCOPY --from=made /made /e/\n"
+        "COPY --link f /l/f\nCOPY --link tree /l/\nCOPY --link f /m/f\n"
+        "RUN mkdir /copies && cp -a /a /b /c /d /e /l /m /copies && cd /copies && echo more >> a/f"
+        " m/f && cat b/f c/f l/f > /seen && busybox find . -type f -links +1 > /links;"
+        " busybox tar cf - -C / a b c d e l m bin | busybox tar tvf - | grep ' -> .*[^x]$' > /tar;"
+        " busybox stat -c %i /a/f /b/f /c/f /b/g /a/tree/g /c/tree/g /bin/busybox /d/bin/busybox"
+        " /d/made /e/made /l/f /l/g /m/f | sort | uniq -d > /twins\n"
+    )
+    image = build()
+    told = {name: image.text(name) for name in ("seen", "links", "tar", "twins")}
+    assert told == {"seen": "samesamesame", "links": "", "tar": "", "twins": ""}
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -15,6 +15,7 @@ from snapshot_trees import commit, contents, layer_changes, put
 from boxwright.linux import mount
 from boxwright.linux.files import disk_usage
 from boxwright.snapshots import (
+    ImmutableRef,
     SnapshotManager,
     links,
     preparation,
@@ -22,6 +23,7 @@ from boxwright.snapshots import (
 )
 from boxwright.snapshots import manager as snapshots_manager
 from boxwright.snapshots.diff import write_layer
+from boxwright.snapshots.linkcopy import LinkCopier
 from boxwright.snapshots.verify import find_tree_problems
 from boxwright.store import DiskFullError, Store
 
@@ -52,6 +54,39 @@ def test_merge_of_independent_trees_stacks_them(store):
         assert await contents(top) == {"b": "2", "dir/x": "2", "dir/y": "2"}
         assert (await layer_changes(top))[-1] == [("a", "delete")]
         assert manager.merge([first]).id == first.id
+
+    asyncio.run(scenario())
+
+
+def test_files_of_one_origin_are_separate_in_a_merge(store):
+    async def linked(manager: SnapshotManager, source: Path, name: str) -> ImmutableRef:
+        tree = manager.new(None, description="copy")
+        async with tree.mounted() as root:
+            copier = LinkCopier()
+            copier.copy(source, root / name)
+            assert copier.linked
+            tree.note_links([source.parent])
+        return await tree.commit()
+
+    async def scenario():
+        manager = SnapshotManager.open(store)
+        origin = await commit(manager, None, put(a="1", b="2"))
+        layer = manager.folder(origin.id) / "fs"
+        first = await linked(manager, layer / "a", "first")
+        second = await linked(manager, layer / "a", "second")
+        other = await linked(manager, layer / "b", "other")
+        apart = manager.merge([first, other])
+        assert await contents(apart) == {"first": "1", "other": "2"}
+        assert not (store.root / "snapshots" / apart.id).exists()  # stacked as they are
+        for inputs in ([first, second], [other, first, second], [first, other, second]):
+            merged = manager.merge(inputs)
+            async with merged.mounted() as root:
+                found = {path.name: path.lstat().st_ino for path in root.iterdir()}
+            assert len(set(found.values())) == len(inputs), found
+            wanted = {"first": "1", "second": "1", "other": "2"}
+            assert await contents(merged) == {name: wanted[name] for name in found}
+            assert len(await merged.layers()) == len(inputs)
+        assert find_tree_problems(store) == []
 
     asyncio.run(scenario())
 

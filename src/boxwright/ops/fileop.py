@@ -254,6 +254,8 @@ class FileOpRun:
     ) -> None:
         options = _copy_options(action, owner)
         may_write_direct = tree.ref.parent is not None
+        if tree.ref.parent is not None:
+            tree.linker.taken = self._snapshots.taken(source.layers, await tree.ref.parent.stack())
         with LayerView(os.fspath(source.path), source.layers) as view:
             async with tree.ref.mounted() as root:
                 upper = os.fspath(tree.ref.upper) if may_write_direct else None

@@ -3,9 +3,9 @@
 A link shares owner, mode, times and attributes with its source for ever, so it is taken only
 when none of them is to change, from a sealed tree that the store owns (never from a user's
 tree, a cache mount or a context that is still written to), and at most once per source inode
-in one target tree: a second link would turn two independent copies into hard links of each
-other in the layer's archive. Where a link is impossible the content is shared by reflink, or
-copied inside the kernel.
+in one target tree and what is below it: a second link would turn two independent copies into
+hard links of each other, for the layer's archive and for programs that run in the tree. Where a
+link is impossible the content is shared by reflink, or copied inside the kernel.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from boxwright.core.dataclass import dataclass
 from boxwright.linux.files import copy_content
@@ -67,6 +68,7 @@ class FolderPair:
 AnyPath = str | bytes | os.PathLike[str]
 
 KEEP = Attributes()
+IsTaken = Callable[[os.stat_result, int | None], bool]
 
 
 class LinkCopier:
@@ -82,6 +84,8 @@ class LinkCopier:
         self._preserve = preserve_links
         self._made: dict[tuple[int, int, int | None], bytes] = {}
         self._linked: set[tuple[int, int]] = set()
+        self.taken: IsTaken | None = None
+        """Tells what is below the target already, by status and layer of the source."""
         self.linked = 0
         self.copied_bytes = 0
 
@@ -127,6 +131,7 @@ class LinkCopier:
             self._sealed
             and key not in self._linked
             and want.equal_to(info)
+            and not (self.taken is not None and self.taken(info, layer))
             and self._link(here, there)
         ):
             self._linked.add(key)
@@ -150,7 +155,12 @@ class LinkCopier:
         """
         key = (info.st_dev, info.st_ino)
         has_twin = info.st_nlink > 1 and self._preserve and (*key, folders.layer) in self._made
-        if has_twin or key in self._linked or not (self._sealed and want.equal_to(info)):
+        if (
+            has_twin
+            or key in self._linked
+            or not (self._sealed and want.equal_to(info))
+            or (self.taken is not None and self.taken(info, folders.layer))
+        ):
             here, there = f"{folders.source}/{name}", f"{folders.target}/{name}"
             self.copy(here, there, want, info, layer=folders.layer)
             return

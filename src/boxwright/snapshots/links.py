@@ -8,6 +8,7 @@ in one pass which of them has a file first.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,6 +57,22 @@ class Links:
             " WHERE source = ? ORDER BY created_ns, id"
         )
         return [row[0] for row in self._db.execute(query, (snapshot_id,))]
+
+    def family(self, snapshot_ids: Iterable[str]) -> set[str]:
+        """Return who may share files with any of these, be it through others."""
+        found: set[str] = set()
+        asked = sorted(set(snapshot_ids))
+        while asked:
+            rows = self._db.execute(
+                "SELECT snapshot, source FROM snapshot_links"
+                " WHERE snapshot IN (SELECT value FROM json_each(?1))"
+                " OR source IN (SELECT value FROM json_each(?1))",
+                (json.dumps(asked),),
+            )
+            new = {each for row in rows for each in row} - found
+            found |= new
+            asked = sorted(new)
+        return found
 
     def replace(self, snapshot_id: str, sources: Iterable[str]) -> None:
         """Note which snapshots this one has links into, now that it is known."""
@@ -144,6 +161,63 @@ def _sizes(folder: Path) -> tuple[int, dict[int, int]]:
             continue
         own += info.st_blocks * files.STATUS_BLOCK
     return own, shared
+
+
+class Taken:
+    """Tells which files of sealed layers a tree has already under another name. Blocks.
+
+    A link to one of them would make two files of the tree hard links of each other, which programs
+    that run in it notice: copies of both, and archives, would be one file.
+
+    Args:
+        links: Of the store.
+        sources: Folders of the layers that are copied from.
+        below: Folders of the layers that are below what is copied to.
+    """
+
+    def __init__(self, links: Links, sources: Sequence[Path], below: Sequence[Path]) -> None:
+        self._links = links
+        self._sources = sources
+        self._below = below
+        self._both = {place for place, layer in enumerate(sources) if layer in set(below)}
+        self._found: frozenset[int] | None = None
+
+    def __call__(self, info: os.stat_result, layer: int | None) -> bool:
+        """Return whether the tree has the file with ``info``, of that layer of the sources."""
+        if layer in self._both:
+            return True
+        if info.st_nlink == 1:
+            return False
+        if self._found is None:
+            self._found = frozenset(self._find())
+        return info.st_ino in self._found
+
+    def _find(self) -> Iterator[int]:
+        family = self._links.family(_id_of(layer) for layer in self._sources)
+        for layer in self._below:
+            if _id_of(layer) in family:
+                yield from _inodes(layer)
+
+
+def have_twins(links: Links, base: Iterable[Path], upper: Iterable[Path]) -> bool:
+    """Return whether a file of one of the ``upper`` layers is in another layer, too. Blocks."""
+    upper = list(upper)
+    family = links.family(_id_of(layer) for layer in upper)
+    seen: set[int] = set()
+    for layer in base:
+        if _id_of(layer) in family:
+            seen.update(_inodes(layer))
+    for layer in upper:
+        if _id_of(layer) in family:
+            own = set(_inodes(layer))
+            if not seen.isdisjoint(own):
+                return True
+            seen |= own
+    return False
+
+
+def _id_of(layer: Path) -> str:
+    return layer.parent.name
 
 
 def _inodes(folder: Path) -> Iterator[int]:

@@ -35,7 +35,7 @@ from boxwright.oci.annotations import UNCOMPRESSED
 from boxwright.snapshots import chains, materialise
 from boxwright.snapshots.backend import Backend, BackendName, open_backend
 from boxwright.snapshots.errors import SnapshotInUseError, SnapshotNotFoundError
-from boxwright.snapshots.links import Counted, Tree, count, own_size
+from boxwright.snapshots.links import Counted, Taken, Tree, count, own_size
 from boxwright.snapshots.mounts import Mounts
 from boxwright.snapshots.node import LayerBlob, Node
 from boxwright.snapshots.preparation import Preparation
@@ -211,6 +211,10 @@ class SnapshotManager:
         """Undo :meth:`mount_writable`, even when cancelled."""
         if root != ref.upper:
             await self.mounts.unmount(root)
+
+    def taken(self, sources: Sequence[Path], below: Sequence[Path]) -> Taken:
+        """Return what tells which files of layers may not be linked into a tree."""
+        return Taken(self.table.links, sources, below)
 
     async def commit(self, ref: MutableRef) -> ImmutableRef:
         """Write the row of a finished tree (its handle has made sure that nobody mounts it)."""

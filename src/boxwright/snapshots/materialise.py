@@ -16,7 +16,7 @@ from boxwright.core.digest import Digest
 from boxwright.fsutil.unpack import apply_layer
 from boxwright.snapshots.backend import OPAQUE_XATTRS, is_opaque, is_whiteout
 from boxwright.snapshots.errors import LayerMismatchError, LayerMissingError
-from boxwright.snapshots.linkcopy import LinkCopier
+from boxwright.snapshots.linkcopy import IsTaken, LinkCopier
 from boxwright.store import BlobNotFoundError, Store, disk_errors, trace
 from boxwright.store.trash import remove_tree
 
@@ -108,11 +108,25 @@ def has_marks(layer: Path) -> bool:
     return False
 
 
-def flatten(layers: Sequence[Path], below: Path | None, folder: Path, *, userxattr: bool) -> None:
+def flatten(
+    layers: Sequence[Path],
+    below: Path | None,
+    folder: Path,
+    *,
+    userxattr: bool,
+    taken: IsTaken | None = None,
+) -> None:
     """Rewrite ``layers`` as one layer over the tree ``below``, in ``folder/view``.
 
     Whiteouts and opaque marks stay only where ``below`` has something to hide; files are
     hard-linked where that is safe.
+
+    Args:
+        layers: Layer folders.
+        below: The tree.
+        folder: Of the snapshot.
+        userxattr: Whether marks are attributes of users.
+        taken: Tells which files are below already.
 
     Raises:
         DiskFullError: no space left.
@@ -123,8 +137,10 @@ def flatten(layers: Sequence[Path], below: Path | None, folder: Path, *, userxat
         folder.mkdir(mode=0o700, exist_ok=True)
         make_root(staged, layers[-1] if layers else below)
         opaque = OPAQUE_XATTRS[1] if userxattr else OPAQUE_XATTRS[0]
-        for layer in layers:
-            _Flattener(layer, below, staged, opaque, LinkCopier()).run()
+        copier = LinkCopier()
+        copier.taken = taken
+        for place, layer in enumerate(layers):
+            _Flattener(layer, below, staged, opaque, copier, place).run()
     remove_tree(target)
     staged.rename(target)
 
@@ -149,13 +165,20 @@ class _Flattener:
     """Applies one layer folder to the tree that is being made."""
 
     def __init__(
-        self, layer: Path, below: Path | None, target: Path, opaque: str, copier: LinkCopier
+        self,
+        layer: Path,
+        below: Path | None,
+        target: Path,
+        opaque: str,
+        copier: LinkCopier,
+        place: int = 0,
     ) -> None:
         self._layer = layer
         self._below = below
         self._target = target
         self._opaque = opaque
         self._copier = copier
+        self._place = place
 
     def run(self) -> None:
         pending = [""]
@@ -175,7 +198,8 @@ class _Flattener:
                     pending.append(path)
                 else:
                     self._replace(path)
-                    self._copier.copy(self._layer / path, self._target / path)
+                    here, there = self._layer / path, self._target / path
+                    self._copier.copy(here, there, info=info, layer=self._place)
         for relative in reversed(folders):
             self._copier.copy_attributes(self._layer / relative, self._target / relative)
 

@@ -21,6 +21,7 @@ from boxwright.snapshots import materialise
 from boxwright.snapshots.backend import MAX_LAYERS
 from boxwright.snapshots.diff import changes, is_pure, write_difference, write_layer
 from boxwright.snapshots.errors import LayerMissingError
+from boxwright.snapshots.links import Taken, have_twins
 from boxwright.snapshots.node import Node
 from boxwright.snapshots.records import PURE
 from boxwright.snapshots.refs import LayerTree
@@ -252,6 +253,7 @@ class Preparation:
                     below,
                     self._manager.folder(node.row.id),
                     userxattr=self._manager.backend.userxattr,
+                    taken=Taken(self._manager.table.links, upper, base),
                 )
             self._made(node, plain=True)
 
@@ -281,7 +283,8 @@ class Preparation:
 
         Deletions in a layer were made for another base: overlayfs shows a whiteout with nothing
         below it as a file, and a folder marked opaque hides what an earlier input brought.
-        The kernel refuses the same folder twice in one stack.
+        The kernel refuses the same folder twice in one stack. A file that two layers have, by link
+        from one place, would be a hard link in the tree.
         """
         base = self._base_stack(node)
         upper = [layer.pure or layer.fs for layer in self._upper_layers(node)]
@@ -290,7 +293,9 @@ class Preparation:
         stack = base + upper
         if len(set(stack)) != len(stack) or len(stack) > MAX_LAYERS:
             return False
-        return not any([await to_worker(materialise.has_marks, layer) for layer in upper])
+        if any([await to_worker(materialise.has_marks, layer) for layer in upper]):
+            return False
+        return not await to_worker(have_twins, self._manager.table.links, base, upper)
 
     async def _compare(self, node: Node) -> None:
         """Write the difference of two unrelated trees into the folder of a diff."""

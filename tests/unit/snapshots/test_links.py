@@ -189,3 +189,30 @@ def test_links_inside_a_tree_count_once(tmp_path: Path) -> None:
     (other / "c").hardlink_to(tree / "a")
     assert own_size(tree, [other, tmp_path / "missing"]) == alone - FILE
     assert own_size(tmp_path / "missing", [other]) == 0
+
+
+def test_what_a_tree_has_already_is_taken(manager: SnapshotManager) -> None:
+    async def scenario() -> None:
+        origin = await make(manager, ["a", "b", "alone"])
+        copied = await make(manager, linked=[(origin, "a")])
+        again = await make(manager, linked=[(copied, "a"), (origin, "b")])
+        stranger = await make(manager, ["a"])
+
+        def layer(snapshot_id: str) -> Path:
+            return manager.folder(snapshot_id) / "fs"
+
+        def taken(name: str, below: Sequence[str]) -> bool:
+            found = manager.taken(
+                [layer(stranger), layer(origin)], [layer(each) for each in below]
+            )
+            return found((layer(origin) / name).lstat(), 1)
+
+        # Of a relative by two steps, what it has; of others nothing; of the layer itself all.
+        assert [taken(name, [again]) for name in ("a", "b", "alone")] == [True, True, False]
+        assert [taken(name, [copied]) for name in ("a", "b", "alone")] == [True, False, False]
+        assert not taken("a", [stranger, await make(manager, ["z"])])
+        assert taken("alone", [origin])
+        assert manager.table.links.family([copied]) == {origin, copied, again}
+        assert manager.table.links.family([stranger]) == set()
+
+    asyncio.run(scenario())
