@@ -100,7 +100,7 @@ def test_a_record_that_fails_is_logged_and_nobody_waits_for_ever(
         Ending(history, "a", ValueError("no record today")).goes_on.set()
         assert await listed(history) == []
         with pytest.raises(UnknownBuildError):
-            await history.update(control_pb2.UpdateBuildHistoryRequest(Ref="a", Delete=True))
+            await history.update(control_pb2.UpdateBuildHistoryRequest(Ref="a", Pinned=True))
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(asyncio.wait_for(main(), 60))
