@@ -86,8 +86,10 @@ class History:
             record: of the build.
             also: what else is to be stored with it, in the same transaction.
         """
-        self._active.pop(record.Ref, None)
         await to_worker(self._save, record, also)
+        self._active.pop(
+            record.Ref, None
+        )  # not before: whoever lists builds would find it nowhere
         self._publish(Event(type=control_pb2.COMPLETE, record=record))
         for ref in await to_worker(self._expire):
             self._publish(Event(type=control_pb2.DELETED, record=Record(Ref=ref)))
@@ -105,7 +107,8 @@ class History:
 
     async def get(self, ref: str) -> Record | None:
         """Return the record of a finished build."""
-        await self.written()
+        # Of no other build: this one may run, end and be gone from the running ones meanwhile.
+        await self.written(ref)
         rows = self._store.db.execute("SELECT record FROM build_history WHERE ref = ?", (ref,))
         return Record.FromString(rows[0][0]) if rows else None
 
@@ -232,15 +235,22 @@ class History:
             self._listeners.discard(queue)
 
     def _snapshot(self, request: control_pb2.BuildHistoryRequest) -> list[Event]:
-        events = [Event(type=control_pb2.STARTED, record=r) for r in self._active.values()]
+        saved: list[Record] = []
         if not request.ActiveOnly:
             rows = self._store.db.execute(
                 "SELECT record FROM build_history ORDER BY created_ns DESC"
             )
-            events += [
-                Event(type=control_pb2.COMPLETE, record=Record.FromString(row[0])) for row in rows
-            ]
-        return events
+            saved = [Record.FromString(row[0]) for row in rows]
+        known = {record.Ref for record in saved}
+        running = [
+            record
+            for record in self._active.values()
+            if record.Ref not in known or not record.HasField("CompletedAt")  # being announced
+        ]
+        return [
+            *(Event(type=control_pb2.STARTED, record=record) for record in running),
+            *(Event(type=control_pb2.COMPLETE, record=record) for record in saved),
+        ]
 
     def _filter(self, request: control_pb2.BuildHistoryRequest) -> Callable[[Record], bool]:
         matches = compile_filters(list(request.Filter))

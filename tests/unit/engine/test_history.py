@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +64,7 @@ def test_whoever_asks_for_records_waits_for_those_that_are_written(history: Hist
             ),
         ]
         await history.written("b")  # no business of this one
+        assert await history.get("b") is None
         await asyncio.sleep(0.05)
         assert not any(task.done() for task in asking)
         ending.goes_on.set()
@@ -72,6 +75,46 @@ def test_whoever_asks_for_records_waits_for_those_that_are_written(history: Hist
         assert (await history.get("a")).pinned
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_build_that_ends_while_others_are_waited_for_is_listed(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving, goes_on, save = threading.Event(), threading.Event(), history._save
+
+    def slowly(record: Record, *also: Any) -> None:
+        if record.Ref == "late":
+            saving.set()
+            assert goes_on.wait(60)
+        save(record, *also)
+
+    async def main() -> None:
+        first = Ending(history, "first")
+        listing = asyncio.ensure_future(listed(history))
+        await asyncio.sleep(0)
+        Ending(history, "late").goes_on.set()
+        await asyncio.to_thread(saving.wait, 60)
+        first.goes_on.set()
+        assert set(await listing) == {
+            (control_pb2.STARTED, "late"),
+            (control_pb2.COMPLETE, "first"),
+        }
+        goes_on.set()
+        assert {ref for _, ref in await listed(history)} == {"late", "first"}
+
+    monkeypatch.setattr(history, "_save", slowly)
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_build_that_is_saved_and_not_announced_yet_is_listed_once(history: History) -> None:
+    async def main() -> None:
+        record = Record(Ref="a")
+        history.started(record)
+        record.CompletedAt.GetCurrentTime()
+        history._save(record)
+        assert await listed(history) == [(control_pb2.COMPLETE, "a")]
+
+    asyncio.run(main())
 
 
 def test_a_listener_that_stays_sees_each_build_once(history: History) -> None:
