@@ -136,11 +136,11 @@ class Engine:
             DuplicateBuildError: a build of this ref runs already.
             BoxwrightError: of the step, frontend or export that failed.
         """
-        if self._closing:
-            raise EngineClosingError
         if not request.Ref:
             raise InvalidInputError("a build needs a ref")
         await self.history.written(request.Ref)
+        if self._closing:  # by now: closing waits for records, too, and then for nobody else
+            raise EngineClosingError
         if request.Ref in self._builds:
             raise DuplicateBuildError(request.Ref)
         # Not at start: builds need much that a first answer does not (engine.preload).

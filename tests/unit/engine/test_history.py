@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from boxwright.core.clock import SystemClock
-from boxwright.engine.errors import UnknownBuildError
+from boxwright.engine.engine import Engine
+from boxwright.engine.errors import EngineClosingError, UnknownBuildError
 from boxwright.engine.history import History, Record
 from boxwright.store.store import Store
 from boxwright.wire.pb import control_pb2
@@ -115,6 +116,23 @@ def test_a_build_that_is_saved_and_not_announced_yet_is_listed_once(history: His
         assert await listed(history) == [(control_pb2.COMPLETE, "a")]
 
     asyncio.run(main())
+
+
+def test_no_build_begins_on_an_engine_that_closes_while_a_record_is_waited_for(
+    history: History,
+) -> None:
+    async def main() -> None:
+        engine = Engine.__new__(Engine)
+        engine.history, engine._closing, engine._builds = history, False, {}
+        ending = Ending(history, "a")
+        again = asyncio.ensure_future(engine.solve(control_pb2.SolveRequest(Ref="a")))
+        await asyncio.sleep(0)
+        engine._closing = True
+        ending.goes_on.set()
+        with pytest.raises(EngineClosingError):
+            await again
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_a_listener_that_stays_sees_each_build_once(history: History) -> None:
