@@ -1,9 +1,9 @@
-"""Several pieces of work at the same time, ended together."""
+"""Several pieces of work at the same time, ended together; and work that is not to be disturbed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 
 
 async def gather_or_cancel(work: Sequence[Awaitable[None]]) -> None:
@@ -16,3 +16,21 @@ async def gather_or_cancel(work: Sequence[Awaitable[None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def to_the_end(work: Coroutine[None, None, None]) -> None:
+    """Wait until ``work`` has ended, however often the caller is cancelled meanwhile.
+
+    It is not told of that; the caller is, when it has ended. For the end of something whose owner
+    gives up what the work uses as soon as the caller has left.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    task.result()
+    if cancelled is not None:
+        raise cancelled

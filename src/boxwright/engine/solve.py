@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -25,7 +24,7 @@ from boxwright.engine.entitlements import enabled_by, granted
 from boxwright.engine.gateway import GatewayBridge
 from boxwright.engine.history import History
 from boxwright.engine.keyrecords import KeyRecord, KeyRecords
-from boxwright.engine.parallel import gather_or_cancel
+from boxwright.engine.parallel import gather_or_cancel, to_the_end
 from boxwright.engine.policycheck import SourcePolicy, rules_of
 from boxwright.engine.provenance import Provenance, RequestScope
 from boxwright.engine.push import Pusher
@@ -147,9 +146,8 @@ class SolveRun:
             failure = exc
             raise
         finally:
-            await asyncio.shield(
-                asyncio.ensure_future(self._end(bridge, record, response, failure))
-            )
+            # A client that leaves and a daemon that stops may both cancel this one call.
+            await to_the_end(self._end(bridge, record, response, failure))
         return control_pb2.SolveResponse(ExporterResponse=response)
 
     async def _sample(self) -> None:
