@@ -9,7 +9,8 @@ for through the endpoint that pullers use; only then is the push a success.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from boxwright.core.clock import Clock
@@ -137,34 +138,23 @@ class Pusher:
 
         async def push_one(blob: Descriptor) -> None:
             async with slots:
-                started = self._clock.now_ns()
-                shown = f"pushing layer {blob.digest}"
-
-                def on_progress(sent: int) -> None:
-                    step.status(shown, current=sent, total=blob.size, started_ns=started)
-
                 label = SOURCE_LABEL + ref.host
                 labels = await to_worker(self._store.blobs.labels, blob.digest)
                 mount_from = labels.get(label, "")
-                await client.push_blob(
-                    ref,
-                    blob,
-                    lambda: self._read(blob.digest),
-                    insecure=insecure,
-                    mount_from="" if mount_from == ref.path else mount_from,
-                    on_progress=on_progress,
-                )
+                with _shown(step, self._clock, blob) as on_progress:
+                    await client.push_blob(
+                        ref,
+                        blob,
+                        lambda: self._read(blob.digest),
+                        insecure=insecure,
+                        mount_from="" if mount_from == ref.path else mount_from,
+                        on_progress=on_progress,
+                    )
+                    on_progress(blob.size)
                 if not mount_from:
                     # The same layers under the next name are mounted from here.
                     known = {label: ref.path}
                     await to_worker(self._store.blobs.set_labels, blob.digest, known)
-                step.status(
-                    shown,
-                    current=blob.size,
-                    total=blob.size,
-                    started_ns=started,
-                    completed_ns=self._clock.now_ns(),
-                )
 
         await gather_or_cancel([push_one(blob) for blob in graph.blobs.values()])
 
@@ -172,3 +162,22 @@ class Pusher:
         with self._store.blobs.open(digest) as file:
             while data := await to_worker(file.read, _CHUNK_BYTES):
                 yield data
+
+
+@contextlib.contextmanager
+def _shown(step: StepProgress, clock: Clock, blob: Descriptor) -> Iterator[Callable[[int], None]]:
+    """Show what is sent of a blob; it ends also when it fails, as every part of a step."""
+    shown, started = f"pushing layer {blob.digest}", clock.now_ns()
+    sent: int | None = None
+
+    def on_progress(count: int) -> None:
+        nonlocal sent
+        sent = count
+        step.status(shown, current=count, total=blob.size, started_ns=started)
+
+    try:
+        yield on_progress
+    finally:
+        if sent is not None:
+            now = clock.now_ns()
+            step.status(shown, current=sent, total=blob.size, started_ns=started, completed_ns=now)

@@ -13,6 +13,7 @@ from boxwright.core.digest import Digest
 from boxwright.engine.push import Pusher
 from boxwright.engine.verify import PushVerificationError
 from boxwright.errors import Code
+from boxwright.progress.events import StatusEvent
 from boxwright.progress.step import step
 from boxwright.progress.stream import ProgressStream
 from boxwright.registry.auth import AnonymousAuth, Credentials, StaticAuth
@@ -63,7 +64,9 @@ def image(tmp_path):
     store.close()
 
 
-async def push(kit, image, name, *, hosts=None, auth=None, by_digest=False, retries=2):
+async def push(
+    kit, image, name, *, hosts=None, auth=None, by_digest=False, retries=2, stream=None
+):
     async with kit.client(hosts, auth, retries=retries) as client:
 
         @contextlib.asynccontextmanager
@@ -71,8 +74,7 @@ async def push(kit, image, name, *, hosts=None, auth=None, by_digest=False, retr
             yield client
 
         clock = SystemClock()
-        stream = ProgressStream()
-        with step(stream, clock, "exporting") as progress:
+        with step(stream or ProgressStream(), clock, "exporting") as progress:
             pusher = Pusher(image.store, clients, (), clock)
             await pusher.push(name, image.root, insecure=False, by_digest=by_digest, step=progress)
 
@@ -154,6 +156,20 @@ def test_by_digest_writes_no_tag(kit, run, image):
     registry = run(work())
     assert registry.tags == {}
     assert ("team/app", image.root.digest) in registry.manifests
+
+
+def test_what_is_shown_of_a_layer_ends_when_it_fails(kit, run, image):
+    """Clients hold a step's error back while something of it is open."""
+    stream = ProgressStream()
+    failure(kit, run, image, Faults(break_uploads=999, break_after=1000), stream=stream)
+
+    async def read():
+        stream.close()
+        return [event async for batch in stream.read() for event in batch]
+
+    shown = [event for event in run(read()) if isinstance(event, StatusEvent)]
+    assert any(event.id.startswith("pushing layer sha256:") for event in shown)
+    assert all(event.completed_ns is not None for event in shown)
 
 
 # --- the six faults ------------------------------------------------------------------------------
