@@ -206,8 +206,8 @@ class Store:
 
     def usage(self) -> Usage:
         """Return what blobs, unfinished writes and metadata take on the disk."""
-        staged = sum(entry.stat().st_size for entry in os.scandir(self.blobs.ingest))
-        database = sum(path.stat().st_size for path in self.root.glob("state.db*"))
+        staged = sum(map(_size_of, os.scandir(self.blobs.ingest)))
+        database = sum(map(_size_of, self.root.glob("state.db*")))
         return Usage(self.blobs.total_bytes(), staged, database)
 
     def verify(self, *, repair: bool = True) -> VerifyReport:
@@ -353,3 +353,11 @@ def lock_root(root: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, b"%d\n" % os.getpid(), 0)
     return fd
+
+
+def _size_of(file: os.DirEntry[str] | Path) -> int:
+    """Return a file's size; none if it is gone, as one that was being written may be."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0

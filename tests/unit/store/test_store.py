@@ -361,6 +361,24 @@ def test_usage_counts_what_lies_there(store):
     assert usage.database > 0
 
 
+def test_usage_is_counted_while_others_write(store, monkeypatch):
+    writers = [store.blobs.writer(), store.blobs.writer()]
+    for writer in writers:
+        writer.write(b"abc")
+    scan = os.scandir
+
+    def scan_and_finish(folder):
+        if folder != store.blobs.ingest:
+            return scan(folder)
+        found = list(scan(folder))
+        writers[0].commit()  # between the look into the folder and that at the file
+        return found
+
+    with writers[0], writers[1], monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scan_and_finish)
+        assert store.usage().staged == 3
+
+
 def test_discarded_trees_are_removed_whatever_their_depth_and_modes(store):
     folder = store.root / "snapshots" / "x"
     folder.mkdir(parents=True)
