@@ -288,7 +288,8 @@ class LayoutPlace:
 
 
 def _tag_of(entry: dict[str, Any]) -> str:
-    return str((entry.get("annotations") or {}).get(layout.REF_NAME, ""))
+    annotations = entry.get("annotations")
+    return str(annotations.get(layout.REF_NAME, "")) if isinstance(annotations, dict) else ""
 
 
 def _publish(path: Path, source: BinaryIO) -> None:

@@ -175,7 +175,7 @@ def publish(folder: Path, descriptor: dict[str, Any], names: list[str]) -> None:
     An entry of the same name, or without a name of the same digest, is replaced.
 
     Raises:
-        LayoutError: the index that is there can't be read.
+        LayoutError: the index that is there can't be read, or not be written.
     """
     fresh = []
     for name in names or [""]:
@@ -193,7 +193,7 @@ def publish_tag(folder: Path, descriptor: dict[str, Any], tag: str) -> None:
     """Let a tag of a layout's index point at a manifest, as build caches in folders have it.
 
     Raises:
-        LayoutError: the index that is there can't be read.
+        LayoutError: the index that is there can't be read, or not be written.
     """
     publish(folder, {**descriptor, "annotations": {_TAG: tag}}, [])
 
