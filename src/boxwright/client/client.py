@@ -78,8 +78,7 @@ class Client:
         _add_cache_imports(request)
         message = request.message(services.id)
         with CacheWriters(request.cache_to) as writers:
-            if writers.must_wait:
-                await to_worker(writers.wait)
+            await writers.wait()
             async with self._transport.session(services):
                 progress = _Progress(self._transport, request.ref, on_progress)
                 following = asyncio.ensure_future(progress.follow())

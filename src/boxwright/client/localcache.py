@@ -6,6 +6,7 @@ A folder is an OCI layout. The daemon reads and writes its blobs as a content st
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -28,6 +29,7 @@ from boxwright.session.providers.contents import (
 _log = logging.getLogger(__name__)
 
 _MANIFEST_KEY = "cache.manifest"
+_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +129,15 @@ class CacheWriters:
             except BlockingIOError:
                 self._waiting.append(lock)
 
-    @property
-    def must_wait(self) -> bool:
-        """Whether another build removes what is not needed right now."""
-        return bool(self._waiting)
-
-    def wait(self) -> None:
-        """Wait until it is done; blocks."""
+    async def wait(self) -> None:
+        """Wait until no other build removes what is not needed; can be cancelled."""
         while self._waiting:
-            fcntl.flock(self._waiting.pop(), fcntl.LOCK_SH)
+            try:
+                fcntl.flock(self._waiting[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(_INTERVAL_S)
+            else:
+                self._waiting.pop()
 
     @contextlib.contextmanager
     def alone(self, folder: Path) -> Iterator[bool]:

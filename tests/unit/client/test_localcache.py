@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -73,20 +73,23 @@ def test_a_reset_leaves_what_another_build_has_not_published_yet(cache: Cache) -
     assert cache.layers == {b"ours", b"theirs"}
 
 
-def test_a_build_waits_for_a_reset_off_the_loop(cache: Cache) -> None:
-    resetting = os.open(cache.folder, os.O_RDONLY)
-    fcntl.flock(resetting, fcntl.LOCK_EX)
-    with CacheWriters([cache.spec()]) as writers:
-        assert writers.must_wait
-        waiting = threading.Thread(target=writers.wait)
-        waiting.start()
-        waiting.join(0.2)
-        assert waiting.is_alive()
-        os.close(resetting)
-        waiting.join(60)
-        assert not writers.must_wait
-        with CacheWriters([cache.spec()]) as others, others.alone(cache.folder) as is_alone:
-            assert not is_alone
+def test_a_build_waits_for_a_reset_and_can_be_cancelled_meanwhile(cache: Cache) -> None:
+    async def main() -> None:
+        resetting = os.open(cache.folder, os.O_RDONLY)
+        fcntl.flock(resetting, fcntl.LOCK_EX)
+        with CacheWriters([cache.spec()]) as writers:
+            waiting, given_up = (asyncio.ensure_future(writers.wait()) for _ in range(2))
+            await asyncio.sleep(0.2)
+            assert not waiting.done()
+            given_up.cancel()
+            await asyncio.wait([given_up])
+            os.close(resetting)
+            await waiting
+            with CacheWriters([cache.spec()]) as others, others.alone(cache.folder) as is_alone:
+                assert not is_alone
+            await writers.wait()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_another_process_is_another_build(cache: Cache) -> None:
