@@ -243,10 +243,17 @@ class OciWorkerConfig:
         "reservedSpace", 0, "Space that collection leaves alone.", example="10GB"
     )
     max_used_space: str | int = key(
-        "maxUsedSpace", 0, "Space that the state may use at most.", example="60%"
+        "maxUsedSpace",
+        0,
+        "Space that the state may use at most; 80% of the disk, 100GB at most, where minFreeSpace "
+        "is not set either.",
+        example="60%",
     )
     min_free_space: str | int = key(
-        "minFreeSpace", 0, "Space of the disk to keep free.", example="20%"
+        "minFreeSpace",
+        0,
+        "Space of the disk to keep free; 20% where maxUsedSpace is not set either.",
+        example="20%",
     )
     gc_policy: tuple[GcPolicyConfig, ...] = key("gcpolicy", (), "Rules, tried in their order.")
 

@@ -76,6 +76,8 @@ def _share(disk_bytes: int, percent: int) -> int:
 def gc_policies(worker: OciWorkerConfig, disk_bytes: int) -> list[PrunePolicy]:
     """Return the rules of garbage collection; BuildKit's default ones if none are configured.
 
+    Its default limits hold where neither ``maxUsedSpace`` nor ``minFreeSpace`` is configured.
+
     Raises:
         ConfigError: a size or duration can't be read.
         OnlyFloorError: no rule has a limit.
@@ -99,9 +101,10 @@ def gc_policies(worker: OciWorkerConfig, disk_bytes: int) -> list[PrunePolicy]:
         _refuse_only_floors(rules)
         return rules
     reserved = size(worker.reserved_space) or size(worker.gc_keep_storage)
-    reserved = reserved or min(10 * _GB, _share(disk_bytes, 10))
-    ceiling = size(worker.max_used_space) or min(100 * _GB, _share(disk_bytes, 80))
-    free = size(worker.min_free_space) or _share(disk_bytes, 20)
+    ceiling, free = size(worker.max_used_space), size(worker.min_free_space)
+    if not (ceiling or free):  # who says what may be used gets no other limits besides
+        reserved = reserved or min(10 * _GB, _share(disk_bytes, 10))
+        ceiling, free = min(100 * _GB, _share(disk_bytes, 80)), _share(disk_bytes, 20)
     limited = PrunePolicy(reserved_space=reserved, max_used_space=ceiling, min_free_space=free)
     short_lived = PrunePolicy(
         filters=("type==source.local", "type==exec.cachemount", "type==source.git.checkout"),

@@ -68,6 +68,24 @@ def test_default_policies_have_a_ceiling() -> None:
     assert policies[-1].all
 
 
+@pytest.mark.parametrize(
+    ("worker", "limits"),
+    [
+        (OciWorkerConfig(min_free_space="50GB"), (0, 0, 50)),
+        (OciWorkerConfig(max_used_space="500GB"), (0, 500, 0)),
+        (OciWorkerConfig(max_used_space="500GB", reserved_space="30GB"), (30, 500, 0)),
+        (OciWorkerConfig(gc_keep_storage="30GB"), (30, 100, 201)),
+    ],
+)
+def test_a_limit_of_the_configuration_stands_alone(
+    worker: OciWorkerConfig, limits: tuple[int, int, int]
+) -> None:
+    _, *rules = gc_policies(worker, 1000 * GIB)
+    for rule in rules:
+        found = (rule.reserved_space, rule.max_used_space, rule.min_free_space)
+        assert found == tuple(size * 10**9 for size in limits)
+
+
 def test_configured_policies() -> None:
     rule = GcPolicyConfig(all=True, keep_duration="1h", keep_bytes="5GB", max_used_space="10%")
     (policy,) = gc_policies(OciWorkerConfig(gc_policy=(rule,)), 1000)
