@@ -159,7 +159,10 @@ def to_rpc_error(exc: BaseException) -> RpcError:
     Anything unexpected becomes INTERNAL without its text, and is logged with its traceback.
     """
     if isinstance(exc, RpcError):
-        return exc
+        if exc.brief == (exc.message or exc.status.name):
+            return exc
+        # Whoever passed it on has said what it was about.
+        return RpcError(exc.status, str(exc), exc.details, hint=exc.hint)
     if isinstance(exc, asyncio.CancelledError):
         return RpcError(StatusCode.CANCELLED, "the call was cancelled")
     if isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:

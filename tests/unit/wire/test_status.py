@@ -47,6 +47,17 @@ def test_details_of_the_whole_chain_are_sent():
     assert len(boxes) == 1
 
 
+def test_what_is_said_besides_about_an_error_of_another_call_is_sent():
+    error = RpcError(StatusCode.UNAVAILABLE, "no login", [Any(type_url="x/y")])
+    assert to_rpc_error(error) is error
+    error.brief = f"failed to push a/b: {error.brief}"
+    sent = to_rpc_error(error)
+    assert (sent.status, sent.message) == (StatusCode.UNAVAILABLE, "failed to push a/b: no login")
+    assert sent.details == error.details
+    silent = RpcError(StatusCode.UNAVAILABLE, "")
+    assert to_rpc_error(silent) is silent
+
+
 def test_status_message_round_trip_keeps_unknown_details():
     unknown = Any(type_url="example.com/some.Thing", value=b"\x01")
     error = from_pb(to_pb(RpcError(StatusCode.ABORTED, "x", [unknown])))
