@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fakeregistry import ServedRegistry
-from programs import Cli, Context, Daemon, Registry, Run, find_peer, run
+from programs import Buildx, Cli, Context, Daemon, Registry, Run, find_peer, run
 
 from boxwright.errors import EXIT_CODES, Code
 from boxwright.testing.certificates import CertificateAuthority
@@ -108,6 +108,28 @@ def test_a_download_that_stalls_is_given_up(
     text = said(done)
     assert f"download from registry {host} broke off" in text
     assert re.search(r"blob sha256:[0-9a-f]{64} at byte \d+ of \d+: no byte for 1 s", text)
+
+
+@pytest.mark.peer("docker-buildx")
+def test_a_pull_that_fails_is_an_error_of_its_step(
+    cli: Cli, project: Context, buildx: Buildx, tmp_path: Path
+) -> None:
+    with ServedRegistry() as registry:
+        name = f"{registry.host}/team/app:1"
+        other = ("--root", tmp_path / "other")  # the daemon has none of the layers
+        cli(*other, "build", "-t", name, "--push", project.path).ok()
+        registry.fake.faults.end_early, registry.fake.faults.break_after = 99, 5000
+        project.dockerfile(f"FROM {name}\nCOPY Dockerfile /third\n", base=False)
+        done = buildx.build("-o", f"type=tar,dest={tmp_path}/out.tar", project.path)
+        host = registry.host
+    assert done.status == 1, done.text
+    source = re.search(rf"^(#\d+) .* FROM {host}/team/app", done.err, re.MULTILINE)
+    assert source is not None, done.err
+    layer = rf"{source[1]} (sha256:[0-9a-f]{{64}}) [0-9.]+k?B / 143.* done"
+    lost = re.search(rf"^{layer}$", done.err, re.MULTILINE)
+    assert lost is not None, done.err
+    assert re.search(rf"^#\d+ ERROR: .*{lost[1]}", done.err, re.MULTILINE), done.err
+    assert re.search(rf"^{source[1]} DONE", done.err, re.MULTILINE), done.err
 
 
 # --- the six faults ------------------------------------------------------------------------------

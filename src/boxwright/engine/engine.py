@@ -156,6 +156,7 @@ class Engine:
         finally:
             del self._builds[request.Ref]
             build.closed.set()
+            self.history.ended(request.Ref)
             self._schedule_gc()
 
     async def _build(self, ref: str, timeout_s: float) -> Build:

@@ -94,6 +94,11 @@ class History:
         for ref in await to_worker(self._expire):
             self._publish(Event(type=control_pb2.DELETED, record=Record(Ref=ref)))
 
+    def ended(self, ref: str) -> None:
+        """Take back :meth:`started` for a build that has ended and gets no record."""
+        if ref not in self._writing:
+            self._active.pop(ref, None)
+
     def forget_active(self, ref: str) -> None:
         """Take back :meth:`started` for a build that never got a record."""
         self._active.pop(ref, None)

@@ -179,7 +179,8 @@ class Taken:
         self._links = links
         self._sources = sources
         self._below = below
-        self._both = {place for place, layer in enumerate(sources) if layer in set(below)}
+        both = {*sources} & {*below}
+        self._both = {place for place, layer in enumerate(sources) if layer in both}
         self._found: frozenset[int] | None = None
 
     def __call__(self, info: os.stat_result, layer: int | None) -> bool:

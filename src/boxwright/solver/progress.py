@@ -100,6 +100,14 @@ class _Past:
                     self._log_bytes -= dropped
                     self._dropped_bytes += dropped
 
+    def open_statuses(self) -> list[StatusEvent]:
+        """Return the parts of the work that have begun and not ended."""
+        return [
+            status
+            for status in self._statuses.values()
+            if status.started_ns is not None and status.completed_ns is None
+        ]
+
     def events(self) -> Iterator[Event]:
         """Yield what was kept, in an order that makes sense."""
         yield from self._statuses.values()
@@ -164,6 +172,10 @@ class VertexProgress:
         """Say that work on the vertex has ended, and where it came from if it was cached."""
         self._running -= 1
         now_ns = self._clock.now_ns()
+        if error and not self._running:
+            # Clients hold an error back while a part of the vertex, such as a layer, is open.
+            for status in self._past.open_statuses():
+                self.write(replace(status, timestamp_ns=now_ns, completed_ns=now_ns))
         self._event = self._event.ended(now_ns, cached=cached, error=error, origin=origin)
         self.write(self._event)
 

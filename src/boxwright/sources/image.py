@@ -227,21 +227,23 @@ class ImageSource:
             if progress is None:
                 await self._fetcher.fetch(remote, descriptor)
                 return
-            started = time.time_ns()
-            name, total = str(descriptor.digest), descriptor.size
+            name, total, started = str(descriptor.digest), descriptor.size, time.time_ns()
+            seen = 0
 
             def on_progress(current: int) -> None:
+                nonlocal seen
+                seen = current
                 progress.status(name, current=current, total=total, started_ns=started)
 
             on_progress(0)
-            await self._fetcher.fetch(remote, descriptor, on_progress)
-            progress.status(
-                name,
-                current=total,
-                total=total,
-                started_ns=started,
-                completed_ns=time.time_ns(),
-            )
+            try:
+                await self._fetcher.fetch(remote, descriptor, on_progress)
+                seen = total
+            finally:  # a layer that can't be had is not on its way any more
+                now = time.time_ns()
+                progress.status(
+                    name, current=seen, total=total, started_ns=started, completed_ns=now
+                )
 
         return fetch
 

@@ -59,3 +59,22 @@ def test_much_output_loses_its_beginning_and_says_so(monkeypatch) -> None:
     assert isinstance(kept, LogEvent)
     assert note.data.startswith(b"[12 bytes")
     assert kept.data == b"cccc\n"
+
+
+def test_parts_of_a_vertex_that_failed_have_ended() -> None:
+    vertex = make_vertex()
+    vertex.started()
+    vertex.status("whole", current=2, total=2, started_ns=1, completed_ns=2)
+    vertex.status("part", current=1, total=2, started_ns=1)
+    vertex.started()
+    vertex.ended(error="one of two pieces of work")
+    assert {event.completed_ns for event in statuses(vertex)} == {2, None}
+    vertex.ended(error="the other")
+    whole, part = statuses(vertex)
+    assert whole.completed_ns == 2
+    assert part.completed_ns is not None
+    assert (part.current, part.started_ns) == (1, 1)
+
+
+def statuses(vertex: VertexProgress) -> list[StatusEvent]:
+    return [event for event in seen_by_late_job(vertex) if isinstance(event, StatusEvent)]
