@@ -24,7 +24,7 @@ from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.engine import buildspans
 from boxwright.engine.errors import UnknownBuildError
-from boxwright.engine.filters import compile_filters
+from boxwright.engine.historyfilter import compile_history_filters
 from boxwright.engine.keyrecords import KeyRecords
 from boxwright.engine.recorder import read_record
 from boxwright.store import trace
@@ -258,39 +258,15 @@ class History:
         ]
 
     def _filter(self, request: control_pb2.BuildHistoryRequest) -> Callable[[Record], bool]:
-        matches = compile_filters(list(request.Filter))
+        matches = compile_history_filters(request.Filter, self._clock.now_ns())
 
         def wanted(record: Record) -> bool:
             if request.Ref and record.Ref != request.Ref:
                 return False
-            return matches(lambda path: _field(record, path))
+            return matches(record)
 
         return wanted
 
     def _publish(self, event: Event) -> None:
         for queue in self._listeners:
             queue.put_nowait(event)
-
-
-def _field(record: Record, path: str) -> str | None:
-    """Return a record's field for a filter, under the names that buildx uses."""
-    match path:
-        case "ref":
-            return record.Ref
-        case "status":
-            if not record.HasField("CompletedAt"):
-                return "running"
-            if not record.HasField("error"):
-                return "completed"
-            return "canceled" if record.error.code == 1 else "error"
-        case "repository":
-            return record.FrontendAttrs.get("vcs:source")
-        case "createdAt":
-            return str(record.CreatedAt.ToNanoseconds())
-        case "completedAt":
-            return str(record.CompletedAt.ToNanoseconds())
-        case "duration":
-            if not record.HasField("CompletedAt"):
-                return None
-            return str(record.CompletedAt.ToNanoseconds() - record.CreatedAt.ToNanoseconds())
-    return None

@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from boxwright.core.clock import Clock
 from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.workers import to_worker
-from boxwright.engine.filters import compile_filters
+from boxwright.engine.filters import Matcher, compile_filters
 from boxwright.engine.status import timestamp
-from boxwright.errors import BoxwrightError
+from boxwright.errors import BoxwrightError, InvalidInputError
 from boxwright.snapshots.deletion import delete_many
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.usage import CACHE_MOUNT_TYPE, SnapshotRecord
@@ -84,28 +84,28 @@ def to_message(record: SnapshotRecord) -> control_pb2.UsageRecord:
     return message
 
 
-def field_of(record: SnapshotRecord, path: str) -> str | None:
-    """Return a record's field for a filter, under BuildKit's names."""
-    match path:
+def field_of(record: SnapshotRecord, path: tuple[str, ...]) -> str | None:
+    """Return a record's field for a filter, under BuildKit's names; None if it is not there.
+
+    What is true or false is there or not: the value is empty.
+    """
+    there: dict[str, bool] = {
+        "inuse": record.in_use,
+        "mutable": record.mutable,
+        "immutable": not record.mutable,
+        "shared": record.shared,
+        "private": not record.shared,
+    }
+    match path[0]:
         case "id":
-            return record.id
+            return record.id or None
         case "parents":
-            return ";".join(record.parents)
+            return ";".join(record.parents) or None
         case "description":
-            return record.description
+            return record.description or None
         case "type":
-            return record.record_type
-        case "inuse":
-            return "" if not record.in_use else "true"
-        case "mutable":
-            return "" if not record.mutable else "true"
-        case "immutable":
-            return "" if record.mutable else "true"
-        case "shared":
-            return "" if not record.shared else "true"
-        case "private":
-            return "" if record.shared else "true"
-    return None
+            return record.record_type or None
+    return "" if there.get(path[0]) else None
 
 
 def deletion_order(records: Sequence[SnapshotRecord]) -> list[SnapshotRecord]:
@@ -162,13 +162,21 @@ class Candidates:
             self._ready = deletion_order([*self._ready, *freed])[::-1]
 
 
+def _compiled(verb: str, filters: Sequence[str]) -> Matcher:
+    try:
+        return compile_filters(filters)
+    except InvalidInputError as error:
+        error.brief = f"failed to parse {verb} filters [{' '.join(filters)}]: {error.brief}"
+        raise
+
+
 def allowed_by(policy: PrunePolicy, now_ns: int) -> Callable[[SnapshotRecord], bool]:
     """Return whether a rule concerns a record, whatever its limits are.
 
     Raises:
         InvalidInputError: a filter of the rule can't be read.
     """
-    matches = compile_filters(list(policy.filters))
+    matches = _compiled("prune", policy.filters)
     oldest = now_ns - policy.keep_duration_ns
 
     def allows(record: SnapshotRecord) -> bool:
@@ -212,7 +220,7 @@ class Usage:
         self, request: control_pb2.DiskUsageRequest
     ) -> control_pb2.DiskUsageResponse:
         """Return every record that passes the filters."""
-        matches = compile_filters(list(request.filter))
+        matches = _compiled("diskusage", request.filter)
         response = control_pb2.DiskUsageResponse()
         for record in await self._snapshots.usage():
             if matches(lambda path, r=record: field_of(r, path)):  # type: ignore[misc]

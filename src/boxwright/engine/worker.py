@@ -108,10 +108,12 @@ def record(
 def matches(message: worker_pb2.WorkerRecord, filters: list[str]) -> bool:
     """Return whether a worker passes the filters of ListWorkers (``id``, ``labels.…``)."""
 
-    def lookup(path: str) -> str | None:
-        if path == "id":
-            return message.ID
-        name = path.removeprefix("labels.")
-        return message.Labels.get(name.replace('"', "")) if name != path else None
+    def lookup(path: tuple[str, ...]) -> str | None:
+        match path:
+            case ("id", *_):
+                return message.ID
+            case ("labels", *name):
+                return message.Labels.get(".".join(name))
+        return None
 
     return compile_filters(filters)(lookup)

@@ -48,9 +48,9 @@ def test_rarely_and_long_ago_used_go_first() -> None:
 
 def test_fields_and_message() -> None:
     made = record("x")
-    assert field_of(made, "type") == "regular"
-    assert not field_of(made, "inuse")
-    assert field_of(made, "immutable") == "true"
+    assert field_of(made, ("type",)) == "regular"
+    assert field_of(made, ("inuse",)) is None
+    assert field_of(made, ("immutable",)) == field_of(made, ("private",)) == ""
     message = to_message(made)
     assert (message.ID, message.Size, message.InUse) == ("x", 10, False)
 
