@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from boxwright.core.dataclass import dataclass
 from boxwright.core.platform import Platform
 from boxwright.dockerfile.convert_stage import Stages, StageState
 from boxwright.dockerfile.errors import DockerfileError
-from boxwright.dockerfile.expand import expand
+from boxwright.dockerfile.expand import Expansion, ExpansionError, expand
 from boxwright.dockerfile.lint import Linter, report_undefined_variables
 from boxwright.dockerfile.options import BuildOptions
 from boxwright.dockerfile.syntax import Command, Range
@@ -52,9 +53,7 @@ class DispatchContext:
         Raises:
             ExpansionError: the word is malformed.
         """
-        result = expand(word, stage.state.env, escape=self.escape)
-        self.report_undefined(stage, command, result.unmatched)
-        return result.text
+        return self._reported(stage, command, partial(expand, word, escape=self.escape))
 
     def expand_raw(self, stage: StageState, command: Command, word: str) -> str:
         """Expand a heredoc's body, in which quotes mean nothing.
@@ -62,7 +61,16 @@ class DispatchContext:
         Raises:
             ExpansionError: the body has a malformed substitution.
         """
-        result = expand(word, stage.state.env, skip_quotes=True)
+        return self._reported(stage, command, partial(expand, word, skip_quotes=True))
+
+    def _reported(
+        self, stage: StageState, command: Command, expanded: Callable[..., Expansion]
+    ) -> str:
+        try:
+            result = expanded(env=stage.state.env)
+        except ExpansionError as error:
+            self.report_undefined(stage, command, error.unmatched)
+            raise
         self.report_undefined(stage, command, result.unmatched)
         return result.text
 

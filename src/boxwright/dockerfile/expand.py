@@ -31,7 +31,13 @@ _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class ExpansionError(DockerfileError):
-    """A word whose quotes or braces don't close, or whose ``${x:?}`` demands a value."""
+    """A word whose quotes or braces don't close, or whose ``${x:?}`` demands a value.
+
+    Attributes:
+        unmatched: Variables that were not found before it failed.
+    """
+
+    unmatched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,9 @@ def expand(
         text, words = lexer.run(None, raw_escapes=raw_escapes)
     except _LexError as error:
         shown = word if len(word) <= 1000 else word[:1000] + "…"
-        raise ExpansionError(f"failed to process {quote(shown)}: {error}", token=word) from None
+        failure = ExpansionError(f"failed to process {quote(shown)}: {error}", token=word)
+        failure.unmatched = tuple(lexer.unmatched)
+        raise failure from None
     return Expansion(text, tuple(words), tuple(lexer.matched), tuple(lexer.unmatched))
 
 

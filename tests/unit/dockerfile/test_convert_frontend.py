@@ -202,6 +202,16 @@ def test_warnings_are_shown_even_when_they_end_the_build() -> None:
     assert len(made.warnings) == 1
 
 
+def test_a_variable_that_must_be_set_is_reported_before_it_ends_the_build() -> None:
+    made = bridge("FROM scratch\nENV A=$FIRST B=${SECOND?} C=$THIRD\n")
+    with pytest.raises(DockerfileError, match="SECOND: is not allowed to be unset"):
+        build(made)
+    assert [item.message for item in made.warnings] == [
+        f"UndefinedVar: Usage of undefined variable '${name}' (line 2)"
+        for name in ("FIRST", "SECOND")
+    ]
+
+
 def test_the_build_option_replaces_the_check_directive() -> None:
     made = bridge(
         "# check=error=true\nFROM scratch\nWORKDIR rel\n",
