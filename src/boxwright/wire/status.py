@@ -105,6 +105,7 @@ class RpcError(BoxwrightError):
         status: the gRPC status code.
         message: the status message as sent, without a code name.
         details: typed details, unknown ones included.
+        rpc_details: the same list, under the name by which all errors are given more of them.
     """
 
     def __init__(
@@ -114,13 +115,9 @@ class RpcError(BoxwrightError):
         self.status = status
         self.message = message
         self.details: list[Any] = list(details)
+        self.rpc_details = self.details
         # An instance value over the class one: the code follows from the status.
         self.__dict__["code"] = _TO_CODE.get(status, Code.INTERNAL)
-
-    @property
-    def rpc_details(self) -> list[Any]:
-        """The details under the name that :func:`to_rpc_error` looks for."""
-        return self.details
 
     def detail_messages(self) -> list[Message]:
         """Return the details whose type is known, decoded."""
@@ -159,6 +156,7 @@ def to_rpc_error(exc: BaseException) -> RpcError:
     Anything unexpected becomes INTERNAL without its text, and is logged with its traceback.
     """
     if isinstance(exc, RpcError):
+        exc.details = exc.rpc_details
         if exc.brief == (exc.message or exc.status.name):
             return exc
         # Whoever passed it on has said what it was about.

@@ -58,6 +58,18 @@ def test_what_is_said_besides_about_an_error_of_another_call_is_sent():
     assert to_rpc_error(silent) is silent
 
 
+def test_details_given_to_what_a_peer_reported_are_sent():
+    error = RpcError(StatusCode.NOT_FOUND, "no access")
+    vertex, source = (
+        errdetails.pack(each)
+        for each in (errdefs_pb2.Vertex(digest="sha256:a"), errdefs_pb2.Source())
+    )
+    error.__dict__.setdefault("rpc_details", []).append(vertex)
+    assert to_rpc_error(error).details == [vertex]
+    error.__dict__["rpc_details"] = [vertex, source]
+    assert to_rpc_error(error).details == [vertex, source]
+
+
 def test_status_message_round_trip_keeps_unknown_details():
     unknown = Any(type_url="example.com/some.Thing", value=b"\x01")
     error = from_pb(to_pb(RpcError(StatusCode.ABORTED, "x", [unknown])))
