@@ -69,7 +69,7 @@ class Client:
         return SECRET
 
     async def ssh_check(self, agent_id: str) -> None:
-        if agent_id != "default":
+        if agent_id:  # without one it is the client who says which agent is the default
             raise SshAgentNotFoundError(agent_id)
 
     async def ssh_forward(self, _agent_id: str) -> EchoPipe:
@@ -235,6 +235,12 @@ def test_selectors_stay_inside_their_tree(tmp_path: Path) -> None:
         with pytest.raises(Exception, match="no such file or directory") as caught:
             await world.run("ls /m", [base, other], bind)
         assert "outside" not in str(caught.value)
+        cache = pb.Mount(input=1, dest="/m", output=-1, mountType=pb.MountType.CACHE)
+        cache.cacheOpt.ID, cache.selector = "c", "no/such"
+        with pytest.raises(Exception, match="open /no/such: no such file") as caught:
+            await world.run("ls /m", [base, other], cache)
+        assert str(caught.value).startswith('process "')
+        assert '" did not complete successfully: open ' in str(caught.value)
 
     play(tmp_path, scenario)
 

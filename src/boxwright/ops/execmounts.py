@@ -245,7 +245,7 @@ class MountPlanner:
 
     async def _ssh(self, mount: pb.Mount, dest: str) -> MountSpec | None:
         option = mount.SSHOpt
-        agent_id = option.ID or "default"
+        agent_id = option.ID  # if empty, the client takes its default
 
         async def check(session: Session) -> Session:
             await session.ssh_check(agent_id)
@@ -299,7 +299,7 @@ def select_path(root: Path, selector: str) -> Path:
         finally:
             os.close(fd)
     except OSError as exc:
-        raise from_os_error("lstat", posixpath.join("/", selector), exc) from exc
+        raise from_os_error("open", posixpath.join("/", selector), exc) from exc
     finally:
         os.close(root_fd)
 
@@ -328,7 +328,7 @@ def _pin(root: Path, selector: str, run_dir: Path) -> Path:
         finally:
             os.close(fd)
     except OSError as exc:
-        raise from_os_error("lstat", posixpath.join("/", selector), exc) from exc
+        raise from_os_error("open", posixpath.join("/", selector), exc) from exc
     finally:
         os.close(root_fd)
     return target

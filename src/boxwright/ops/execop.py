@@ -25,7 +25,7 @@ from boxwright.executor.process import (
 )
 from boxwright.llb.graph import Vertex
 from boxwright.ops.cachemap import cache_map
-from boxwright.ops.errors import InvalidOpError
+from boxwright.ops.errors import FileOpError, InvalidOpError
 from boxwright.ops.execfailure import keep_failure
 from boxwright.ops.execmounts import MountPlanner, MountWorld, PreparedMounts, load_secret
 from boxwright.ops.keys import to_cache_map
@@ -118,7 +118,11 @@ class ExecOp:
             failure: ExecFailedError | None = None
             async with AsyncExitStack() as stack:
                 planner = MountPlanner(self._world, stack, trees, sessions, refs, f"exec {line}")
-                prepared = await planner.prepare(op.mounts, op.meta.cwd)
+                try:
+                    prepared = await planner.prepare(op.mounts, op.meta.cwd)
+                except FileOpError as error:  # a mount's source, looked for as the command starts
+                    _name_failed(error, line)
+                    raise
                 process = await self._process(prepared, sessions)
                 try:
                     status = await self._executor.run(
@@ -138,8 +142,7 @@ class ExecOp:
                         ctx.progress.log(_STDERR, f"out of memory: {error.detail}\n".encode())
                     failure = error
                 except BoxwrightError as error:  # what never ran is named as what failed is
-                    failed = f"process {go_quote(line)} did not complete successfully"
-                    error.brief = f"{failed}: {error.brief}"
+                    _name_failed(error, line)
                     raise
             if failure is not None:
                 # Why the command failed is not hidden by what can't be kept of it.
@@ -176,6 +179,12 @@ class ExecOp:
 
     async def _secret_env(self, sessions: SessionGroup) -> list[str]:
         return [await _secret_variable(sessions, each) for each in self._op.secretenv]
+
+
+def _name_failed(error: BoxwrightError, line: str) -> None:
+    """Say which command never ran."""
+    failed = f"process {go_quote(line)} did not complete successfully"
+    error.brief = f"{failed}: {error.brief}"
 
 
 async def _secret_variable(sessions: SessionGroup, wanted: pb.SecretEnv) -> str:
