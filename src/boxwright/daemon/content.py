@@ -7,23 +7,26 @@ store answers that it may not.
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable, Container, Sequence
-from typing import BinaryIO, Final, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
+from typing import BinaryIO, Final, NoReturn, TypeVar
 
 from google.protobuf.message import Message
 
 from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.daemon.control import streaming, unary
-from boxwright.errors import InvalidInputError, PermissionDeniedError
+from boxwright.errors import BoxwrightError, InvalidInputError, PermissionDeniedError
 from boxwright.store.blobs import BlobInfo, BlobStore
 from boxwright.store.errors import BlobNotFoundError
 from boxwright.wire import methods
 from boxwright.wire.pb import content_pb2
-from boxwright.wire.server import Context, Server, ServerStream
+from boxwright.wire.server import Context, Server, ServerStream, UnaryHandler
+from boxwright.wire.status import RpcError, StatusCode, to_rpc_error
 
 _CHUNK: Final = 1 << 20
 _LIST_BATCH: Final = 100
+_First = TypeVar("_First")
+_Answer = TypeVar("_Answer")
 
 
 class ContentService:
@@ -48,9 +51,10 @@ class ContentService:
 
     def register(self, server: Server) -> None:
         """Add all methods to ``server``."""
-        server.add(methods.CONTENT_INFO, unary(self.info))
-        server.add(methods.CONTENT_LIST, streaming(self.list))
-        server.add(methods.CONTENT_READ, streaming(self.read))
+        info: UnaryHandler = unary(self.info)
+        server.add(methods.CONTENT_INFO, _plain(info))
+        server.add(methods.CONTENT_LIST, _plain(streaming(self.list)))
+        server.add(methods.CONTENT_READ, _plain(streaming(self.read)))
         for method in (
             methods.CONTENT_UPDATE,
             methods.CONTENT_DELETE,
@@ -119,6 +123,24 @@ class ContentService:
         with source:
             async for piece in _pieces(source, request, total):
                 yield piece
+
+
+def _plain(
+    handler: Callable[[_First, Context], Awaitable[_Answer]],
+) -> Callable[[_First, Context], Awaitable[_Answer]]:
+    """Send errors without details: containerd's client reports those that it does not know."""
+
+    async def call(first: _First, context: Context) -> _Answer:
+        try:
+            return await handler(first, context)
+        except BlobNotFoundError as error:
+            text = f"content digest {error.digest}: not found"
+            raise RpcError(StatusCode.NOT_FOUND, text) from error
+        except BoxwrightError as error:
+            failed = to_rpc_error(error)
+            raise RpcError(failed.status, failed.message) from error
+
+    return call
 
 
 async def _pieces(
