@@ -21,6 +21,7 @@ from boxwright.exporters import ExportContext, ExportSource, resolve_exporter
 from boxwright.fsutil.tar import Entry, TarWriter
 from boxwright.oci import mediatypes
 from boxwright.oci.manifest import Index, Manifest
+from boxwright.progress.events import StatusEvent
 from boxwright.progress.step import step
 from boxwright.progress.stream import ProgressStream
 from boxwright.snapshots.manager import SnapshotManager
@@ -78,8 +79,9 @@ class Client:
         self.metadata = dict(metadata)
         return self.sink
 
-    async def send_tree(self, root, **_options):
+    async def send_tree(self, root, *, on_sent, **_options):
         self.files.update(read_tree(root))
+        on_sent(sum(map(len, self.files.values())))
 
 
 class Registry:
@@ -112,6 +114,15 @@ class Bench:
             if result.finalize is not None:
                 await result.finalize()
             return result
+
+    async def shown(self):
+        """Return the parts of the steps since the last call, which all ended, and their bytes."""
+        self.stream.close()
+        events = [event async for batch in self.stream.read() for event in batch]
+        self.stream = ProgressStream()
+        found = {event.id: event for event in events if isinstance(event, StatusEvent)}
+        assert all(event.completed_ns for event in found.values())
+        return {name: event.current for name, event in found.items()}
 
     async def tree(self, files):
         async with self.manager.new(None, description="COPY") as mutable:
@@ -389,9 +400,14 @@ def test_files_of_several_platforms(tmp_path):
         )
         await parts.export("local", source)
         assert parts.client.files == {"linux_amd64/amd": b"1", "linux_arm64/arm": b"2"}
+        assert await parts.shown() == {
+            "copying files linux/amd64": 0,
+            "copying files linux/arm64": 0,
+        }
         parts.client.files.clear()
         await parts.export("local", source, platform_split="false")
         assert parts.client.files == {"amd": b"1", "arm": b"2"}
+        assert await parts.shown() == {"copying files": 2}
         await parts.export("tar", source)
         with tarfile.open(fileobj=io.BytesIO(parts.client.sink.data)) as tar:
             assert tar.getnames() == [

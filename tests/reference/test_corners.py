@@ -112,12 +112,15 @@ def test_hard_links_with_owners_of_their_own(
     assert digests[0] == digests[1]
 
 
-def warnings(address: str, context: Context, *options: str) -> list[dict[str, object]]:
+def warnings(
+    address: str, context: Context, *options: str, status: int = 0
+) -> list[dict[str, object]]:
     argv = ("build", "--progress", "rawjson", "--frontend", "dockerfile.v0")
     local = ("--local", f"context={context.path}", "--local", f"dockerfile={context.path}")
-    done = UPSTREAM(address, *argv, *local, *options).ok()
+    done = UPSTREAM(address, *argv, *local, *options)
+    assert done.status == status, done.text
     found = []
-    for line in done.err.splitlines():
+    for line in filter(lambda line: line.startswith("{"), done.err.splitlines()):
         for warning in json.loads(line).get("warnings") or ():
             source = warning.get("sourceInfo") or {}
             found.append(
@@ -146,3 +149,74 @@ def test_malformed_filters_are_refused(text: str, daemons: Daemons) -> None:
     for address in (daemons.ours, daemons.upstream):
         for verb in ("du", "prune"):
             assert UPSTREAM(address, verb, "--filter", text).status == 1
+
+
+@pytest.mark.parametrize("verb", ["du", "prune"])
+@pytest.mark.parametrize(
+    "text", ["private==true", "type=x", "size>3", "a b", "a-b==c", "id~=(", "id~=|x", 'id=="\\q"']
+)
+def test_filters_are_read_alike(text: str, verb: str, daemons: Daemons) -> None:
+    said = []
+    for address in (daemons.ours, daemons.upstream):
+        done = UPSTREAM(address, verb, "--filter", text)
+        said.append((done.status, done.text.partition("filters: ")[2]))
+    assert said[0] == said[1]
+
+
+MOUNTS = {
+    "ssh": "--mount=type=ssh,required",
+    "cache": "--mount=type=cache,target=/c,source=nope",
+    "cache of a stage": "--mount=type=cache,target=/c,from=base,source=/no/such",
+}
+
+
+@pytest.mark.parametrize("name", list(MOUNTS))
+def test_mounts_that_fail(name: str, daemons: Daemons, context: Context) -> None:
+    context.dockerfile(f"FROM base\nRUN {MOUNTS[name]} true\n")
+    said = []
+    for address in (daemons.ours, daemons.upstream):
+        done = UPSTREAM.build(address, context.path)
+        said.append((done.status, error_of(done.text)))
+    assert said[0] == said[1]
+
+
+def test_a_variable_that_must_be_set_is_reported(daemons: Daemons, context: Context) -> None:
+    context.dockerfile("FROM scratch\nENV A=$FIRST B=${SECOND?}\n", base=False)
+    ours = warnings(daemons.ours, context, status=1)
+    assert len(ours) == 2
+    assert ours == warnings(daemons.upstream, context, status=1)
+
+
+@pytest.mark.parametrize("use", ["FROM foo", "FROM scratch\nCOPY --from=foo / /"])
+def test_a_missing_folder_as_context_is_shown_where_it_is_used(
+    use: str, daemons: Daemons, context: Context
+) -> None:
+    context.dockerfile(f"{use}\n", base=False)
+    excerpts = []
+    for address in (daemons.ours, daemons.upstream):
+        done = UPSTREAM.build(address, context.path, *opt("context:foo=local:foo"))
+        assert done.text.strip().endswith('no access allowed to dir "foo"')
+        excerpts.append(re.findall(r">>> .*", done.err))
+    assert excerpts[0] == excerpts[1]
+    assert excerpts[0]
+
+
+def test_each_platform_of_a_local_output_is_shown(
+    daemons: Daemons, context: Context, tmp_path: Path
+) -> None:
+    project(context)
+    shown = []
+    for address in (daemons.ours, daemons.upstream):
+        output = ("--output", f"type=local,dest={tmp_path}/{len(shown)}")
+        done = UPSTREAM.build(
+            address, context.path, *opt("platform=linux/amd64,linux/386"), *output
+        )
+        shown.append(set(re.findall(r"copying files linux/\w+", done.ok().err)))
+    assert shown[0] == shown[1] == {"copying files linux/amd64", "copying files linux/386"}
+
+
+def test_a_blob_that_is_not_there(daemons: Daemons) -> None:
+    missing = f"content digest sha256:{'a' * 64}: not found"
+    for address in (daemons.ours, daemons.upstream):
+        done = UPSTREAM(address, "debug", "get", f"sha256:{'a' * 64}")
+        assert (done.status, done.text.strip()[-len(missing) :]) == (1, missing)

@@ -6,8 +6,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from boxwright.core.dataclass import dataclass
@@ -27,6 +27,7 @@ from boxwright.fsutil.layerlinks import LayerFinder
 from boxwright.fsutil.tar import Entry, EntryType, TarWriter
 from boxwright.linux import mount
 from boxwright.oci.platforms import ResultPlatform
+from boxwright.progress.step import StepProgress
 from boxwright.session.treewalk import below_root
 from boxwright.snapshots.layers import LayerForm
 from boxwright.snapshots.refs import ImmutableRef
@@ -169,14 +170,14 @@ class LocalExporter:
                     pair = {"": next(iter(folders.values())), "root": root}
                     root = await stack.enter_async_context(_merged(pair, context))
                 layer_of = next(iter(finders.values()))
-            label = f"copying files {', '.join(roots)}" if split else "copying files"
-            with context.step.part(label):
+            with _transfer(context.step, platforms if split else (), self.options) as count:
                 await session.send_tree(
                     root,
                     exporter_id=context.exporter_id,
                     mtime_ns=self._mtime_ns(source),
                     layer_of=layer_of,
                     is_split=split,
+                    on_sent=count,
                 )
         return ExportResult()
 
@@ -208,6 +209,22 @@ class LocalExporter:
         epochs = (self.options.epoch(source, platform) for platform in source.platforms())
         epoch_s = next((each for each in epochs if each is not None), None)
         return None if epoch_s is None else epoch_s * 1_000_000_000
+
+
+@contextmanager
+def _transfer(
+    step: StepProgress, platforms: Sequence[ResultPlatform], options: TreeOptions
+) -> Iterator[Callable[[int], None]]:
+    """Show the one transfer as BuildKit's, which are one for each platform that has a folder."""
+    ids = [f"copying files {each.id}" for each in platforms] if not options.delete else []
+    if len(ids) < 2:
+        with step.transfer(ids[0] if ids else "copying files") as count:
+            yield count
+        return
+    with ExitStack() as parts:
+        for status_id in ids:
+            parts.enter_context(step.part(status_id, name="transferring"))
+        yield lambda _size: None  # of which platform the bytes are, nobody says
 
 
 @asynccontextmanager

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from boxwright.core.clock import Clock
 from boxwright.core.digest import Digest
 from boxwright.progress.events import LogEvent, StatusEvent, VertexEvent
 from boxwright.progress.stream import ProgressStream
+
+_TRANSFER = "transferring"
+_SHOWN_EVERY_NS = 100_000_000
 
 
 class StepProgress:
@@ -66,6 +69,32 @@ class StepProgress:
         finally:
             now = self._clock.now_ns()
             self.status(status_id, name=name, started_ns=started, completed_ns=now)
+
+    @contextlib.contextmanager
+    def transfer(self, status_id: str) -> Iterator[Callable[[int], None]]:
+        """Show a part that moves bytes; give the function that is told how many more it were."""
+        started = shown = self._clock.now_ns()
+        total = 0
+        self.status(status_id, name=_TRANSFER, started_ns=started)
+
+        def count(size: int) -> None:
+            nonlocal shown, total
+            total += size
+            now = self._clock.now_ns()
+            if now - shown >= _SHOWN_EVERY_NS:
+                shown = now
+                self.status(status_id, name=_TRANSFER, current=total, started_ns=started)
+
+        try:
+            yield count
+        finally:
+            self.status(
+                status_id,
+                name=_TRANSFER,
+                current=total,
+                started_ns=started,
+                completed_ns=self._clock.now_ns(),
+            )
 
 
 @contextlib.contextmanager

@@ -275,6 +275,7 @@ class Session(Protocol):
         mtime_ns: int | None = None,
         layer_of: Callable[[bytes], int] | None = None,
         is_split: bool = False,
+        on_sent: Callable[[int], None] | None = None,
     ) -> None:
         """Send a whole folder to a ``local`` output (FileSend.DiffCopy).
 
@@ -285,6 +286,7 @@ class Session(Protocol):
             mtime_ns: One modification time for everything; the files' own if None.
             layer_of: Says which layer of the tree shows a path (hard links are in one layer).
             is_split: The folders at the top are roots of their own.
+            on_sent: Told the bytes of every batch that was sent.
         """
 
     async def find_outputs(

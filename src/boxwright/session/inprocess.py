@@ -148,6 +148,7 @@ class InProcessSession:
         mtime_ns: int | None = None,
         layer_of: Callable[[bytes], int] | None = None,
         is_split: bool = False,
+        on_sent: Callable[[int], None] | None = None,
     ) -> None:
         """Copy a folder to a ``local`` output."""
         del metadata
@@ -165,7 +166,7 @@ class InProcessSession:
         )
         left, right = memory_pipe()
         await run_together(
-            send_tree(left, walk),
+            send_tree(left, walk, on_sent=on_sent),
             receive_output(right, os.fsencode(target.path), mirror=target.mirror),
         )
 

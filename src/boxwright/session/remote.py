@@ -311,6 +311,7 @@ class RemoteSession:
         mtime_ns: int | None = None,
         layer_of: Callable[[bytes], int] | None = None,
         is_split: bool = False,
+        on_sent: Callable[[int], None] | None = None,
     ) -> None:
         """Send a folder to a ``local`` output."""
         items = md.encode_export(exporter_id, metadata or {})
@@ -324,7 +325,7 @@ class RemoteSession:
             is_split=is_split,
         )
         async with self._call(methods.FILESEND_DIFFCOPY, items, "sending an output") as stream:
-            await send_tree(stream, walk)
+            await send_tree(stream, walk, on_sent=on_sent)
             await stream.close_send()
             while await stream.recv_bytes() is not None:
                 pass
