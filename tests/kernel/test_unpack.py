@@ -132,6 +132,18 @@ def test_a_parent_that_is_a_link_inside_is_followed(root):
     assert (root / "made/later/file").read_text() == "2"
 
 
+def test_the_missing_target_of_a_link_is_made_in_a_layer_but_not_by_add(root):
+    members = (
+        Entry(b"link", SYMLINK, linkname=b"/there"),
+        Entry(b"link/folder/", DIR, 0o755),
+    )
+    with pytest.raises(ApplyError, match="No such file"):
+        apply(root, *members, whiteouts="keep")
+    assert tree(root) == ["link"]
+    apply(root, *members)
+    assert tree(root) == ["link", "there", "there/folder"]
+
+
 def test_a_link_is_replaced_not_written_through(root):
     apply(
         root,

@@ -88,7 +88,8 @@ def apply_layer(
         root: where to; only this folder is touched.
         whiteouts: ``overlay`` makes overlayfs's own marks (character device 0:0, opaque
             attribute), ``plain`` deletes what a whiteout hides, ``keep`` unpacks whiteouts
-            as the ordinary files that they look like (ADD of an archive).
+            as the ordinary files that they look like (ADD of an archive), and never makes the
+            missing target of a link.
         userxattr: the opaque mark is ``user.overlay.opaque`` (rootless mounts).
         same_owner: give files the owners of the archive; else everything stays the caller's.
         owner: uid and gid for everything instead of the archive's.
@@ -397,7 +398,9 @@ class _Unpacker:
         try:
             os.mkdir(base, 0o755, dir_fd=dirfd)
         except FileExistsError:
-            # a symbolic link whose target is missing: the target is made
+            # a symbolic link whose target is missing: containerd makes the target, ADD does not
+            if self._whiteouts == "keep":
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
             target = os.readlink(base, dir_fd=dirfd)
             if not target.startswith(b"/"):
                 target = parent + b"/" + target
