@@ -369,7 +369,7 @@ def _archive(parts: list[_Part]) -> Iterator[bytes]:
             entry = member
             if part.folder and entry.linkname.startswith(b"/"):
                 entry.linkname = below_root(os.fsencode(part.folder), entry.linkname)
-            if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+            if info.st_nlink > 1 and entry.type not in {EntryType.DIRECTORY, EntryType.SYMLINK}:
                 layer = part.layer_of(entry.name.removeprefix(prefix))
                 first = links.setdefault((layer, info.st_ino), entry.name)
                 if first is not entry.name:
