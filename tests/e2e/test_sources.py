@@ -99,7 +99,7 @@ def test_a_wrong_checksum_and_a_missing_file(
     context.dockerfile(f"FROM scratch\nADD --checksum=sha256:{'0' * 64} {url} /\n", base=False)
     failed = build(*local(tmp_path / "out"), context.path)
     assert failed.status != 0
-    assert f"digest mismatch for {url}" in failed.text
+    assert "digest mismatch sha256:" in failed.text
     context.dockerfile(f"FROM scratch\nADD {url}-gone /\n", base=False)
     failed = build(*local(tmp_path / "out"), context.path)
     assert failed.status != 0

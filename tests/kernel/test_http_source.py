@@ -377,6 +377,13 @@ def test_failures_leave_nothing(tmp_path: Path, path: str, code: Code) -> None:
     run(tmp_path, use)
 
 
+def test_what_is_no_error_is_taken_even_if_it_leads_on(tmp_path: Path) -> None:
+    async def use(bench: Bench) -> None:
+        assert await bench.content(bench.source("/status/300")) == {"300": b"no"}
+
+    run(tmp_path, use)
+
+
 def test_nobody_listens(tmp_path: Path) -> None:
     async def use(bench: Bench) -> None:
         with pytest.raises(BoxwrightError) as caught:

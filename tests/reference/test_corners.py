@@ -220,3 +220,17 @@ def test_a_blob_that_is_not_there(daemons: Daemons) -> None:
     for address in (daemons.ours, daemons.upstream):
         done = UPSTREAM(address, "debug", "get", f"sha256:{'a' * 64}")
         assert (done.status, done.text.strip()[-len(missing) :]) == (1, missing)
+
+
+@pytest.mark.parametrize(
+    "checksum", ["sha256:abc", "sha256", f"md5:{'0' * 32}", "sha256:" + "x" * 64]
+)
+def test_checksums_that_are_no_digests(checksum: str, daemons: Daemons, context: Context) -> None:
+    context.dockerfile(
+        f"FROM scratch\nADD --checksum={checksum} http://127.0.0.1:1/a /\n", base=False
+    )
+    said = []
+    for address in (daemons.ours, daemons.upstream):
+        done = UPSTREAM.build(address, context.path)
+        said.append((done.status, error_of(done.text)))
+    assert said[0] == said[1]

@@ -162,11 +162,26 @@ def _add_http(transfer: _Transfer, src: str, checksum: str) -> None:
     state = http(
         src,
         filename=filename,
-        checksum=Digest(checksum) if checksum else None,
+        checksum=_checksum(checksum) if checksum else None,
         name=transfer.step,
         description=description(""),
     )
     transfer.copy(state, filename, unpack=bool(transfer.command.unpack))
+
+
+def _checksum(text: str) -> Digest:
+    try:
+        return Digest(text)
+    except InvalidInputError as error:
+        algorithm, _, hexpart = text.partition(":")
+        if not algorithm or not hexpart:
+            said = "invalid checksum digest format"
+        elif algorithm not in {"sha256", "sha384", "sha512"}:
+            said = "unsupported digest algorithm"
+        else:
+            is_short = len(hexpart) != int(algorithm[3:]) // 4
+            said = f"invalid checksum digest {'length' if is_short else 'format'}"
+        raise DockerfileError(said, token=text) from error
 
 
 def http_filename(url: str) -> str:

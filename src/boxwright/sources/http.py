@@ -300,7 +300,7 @@ class HttpDownloads:
                 same = tags.get(_tag_of(answer, tags)) if tags else dated
                 if same is not None:
                     return same
-            if not 200 <= answer.status < 300:
+            if not 200 <= answer.status < 400 or answer.status == 304:
                 raise status_error(
                     redacted(wanted.url), answer.status, answer.reason, _secret_hint(wanted)
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import unquote, urlsplit
@@ -10,9 +11,16 @@ from boxwright.core import gojson
 from boxwright.core.dataclass import dataclass
 from boxwright.core.digest import Digest
 from boxwright.errors import InvalidInputError, UnimplementedError
+from boxwright.sources.http_request import redacted
 
 _HEADERS = ("Accept", "User-Agent")
 _DEFAULT_NAME = "download"
+_HTTP_DATE = re.compile(
+    r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT"
+    r"|\w+, \d\d-\w{3}-\d\d \d\d:\d\d:\d\d [A-Z]{3,4}"
+    r"|\w{3} \w{3} [ \d]?\d \d\d:\d\d:\d\d \d{4}",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,10 @@ class HttpAttributes:
             InvalidInputError: one is malformed, or one of two is missing.
             UnimplementedError: one is not served.
         """
+        try:
+            _ = urlsplit(url).hostname
+        except ValueError as exc:
+            raise InvalidInputError(f'parse "{redacted(url)}"', detail=str(exc)) from exc
         plain = {
             name: value
             for name, value in attrs.items()
@@ -121,9 +133,14 @@ def parse_go_int(name: str, text: str) -> int:
 
 
 def parse_http_date(text: str) -> datetime | None:
-    """Return the time of a header (RFC 9110, 5.6.7) in UTC; None if it is none."""
+    """Return the time of a header (RFC 9110, 5.6.7) in UTC; None if it is none.
+
+    Only the three forms of the RFC count, as in Go: the parser for mail takes many more.
+    """
     from email.utils import parsedate_to_datetime
 
+    if not _HTTP_DATE.fullmatch(text):
+        return None
     try:
         found = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):

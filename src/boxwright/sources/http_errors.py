@@ -78,8 +78,8 @@ class HttpDigestMismatchError(BoxwrightError):
 
     def __init__(self, url: str, got: Digest, want: Digest) -> None:
         super().__init__(
-            f"digest mismatch for {url}: {got} (expected: {want})",
-            hint="has the file changed? the checksum in the build file may be outdated",
+            f"digest mismatch {got}: {want}",
+            hint=f"has {url} changed? the checksum in the build file may be outdated",
         )
         self.url = url
         self.got = got

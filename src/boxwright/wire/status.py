@@ -83,7 +83,15 @@ _TO_STATUS: Final[dict[Code, StatusCode]] = {
     Code.SIGNATURE: StatusCode.FAILED_PRECONDITION,
 }
 
-_PLAIN_IN_STEPS: Final = frozenset((StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND))
+_PLAIN_IN_STEPS: Final = frozenset(
+    (
+        StatusCode.INVALID_ARGUMENT,
+        StatusCode.NOT_FOUND,
+        StatusCode.PERMISSION_DENIED,
+        StatusCode.UNAVAILABLE,
+        StatusCode.DATA_LOSS,
+    )
+)
 
 _TO_CODE: Final[dict[StatusCode, Code]] = {
     StatusCode.CANCELLED: Code.CANCELLED,
@@ -183,7 +191,8 @@ def to_rpc_error(exc: BaseException) -> RpcError:
     status = getattr(exc, "status", None)
     if not isinstance(status, StatusCode):
         status = _TO_STATUS.get(exc.code, StatusCode.UNKNOWN)
-        if exc.vertex and status in _PLAIN_IN_STEPS:
+        is_lost = exc.code is Code.SESSION_LOST  # of the call, whatever the step is
+        if exc.vertex and status in _PLAIN_IN_STEPS and not is_lost:
             status = StatusCode.UNKNOWN
     return RpcError(status, str(exc), details)
 

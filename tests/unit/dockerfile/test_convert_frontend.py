@@ -212,6 +212,20 @@ def test_a_variable_that_must_be_set_is_reported_before_it_ends_the_build() -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("checksum", "said"),
+    [
+        ("sha256:abc", "invalid checksum digest length"),
+        ("sha256:" + "x" * 64, "invalid checksum digest format"),
+        ("sha256", "invalid checksum digest format"),
+        ("md5:" + "0" * 32, "unsupported digest algorithm"),
+    ],
+)
+def test_a_checksum_that_is_no_digest(checksum: str, said: str) -> None:
+    with pytest.raises(DockerfileError, match=f"^{said}$"):
+        build(bridge(f"FROM scratch\nADD --checksum={checksum} http://h/a /\n"))
+
+
 def test_the_build_option_replaces_the_check_directive() -> None:
     made = bridge(
         "# check=error=true\nFROM scratch\nWORKDIR rel\n",

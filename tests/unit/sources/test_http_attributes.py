@@ -118,13 +118,21 @@ def test_malformed_checksum() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Tue, 05 Mar 2024 06:07:08 GMT", "Tuesday, 05-Mar-24 06:07:08 GMT"]
+    "text",
+    [
+        "Tue, 05 Mar 2024 06:07:08 GMT",
+        "Tuesday, 05-Mar-24 06:07:08 GMT",
+        "Tue Mar  5 06:07:08 2024",
+    ],
 )
 def test_dates(text: str) -> None:
     assert parse_http_date(text) == MODIFIED
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "0", "Tue, 99 Mar 2024 06:07:08 GMT"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "yesterday", "0", "Tue, 99 Mar 2024 06:07:08 GMT", "Tue, 05 Mar 2024 06:07:08 +0200"],
+)
 def test_no_dates(text: str) -> None:
     assert parse_http_date(text) is None
 
@@ -139,6 +147,11 @@ def test_passwords_are_not_shown() -> None:
 def test_bad_urls(url: str) -> None:
     with pytest.raises(InvalidInputError):
         parse_url(url)
+
+
+def test_a_url_that_cannot_be_read_is_no_failure_of_ours() -> None:
+    with pytest.raises(InvalidInputError, match=r'parse "http://\[::1/a"'):
+        HttpAttributes.parse("http://[::1/a", {})
 
 
 def test_signed_urls_are_sent_as_written() -> None:

@@ -70,6 +70,23 @@ def test_details_given_to_what_a_peer_reported_are_sent():
     assert to_rpc_error(error).details == [vertex, source]
 
 
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (Code.DIGEST_MISMATCH, StatusCode.UNKNOWN),
+        (Code.PERMISSION, StatusCode.UNKNOWN),
+        (Code.UNAVAILABLE, StatusCode.UNKNOWN),
+        (Code.SESSION_LOST, StatusCode.UNAVAILABLE),
+    ],
+)
+def test_a_step_that_fails_is_shown_without_a_code(code, status):
+    error = BoxwrightError("no")
+    error.__dict__["code"] = code
+    assert to_rpc_error(error).status is _TO_STATUS[code]
+    error.vertex = "sha256:a"
+    assert to_rpc_error(error).status is status
+
+
 def test_status_message_round_trip_keeps_unknown_details():
     unknown = Any(type_url="example.com/some.Thing", value=b"\x01")
     error = from_pb(to_pb(RpcError(StatusCode.ABORTED, "x", [unknown])))
