@@ -7,6 +7,7 @@ to check out; neither is part of the remote.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -148,16 +149,16 @@ def _apply_query(ref: GitRef, query: Mapping[str, tuple[str, ...]]) -> GitRef:
     named: dict[str, str] = {}
     for key, values in query.items():
         if len(values) > 1:
-            raise InvalidInputError(f"query {key!r} of a git remote has several values")
+            raise InvalidInputError(f"query {_quoted(key)} has multiple values")
         value = values[0]
         if not value and key not in {"submodules", "keep-git-dir", "fetch-by-commit"}:
-            raise InvalidInputError(f"query {key!r} of a git remote has no value")
+            raise InvalidInputError(f"query {_quoted(key)} has no value")
         if key in {"tag", "branch"}:
             named[key] = value
         else:
             ref = _apply_one(ref, key, value)
     if len(named) == 2:
-        raise InvalidInputError("a git remote names both a branch and a tag")
+        raise InvalidInputError("branch conflicts with tag")
     for key, value in named.items():
         prefix = "refs/tags/" if key == "tag" else "refs/heads/"
         full = value if value.startswith(prefix) else prefix + value
@@ -183,14 +184,18 @@ def _apply_one(ref: GitRef, key: str, value: str) -> GitRef:
             return replace(ref, mtime=value)
         case "mtime":
             raise InvalidInputError(
-                "invalid mtime in a git remote", detail=repr(value), hint="use checkout or commit"
+                f'invalid mtime value: {_quoted(value)} (must be "checkout" or "commit")'
             )
-    raise InvalidInputError("unexpected query in a git remote", detail=repr(key))
+    raise InvalidInputError(f"unexpected query {_quoted(key)}")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _agree(what: str, before: str, now: str) -> str:
     if before and before != now:
-        raise InvalidInputError(f"{what} conflicts: {before!r} vs {now!r}")
+        raise InvalidInputError(f"{what} conflicts: {_quoted(before)} vs {_quoted(now)}")
     return now
 
 
@@ -199,5 +204,5 @@ def _flag(key: str, value: str) -> bool:
         return True
     parsed = gobool.parse(value)
     if parsed is None:
-        raise InvalidInputError(f"invalid {key} value: {value!r}")
+        raise InvalidInputError(f"invalid {key} value: {_quoted(value)}")
     return parsed
