@@ -79,8 +79,10 @@ async def write_cache(
     trace.point("cache-layers-written")
     document = await _write_config(config, target, step)
     trace.point("cache-config-written")
+    descriptors = {blob.descriptor.digest: blob.descriptor for blob in layers}
     media_type, body = _manifest(
-        [blob.descriptor for blob in layers],
+        # as often as the document: equal layers on different parents are several there
+        [descriptors[layer.blob] for layer in config.layers],
         document,
         oci_types=oci_types,
         image_manifest=image_manifest,

@@ -213,6 +213,19 @@ def test_a_trip(store: Store, options: dict[str, bool], media_type: str) -> None
     assert len(place.wanted) == 3  # what is there is not fetched
 
 
+def test_a_layer_on_several_parents_is_sent_once_and_named_as_often(store: Store) -> None:
+    place = Place()
+    chains = CacheChains()
+    for layers in ("12", "32"):
+        remote = Remote(tuple(layer(n) for n in layers), place)
+        chains.add(f"sha256:{layers}", (), [ExportResult(7, remote, "", 0)])
+    written = write(store, chains, place)
+    manifest = json.loads(place.blobs[place.root or Digest.of(b"")])
+    named = [each["digest"] for each in manifest["layers"]]
+    assert named == [each.blob for each in chains.marshal()[0].layers]
+    assert (len(named), written.sent_layers) == (4, 3)
+
+
 def test_nothing_to_export(store: Store) -> None:
     place, chains = Place(), CacheChains()
     chains.add("sha256:r", (), ())
