@@ -324,11 +324,12 @@ def _validate_build(op: pb.Op) -> str:
 
 
 def _validate_merge(op: pb.Op) -> str:
-    if len(op.merge.inputs) != len(op.inputs):
+    named = [item.input for item in op.merge.inputs if item.input != EMPTY]
+    if len(named) != len(op.inputs):
         return "a merge names another number of inputs than it has"
-    for item in op.merge.inputs:
-        if not 0 <= item.input < len(op.inputs):
-            return f"a merge refers to input {item.input}"
+    for number in named:
+        if not 0 <= number < len(op.inputs):
+            return f"a merge refers to input {number}"
     return ""
 
 

@@ -74,7 +74,7 @@ def test_shared_inputs_are_one_vertex():
     left, right = run("a", inputs=[edge_to(base)]), run("b", inputs=[edge_to(base)])
     merged = pb.Op(
         inputs=[edge_to(left), edge_to(right)],
-        merge=pb.MergeOp(inputs=[pb.MergeInput(input=0), pb.MergeInput(input=1)]),
+        merge=pb.MergeOp(inputs=[pb.MergeInput(input=n) for n in (0, -1, 1)]),
     )
     vertex = load(define(base, left, right, merged)).vertex
     assert vertex.name == "merge (a, b)"
