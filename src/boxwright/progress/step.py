@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from boxwright.progress.events import LogEvent, StatusEvent, VertexEvent
 from boxwright.progress.stream import ProgressStream
 
 _TRANSFER = "transferring"
+_CANCELLED = "context canceled"  # the words that clients know
 _SHOWN_EVERY_NS = 100_000_000
 
 
@@ -113,6 +115,9 @@ def step(
     progress.started()
     try:
         yield progress
+    except asyncio.CancelledError:
+        progress.ended(error=_CANCELLED)
+        raise
     except BaseException as exc:
         progress.ended(error=str(exc) or type(exc).__name__)
         raise
