@@ -234,3 +234,14 @@ def test_checksums_that_are_no_digests(checksum: str, daemons: Daemons, context:
         done = UPSTREAM.build(address, context.path)
         said.append((done.status, error_of(done.text)))
     assert said[0] == said[1]
+
+
+def test_received_bytes_are_counted_alike(daemons: Daemons, context: Context) -> None:
+    project(context)
+    shown = []
+    for address in (daemons.ours, daemons.upstream):
+        done = UPSTREAM.build(address, context.path, "--no-cache").ok()
+        shown.append(
+            re.findall(r"load .dockerignore\n#\d+ transferring context: (\d+B)", done.err)
+        )
+    assert shown[0] == shown[1] == ["2B"]

@@ -74,11 +74,17 @@ class _Transfer:
             if self._first is not None:
                 batch = self._gather(self._first, batch)
             if self._take(batch):
+                self._report()  # the farewell counts, too: of an empty folder come two bytes
                 return
             if self._batch_bytes > _MAX_WAITING_BYTES:
                 self._space.clear()
                 await self._space.wait()
         raise TransferError("the sender of a folder ended the transfer early")
+
+    def _report(self) -> None:
+        if self._on_received is not None:
+            self._on_received(self._received_bytes)
+            self._received_bytes = 0
 
     def _gather(self, first: list[bytes], batch: Sequence[bytes]) -> list[bytes]:
         """Collect the first messages; return all of them once the receiver has seen enough."""
@@ -171,9 +177,7 @@ class _Transfer:
             self._batch_wake.clear()
             batch, self._batch, self._batch_bytes = self._batch, [], 0
             self._space.set()
-            if self._on_received is not None:
-                self._on_received(self._received_bytes)
-                self._received_bytes = 0
+            self._report()
             if batch:
                 await self._receiver.prepare()
                 await to_worker(self._receiver.write, batch)

@@ -52,6 +52,22 @@ def transfer(source, target, *, request=None, mirror=False):
     asyncio.run(run())
 
 
+def test_all_that_is_received_is_counted(tmp_path):
+    async def run():
+        left, right = memory_pipe()
+        received = []
+        (tmp_path / "from").mkdir()
+        walk = TreeWalk(os.fsencode(tmp_path / "from"))
+        target = os.fsencode(tmp_path / "to")
+        await run_together(
+            send_tree(left, walk),
+            receive_output(right, target, mirror=False, on_received=received.append),
+        )
+        return sum(received)
+
+    assert asyncio.run(run()) == 2
+
+
 @pytest.fixture
 def tree(tmp_path):
     root = tmp_path / "source"
