@@ -88,7 +88,8 @@ class Documents:
         started_ns: When the build began, since the epoch.
         clock: Tells when the first document was asked for: the build's end.
         builder_facts: What each document says of this builder.
-        samples: What the machine was doing so far; none if no document tells it.
+        samples: What the machine was doing so far; the history, for which no build waits, makes
+            do with the end.
     """
 
     def __init__(
@@ -199,7 +200,7 @@ class Documents:
         run = Invocation(self._id, self._started_ns, self._finished_ns)
         if options.with_steps:
             predicate.add_layers(await known_layers(solved))
-            if self._samples:
+            if options.with_usage:
                 now = await to_worker(systemusage.sample, self._finished_ns)
                 predicate.add_machine([*self._samples, now])
         document = predicate.to_json(options.version, run)
