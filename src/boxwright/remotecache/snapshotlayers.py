@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from boxwright.core import gojson
 from boxwright.core.dataclass import replace
@@ -93,17 +93,25 @@ def _stack(
         if descriptor is None or layer.diff_id is None:
             return None
         # an estargz blob has a diff id of its own
-        noted = {UNCOMPRESSED: str(layer.diff_id), **descriptor.annotations}
-        found.append(_dated(replace(descriptor, annotations=noted), layer.created_ns))
+        noted = {UNCOMPRESSED: str(layer.diff_id)}
+        found.append(_dated(descriptor, layer.created_ns, noted))
         owners[descriptor.digest] = layer.snapshot_id
     if not found:
         return None
     return Remote(tuple(found), SnapshotBlobs(ref.manager, owners))
 
 
-def _dated(descriptor: Descriptor, created_ns: int) -> Descriptor:
-    """Return a descriptor that says when its layer was made: images that use it say so, too."""
-    noted = {**descriptor.annotations, CREATED: gojson.time_text(created_ns)}
+def _dated(
+    descriptor: Descriptor, created_ns: int, unless: Mapping[str, str] | None = None
+) -> Descriptor:
+    """Return a descriptor that says when its layer was made: images that use it say so, too.
+
+    Args:
+        descriptor: Of the layer.
+        created_ns: Since the epoch.
+        unless: What it says, too, unless it says so already.
+    """
+    noted = {**(unless or {}), **descriptor.annotations, CREATED: gojson.time_text(created_ns)}
     return replace(descriptor, annotations=noted)
 
 

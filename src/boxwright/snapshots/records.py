@@ -15,6 +15,7 @@ nothing else: no row notes it, and it is made again when another process needs i
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from typing import Literal
@@ -67,6 +68,12 @@ def own_folders(row: Row) -> dict[str, bool]:
     if row.present and row.kind == "layer" and row.parents:
         found[PURE] = False
     return found
+
+
+# A cache export asks for the layers below each of its records: the same ones again and again.
+@functools.lru_cache(maxsize=4096)
+def _descriptor(text: str) -> Descriptor:
+    return Descriptor.from_json(json.loads(text))
 
 
 def _row(values: Sequence[object]) -> Row:
@@ -214,7 +221,7 @@ class Records:
         rows = self._db.execute(
             "SELECT variant, descriptor FROM snapshot_blobs WHERE snapshot = ?", (snapshot_id,)
         )
-        return {row[0]: Descriptor.from_json(json.loads(row[1])) for row in rows}
+        return {row[0]: _descriptor(row[1]) for row in rows}
 
     def forget_blob(self, snapshot_id: str, digest: Digest) -> None:
         """Forget a blob of a layer that turned out to be missing."""

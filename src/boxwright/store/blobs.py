@@ -190,6 +190,7 @@ class BlobStore:
     def __init__(self, root: Path, database: Database, clock: Clock, room: Room) -> None:
         self.room = room
         self.folder = root / "blobs" / "sha256"
+        self._prefix = f"{self.folder}/"
         self.ingest = root / "ingest"
         self._database = database
         self._clock = clock
@@ -207,7 +208,7 @@ class BlobStore:
         if not rows:
             return None
         try:
-            found = os.stat(self.path(digest)).st_size
+            found = os.stat(f"{self._prefix}{digest.hex}").st_size
         except FileNotFoundError:
             return None
         return found if found == rows[0][0] else None
