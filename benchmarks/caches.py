@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from run import filesystem, run
 STAGES = 4
 STEPS = 5
 STEP_BYTES = 6_000_000
+_SETTLE_S = 2.0
+"""A daemon may remove files when it has answered a pruning already: an empty one has none."""
 
 
 def write_context(context: Path) -> None:
@@ -67,6 +70,7 @@ def measure(options: argparse.Namespace, daemons: list[Daemon], host: str, conte
             image = f"type=image,name={host}/image:{uuid.uuid4().hex},push=true,{insecure}"
             for kind, more in (("import", ()), ("import-image", ("--output", image))):
                 run([options.buildctl, "--addr", daemon.address, "prune", "--all"])
+                time.sleep(_SETTLE_S)
                 source = ("--import-cache", f"{cache},{insecure}")
                 import_it = partial(build, options, daemon, context, *nonce, *source, *more)
                 figures[kind].add(daemon, import_it)
