@@ -39,7 +39,8 @@ def test_copies_by_link_count_once(cli: Cli, context: Context) -> None:
     cli.build("-o", "type=cacheonly", context.path).ok()
     before = listed(cli)
     assert sum(before.values()) == on_disk(cli.root)
-    assert sum(size for size in before.values() if size > MIB) < 11 * MIB  # not 27
+    # Not 27: what one tree has twice, /one and /third/one, is copied, and nothing else.
+    assert sum(size for size in before.values() if size > MIB) < 15 * MIB
     # the context goes, its files live on in the steps
     cli("prune", "--filter", "type==source.local").ok()
     after = listed(cli)

@@ -251,9 +251,7 @@ def test_a_token_reaches_the_remote_and_nothing_else(
     context.dockerfile(f"FROM scratch\nADD --keep-git-dir {remote} /\n", base=False)
     denied = build(*local(tmp_path / "no"), context.path)
     assert denied.status != 0
-    assert (
-        "GIT_AUTH_TOKEN" in denied.text or "denied" in denied.text.lower() or "401" in denied.text
-    )
+    assert "fatal: Authentication failed" in denied.text
     (tmp_path / "token").write_text(token + "\n")
     secret = ["--secret", f"id=GIT_AUTH_TOKEN,src={tmp_path}/token"]
     done = build(*secret, *local(tmp_path / "out"), context.path).ok()
