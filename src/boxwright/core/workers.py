@@ -60,13 +60,13 @@ async def to_worker(func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) 
         try:
             token.pop()
         except IndexError:
-            await _ended(future)
+            await ended(future)
         else:
             future.cancel()
         raise
 
 
-async def _ended(future: asyncio.Future[R]) -> None:
+async def ended(future: asyncio.Future[R]) -> None:
     """Wait until ``future`` has ended, through any number of cancellations."""
     while not future.done():
         try:

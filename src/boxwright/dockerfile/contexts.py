@@ -21,7 +21,7 @@ from boxwright.dockerfile.bridge import FrontendBridge, FrontendRef, NotAnImageE
 from boxwright.dockerfile.dockerignore import parse_dockerignore
 from boxwright.dockerfile.golang import parse_bool
 from boxwright.dockerfile.options import BuildOptions
-from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError
+from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError, named
 from boxwright.llb.build_giturl import GitRef, parse_git_ref
 from boxwright.llb.build_ops import from_definition
 from boxwright.llb.file_op import CopyOptions, copy
@@ -34,7 +34,6 @@ from boxwright.wire.pb import ops_pb2 as pb
 DOCKERFILE = "Dockerfile"
 DOCKERIGNORE = ".dockerignore"
 _NO_FOLDER = frozenset({Code.NOT_FOUND, Code.UNIMPLEMENTED})  # of this name, or at all
-_UNREAD = "failed to read dockerfile: "
 _HTTP = re.compile(r"https?://")
 _HTTP_FILENAME = "context"
 _HEADER_SIZE = 1024
@@ -164,12 +163,8 @@ class BuildContexts:
             )
         definition = state.marshal()
         ref = await self.bridge.solve(definition)
-        try:
+        with named("failed to read dockerfile"):
             data = await _first_of(ref, (filename, *alternative))
-        except BoxwrightError as error:
-            if not error.brief.startswith(_UNREAD):  # it may be another waiter's, too
-                error.brief = _UNREAD + error.brief
-            raise
         if data is None:
             raise DockerfileNotFoundError(filename)
         ignore = await _first_of(ref, (filename + DOCKERIGNORE,))

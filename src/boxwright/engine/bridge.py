@@ -39,7 +39,7 @@ from boxwright.engine.sourcemeta import (
     SourceQuestion,
     fill_response,
 )
-from boxwright.errors import BoxwrightError, InvalidInputError, UnimplementedError
+from boxwright.errors import BoxwrightError, InvalidInputError, UnimplementedError, named
 from boxwright.executor.cdi import CdiRegistry
 from boxwright.llb.definition import assemble, decode, pruned_cache_ids
 from boxwright.llb.graph import Edge
@@ -336,13 +336,8 @@ class BuildBridge:
         )
         if platform is not None:
             request.Platform.CopyFrom(platform_to_pb(platform))
-        try:
+        with named(f"failed to resolve source metadata for {ref}"):
             answer = await self.resolve_source_meta(request, rules, scope)
-        except BoxwrightError as error:
-            said = f"failed to resolve source metadata for {ref}: "
-            if not error.brief.startswith(said):  # several may wait for one answer
-                error.brief = said + error.brief
-            raise
         name = answer.Source.identifier.partition("://")[2]
         if answer.Source.identifier.startswith(_IMAGE_SCHEME):
             name = str(Reference.parse(name).with_default_tag())

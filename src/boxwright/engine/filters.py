@@ -2,8 +2,8 @@
 
 One filter is a comma-separated list of selectors that must all hold: ``path==value``,
 ``path!=value``, ``path~=regex``, or ``path`` alone for "is there". Several filters are
-alternatives, and an empty one always holds. What can't be read is refused in containerd's words, and a regular expression
-that can't be compiled matches nothing, as there.
+alternatives, and an empty one always holds. What can't be read is refused in containerd's words,
+and a regular expression that can't be compiled matches nothing, as there.
 """
 
 from __future__ import annotations

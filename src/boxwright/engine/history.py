@@ -60,9 +60,9 @@ class History:
 
         def ended(_task: asyncio.Task[None]) -> None:
             del self._writing[ref]
+            self.ended(ref)
             if not task.cancelled() and (error := task.exception()) is not None:
                 _log.error("the record of build %s is lost", ref, exc_info=error)
-                self.forget_active(ref)
 
         task.add_done_callback(ended)
 
@@ -87,21 +87,16 @@ class History:
             also: what else is to be stored with it, in the same transaction.
         """
         await to_worker(self._save, record, also)
-        self._active.pop(
-            record.Ref, None
-        )  # not before: whoever lists builds would find it nowhere
+        # Not before: whoever lists builds would find it nowhere.
+        self._active.pop(record.Ref, None)
         self._publish(Event(type=control_pb2.COMPLETE, record=record))
         for ref in await to_worker(self._expire):
             self._publish(Event(type=control_pb2.DELETED, record=Record(Ref=ref)))
 
     def ended(self, ref: str) -> None:
-        """Take back :meth:`started` for a build that has ended and gets no record."""
+        """Take back :meth:`started` for a build that has ended, unless its record is being written."""
         if ref not in self._writing:
             self._active.pop(ref, None)
-
-    def forget_active(self, ref: str) -> None:
-        """Take back :meth:`started` for a build that never got a record."""
-        self._active.pop(ref, None)
 
     def blobs(self) -> frozenset[str]:
         """Return the digests of the blobs that records refer to (blocking)."""

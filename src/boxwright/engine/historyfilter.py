@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from boxwright.dockerfile.golang import parse_duration
 from boxwright.engine.filters import compile_filters
-from boxwright.errors import InvalidInputError
+from boxwright.errors import InvalidInputError, named
 from boxwright.llb.build_giturl import parse_git_url
 from boxwright.wire.pb import control_pb2
 
@@ -54,11 +54,8 @@ def _compile(text: str, now_ns: int) -> list[RecordMatcher]:
     conditions = [_comparison(match, now_ns) for _, match in found if match]
     others = ",".join(field for field, match in found if not match)
     if others or not conditions:
-        try:
+        with named(f"failed to parse history filters {text}"):
             holds = compile_filters([others])
-        except InvalidInputError as error:
-            error.brief = f"failed to parse history filters {text}: {error.brief}"
-            raise
         conditions.append(lambda record: holds(lambda path: _field(record, path[0])))
     return conditions
 

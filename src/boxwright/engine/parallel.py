@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
 
+from boxwright.core.workers import ended
+
 
 async def gather_or_cancel(work: Sequence[Awaitable[None]]) -> None:
     """Run all at the same time; the first failure cancels the others and is raised alone."""
@@ -25,12 +27,9 @@ async def to_the_end(work: Coroutine[None, None, None]) -> None:
     gives up what the work uses as soon as the caller has left.
     """
     task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as exc:
-            cancelled = exc
-    task.result()
-    if cancelled is not None:
-        raise cancelled
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await ended(task)
+        task.result()  # its failure says more
+        raise

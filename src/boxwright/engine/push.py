@@ -20,7 +20,7 @@ from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
 from boxwright.engine.parallel import gather_or_cancel
 from boxwright.engine.verify import ImageGraph, verify_push
-from boxwright.errors import BoxwrightError
+from boxwright.errors import named
 from boxwright.oci.manifest import Index, Manifest
 from boxwright.oci.mediatypes import is_index
 from boxwright.progress.step import StepProgress
@@ -60,53 +60,39 @@ class Pusher:
             RegistryError: by cause.
             PushVerificationError: what was pushed can't be pulled.
         """
-        try:
-            await self._push(name, descriptor, insecure=insecure, by_digest=by_digest, step=step)
-        except BoxwrightError as error:
-            error.brief = f"failed to push {name}: {error.brief}"
-            raise
-
-    async def _push(
-        self,
-        name: str,
-        descriptor: Descriptor,
-        *,
-        insecure: bool,
-        by_digest: bool,
-        step: StepProgress,
-    ) -> None:
-        ref = Reference.parse(name)
-        if not by_digest:
-            ref = ref.with_default_tag()
-        allow_insecure = True if insecure else None
-        graph = await to_worker(self._read_graph, descriptor)
-        async with self._clients(self._session_ids) as client:
-            with step.part("pushing layers"):
-                await self._push_blobs(client, ref, graph, allow_insecure, step)
-            label = f"pushing manifest for {ref.familiar}@{descriptor.digest}"
-            with step.part(label):
-                for manifest in graph.manifests:
-                    body = await to_worker(self._store.blobs.read, manifest.digest)
-                    is_root = manifest.digest == descriptor.digest
-                    await client.push_manifest(
+        with named(f"failed to push {name}"):
+            ref = Reference.parse(name)
+            if not by_digest:
+                ref = ref.with_default_tag()
+            allow_insecure = True if insecure else None
+            graph = await to_worker(self._read_graph, descriptor)
+            async with self._clients(self._session_ids) as client:
+                with step.part("pushing layers"):
+                    await self._push_blobs(client, ref, graph, allow_insecure, step)
+                label = f"pushing manifest for {ref.familiar}@{descriptor.digest}"
+                with step.part(label):
+                    for manifest in graph.manifests:
+                        body = await to_worker(self._store.blobs.read, manifest.digest)
+                        is_root = manifest.digest == descriptor.digest
+                        await client.push_manifest(
+                            ref,
+                            manifest.media_type,
+                            body,
+                            insecure=allow_insecure,
+                            by_digest=by_digest or not is_root,
+                        )
+                with step.part("verifying that it can be pulled"):
+                    await verify_push(
+                        client,
                         ref,
-                        manifest.media_type,
-                        body,
+                        descriptor,
+                        graph,
                         insecure=allow_insecure,
-                        by_digest=by_digest or not is_root,
+                        by_digest=by_digest,
                     )
-            with step.part("verifying that it can be pulled"):
-                await verify_push(
-                    client,
-                    ref,
-                    descriptor,
-                    graph,
-                    insecure=allow_insecure,
-                    by_digest=by_digest,
-                )
-        origin = origin_labels(ref.host, ref.path)
-        for manifest in graph.manifests:
-            await to_worker(self._store.blobs.set_labels, manifest.digest, origin)
+            origin = origin_labels(ref.host, ref.path)
+            for manifest in graph.manifests:
+                await to_worker(self._store.blobs.set_labels, manifest.digest, origin)
 
     def _read_graph(self, root: Descriptor) -> ImageGraph:
         graph = ImageGraph()

@@ -468,7 +468,6 @@ class SolveRun:
         except BoxwrightError as exc:
             # A full disk must not hide why the build failed, nor fail one that succeeded.
             _log.error("the record of build %s is lost: %s", record.Ref, exc)
-            self._engine.history.forget_active(record.Ref)
 
     def _set_error(self, record: control_pb2.BuildHistoryRecord, failure: BaseException) -> None:
         """Note how the build failed; the details are a document, as they may be long."""

@@ -19,7 +19,7 @@ from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.workers import to_worker
 from boxwright.engine.filters import Matcher, compile_filters
 from boxwright.engine.status import timestamp
-from boxwright.errors import BoxwrightError, InvalidInputError
+from boxwright.errors import BoxwrightError, named
 from boxwright.snapshots.deletion import delete_many
 from boxwright.snapshots.manager import SnapshotManager
 from boxwright.snapshots.usage import CACHE_MOUNT_TYPE, SnapshotRecord
@@ -163,11 +163,8 @@ class Candidates:
 
 
 def _compiled(verb: str, filters: Sequence[str]) -> Matcher:
-    try:
+    with named(f"failed to parse {verb} filters [{' '.join(filters)}]"):
         return compile_filters(filters)
-    except InvalidInputError as error:
-        error.brief = f"failed to parse {verb} filters [{' '.join(filters)}]: {error.brief}"
-        raise
 
 
 def allowed_by(policy: PrunePolicy, now_ns: int) -> Callable[[SnapshotRecord], bool]:

@@ -11,6 +11,8 @@ are central.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -115,6 +117,17 @@ class BoxwrightError(Exception):
     def __str__(self) -> str:
         """Return brief and detail in one line, as carried in a gRPC status message."""
         return f"{self.brief}: {self.detail}" if self.detail else self.brief
+
+
+@contextmanager
+def named(what: str) -> Iterator[None]:
+    """Say in front of an error of the block what failed, once: several may wait for one error."""
+    try:
+        yield
+    except BoxwrightError as error:
+        if not error.brief.startswith(f"{what}: "):
+            error.brief = f"{what}: {error.brief}"
+        raise
 
 
 class InvalidInputError(BoxwrightError):
