@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from programs import Buildx, Cli, Context, Registry, Run
+from programs import Buildx, Cli, Context, Registry, Run, running_registry
 
 pytestmark = [pytest.mark.root]
 
@@ -73,6 +73,93 @@ def test_a_hit_pulls_no_layer(cli: Cli, other: Cli, project: Context, registry: 
     blobs = {p.name for p in (other.root / "blobs/sha256").iterdir()}
     assert layers
     assert not blobs & {layer["digest"].removeprefix("sha256:") for layer in layers}
+
+
+def layers_here(cli: Cli, registry: Registry, repository: str, tag: str) -> tuple[int, int]:
+    """Return how many layers of a manifest a state folder has, and how many there are."""
+    layers = json.loads(_manifest(registry, repository, tag))["layers"]
+    blobs = {f"sha256:{path.name}" for path in (cli.root / "blobs/sha256").iterdir()}
+    return len(blobs & {layer["digest"] for layer in layers}), len(layers)
+
+
+def pushed(host: str, **more: str) -> str:
+    """Return the attributes of an output."""
+    attributes = {"type": "image", "name": f"{host}/app:2", "push": "true", **more}
+    return ",".join(f"{key}={value}" for key, value in attributes.items())
+
+
+@pytest.mark.peer("docker-registry")
+def test_a_push_of_imported_layers_pulls_none(
+    cli: Cli, other: Cli, project: Context, registry: Registry, tmp_path: Path
+) -> None:
+    """They are mounted from where they are: by a push, and by another cache's export."""
+    cache, image = f"{registry.host}/cache", f"{registry.host}/app"
+    to = f"type=registry,ref={cache}:lazy,mode=max"
+    cli.build("--cache-to", to, "-o", f"type=image,name={image}:1,push=true", project.path).ok()
+    to = f"type=registry,ref={registry.host}/next:x,mode=max"
+    output = ("-o", pushed(registry.host))
+    done = other.build(
+        "--cache-from", f"{cache}:lazy", "--cache-to", to, *output, project.path
+    ).ok()
+    assert ran(done) == 0
+    assert _manifest(registry, "app", "2") == _manifest(registry, "app", "1")
+    for repository, tag in (("app", "2"), ("next", "x")):
+        assert layers_here(other, registry, repository, tag)[0] == 0
+    assert "not stored" in done.text
+    assert f"{image}:2" not in other("image", "ls").ok().out
+    third = Cli(tmp_path / "third", cli.env)
+    imported = third.build(
+        "--cache-from", f"{registry.host}/next:x", "-o", tmp_path / "tree", project.path
+    ).ok()
+    assert ran(imported) == 0
+
+
+@pytest.mark.peer("docker-registry")
+def test_a_pushed_image_is_stored_where_that_is_wanted(
+    cli: Cli, other: Cli, project: Context, registry: Registry
+) -> None:
+    """Or where its name is stored already and would mean something old."""
+    ref = f"{registry.host}/cache:lazy"
+    cli.build("--cache-to", f"type=registry,ref={ref},mode=max", project.path).ok()
+    image = f"{registry.host}/app:2"
+    for attributes in ({"store": "true"}, {}):
+        other.build(
+            "--cache-from", ref, "-o", pushed(registry.host, **attributes), project.path
+        ).ok()
+        here, layers = layers_here(other, registry, "app", "2")
+        assert here == layers > 1
+        assert image in other("image", "ls").ok().out
+        other("prune", "--all").ok()
+    gone = {"store": "false"}
+    other.build("--cache-from", ref, "-o", pushed(registry.host, **gone), project.path).ok()
+    assert image in other("image", "ls").ok().out  # an output that stores nothing removes nothing
+
+
+@pytest.mark.peer("docker-registry")
+@pytest.mark.parametrize("damage", ["", "damaged"])
+def test_a_push_elsewhere_fetches_imported_layers(
+    cli: Cli, other: Cli, project: Context, registry: Registry, tmp_path: Path, damage: str
+) -> None:
+    """And begins again where they turn out not to be what their digests say."""
+    ref = f"{registry.host}/cache:lazy"
+    cli.build(
+        "--cache-to", f"type=registry,ref={ref},mode=max", "-o", tmp_path / "1", project.path
+    ).ok()
+    for layer in json.loads(_manifest(registry, "cache", "lazy"))["layers"] if damage else ():
+        name = layer["digest"].removeprefix("sha256:")
+        blob = registry.data / f"docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data"
+        blob.write_bytes(bytes(blob.stat().st_size))
+    (tmp_path / "b").mkdir()
+    with running_registry(tmp_path / "b") as second:
+        done = other.build("--cache-from", ref, "-o", pushed(second.host), project.path).ok()
+        assert f"pushed {second.host}/app:2 (sha256:" in done.text
+        assert json.loads(_manifest(second, "app", "2"))["layers"]
+        third = Cli(tmp_path / "third", cli.env)
+        use = tmp_path / "use"
+        use.mkdir()
+        (use / "Dockerfile").write_text(f"FROM {second.host}/app:2\n")
+        third.build("-o", tmp_path / "2", use).ok()
+        assert (tree(tmp_path / "1") == tree(tmp_path / "2")) is not bool(damage)
 
 
 def _manifest(registry: Registry, repository: str, tag: str) -> bytes:

@@ -88,7 +88,8 @@ class Registry:
     def __init__(self):
         self.pushed = []
 
-    async def push(self, name, descriptor, *, insecure, by_digest, step):
+    async def push(self, name, descriptor, *, insecure, by_digest, step, absent=None):
+        assert absent is None  # its layers were made here
         self.pushed.append((name, descriptor.digest, insecure, by_digest))
 
 

@@ -301,8 +301,9 @@ def finish(
     if quiet:
         click.echo(digest)
         return
-    if plan.stored_names and digest:
-        click.echo(f"stored {', '.join(plan.stored_names)} ({digest})", err=True)
+    for verb, names in (("stored", plan.stored_names), ("pushed", plan.pushed_names)):
+        if names and digest:
+            click.echo(f"{verb} {', '.join(names)} ({digest})", err=True)
 
 
 def decode_response(response: Mapping[str, str]) -> dict[str, Any]:

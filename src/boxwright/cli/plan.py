@@ -76,6 +76,7 @@ class BuildPlan:
 
     Attributes:
         stored_names: Names under which the embedded engine keeps the image.
+        pushed_names: Names under which a registry gets it.
         warnings: To be shown before the build.
         cleanup: Temporary folders to remove afterwards.
         call_format: How the answer of a subrequest is printed: ``json``, or empty for text.
@@ -83,6 +84,7 @@ class BuildPlan:
 
     request: BuildRequest
     stored_names: tuple[str, ...] = ()
+    pushed_names: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
     cleanup: list[Path] = field(default_factory=list)
     call_format: str = ""
@@ -395,9 +397,11 @@ def _add_exports(plan: BuildPlan, flags: BuildFlags, *, is_embedded: bool) -> No
                 attrs["name"] = name
             attrs |= _annotation_attrs(flags.annotations)
         if output.type == "image":
-            _check_image_output(attrs)
-            if is_embedded:
-                plan.stored_names = tuple(filter(None, attrs.get("name", "").split(",")))
+            names = tuple(filter(None, attrs.get("name", "").split(",")))
+            if _check_image_output(attrs):
+                plan.pushed_names = names
+            elif is_embedded:
+                plan.stored_names = names
         exports.append(_export(replace(output, attrs=attrs)))
     plan.request.exports = tuple(exports)
 
@@ -418,10 +422,12 @@ def _outputs(flags: BuildFlags) -> list[Output]:
     return outputs
 
 
-def _check_image_output(attrs: Mapping[str, str]) -> None:
-    pushes = attrs.get("push", "") and parse.parse_bool(attrs["push"], "push")
+def _check_image_output(attrs: Mapping[str, str]) -> bool:
+    """Return whether the image is pushed."""
+    pushes = "push" in attrs and (not attrs["push"] or parse.parse_bool(attrs["push"], "push"))
     if pushes and not attrs.get("name"):
         raise UsageError("tag is needed when pushing to registry", hint="add --tag NAME")
+    return pushes
 
 
 def _export(output: Output) -> Export:

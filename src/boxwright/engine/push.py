@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from boxwright.core.clock import Clock
@@ -29,6 +30,7 @@ from boxwright.store.store import Store
 
 if TYPE_CHECKING:
     from boxwright.registry.client import RegistryClient
+    from boxwright.snapshots.layerblobs import SnapshotBlobs
 
 _PARALLEL_BLOBS = 4
 _CHUNK_BYTES = 1 << 20
@@ -53,6 +55,7 @@ class Pusher:
         insecure: bool,
         by_digest: bool,
         step: StepProgress,
+        absent: SnapshotBlobs | None = None,
     ) -> None:
         """Push and verify ``descriptor`` under ``name``.
 
@@ -68,7 +71,7 @@ class Pusher:
             graph = await to_worker(self._read_graph, descriptor)
             async with self._clients(self._session_ids) as client:
                 with step.part("pushing layers"):
-                    await self._push_blobs(client, ref, graph, allow_insecure, step)
+                    await self._push_blobs(client, ref, graph, allow_insecure, step, absent)
                 label = f"pushing manifest for {ref.familiar}@{descriptor.digest}"
                 with step.part(label):
                     for manifest in graph.manifests:
@@ -119,13 +122,14 @@ class Pusher:
         graph: ImageGraph,
         insecure: bool | None,  # noqa: FBT001
         step: StepProgress,
+        absent: SnapshotBlobs | None,
     ) -> None:
         slots = asyncio.Semaphore(_PARALLEL_BLOBS)
 
         async def push_one(blob: Descriptor) -> None:
             async with slots:
                 label = SOURCE_LABEL + ref.host
-                labels = await to_worker(self._store.blobs.labels, blob.digest)
+                labels = await self._labels(blob, absent)
                 mount_from = labels.get(label, "")
                 with _shown(step, self._clock, blob) as on_progress:
                     await client.push_blob(
@@ -135,14 +139,20 @@ class Pusher:
                         insecure=insecure,
                         mount_from="" if mount_from == ref.path else mount_from,
                         on_progress=on_progress,
+                        prepare=partial(absent.ensure, blob) if absent is not None else None,
                     )
                     on_progress(blob.size)
-                if not mount_from:
+                if not mount_from and self._store.blobs.stat(blob.digest) is not None:
                     # The same layers under the next name are mounted from here.
                     known = {label: ref.path}
                     await to_worker(self._store.blobs.set_labels, blob.digest, known)
 
         await gather_or_cancel([push_one(blob) for blob in graph.blobs.values()])
+
+    async def _labels(self, blob: Descriptor, absent: SnapshotBlobs | None) -> Mapping[str, str]:
+        if absent is not None and self._store.blobs.stat(blob.digest) is None:
+            return absent.origin(blob)
+        return await to_worker(self._store.blobs.labels, blob.digest)
 
     async def _read(self, digest: Digest) -> AsyncIterator[bytes]:
         with self._store.blobs.open(digest) as file:

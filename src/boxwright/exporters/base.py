@@ -19,6 +19,7 @@ from boxwright.store import Store
 from boxwright.store.leases import Lease
 
 if TYPE_CHECKING:
+    from boxwright.snapshots.layerblobs import SnapshotBlobs
     from boxwright.snapshots.layers import LayerForm
 
 DIGEST_KEY = "containerimage.digest"
@@ -56,8 +57,9 @@ class PushTarget(Protocol):
         insecure: bool,
         by_digest: bool,
         step: StepProgress,
+        absent: SnapshotBlobs | None = None,
     ) -> None:
-        """Push and verify ``descriptor``, whose blobs are all in the store.
+        """Push and verify ``descriptor``.
 
         Args:
             name: the full or familiar reference to push to.
@@ -65,6 +67,8 @@ class PushTarget(Protocol):
             insecure: plain HTTP and unverified TLS are allowed.
             by_digest: no tag is written.
             step: where progress goes.
+            absent: delivers the blobs that are not in the store; only those are asked for that
+                the registry has in no repository that is known.
 
         Raises:
             BoxwrightError: the registry refused or could not be reached.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Mapping, Sequence
 
 from boxwright.core import gojson
@@ -27,6 +28,7 @@ from boxwright.exporters.writer import CommittedImage, commit_image, layer_forms
 from boxwright.snapshots.layers import LayerForm
 from boxwright.store import trace
 
+_log = logging.getLogger(__name__)
 _FLAGS = {
     "push": "push",
     "push-by-digest": "push_by_digest",
@@ -48,7 +50,8 @@ class ImageExporter:
         push_by_digest: without writing a tag.
         insecure: plain HTTP and unverified TLS are allowed for the push.
         unpack: accepted; our store needs no unpacking.
-        store: keep the image under its names.
+        store: keep the image under its names. None is yes, unless a pushed image has layers
+            that are in a registry only: they are not fetched just for that.
         dangling_prefix: also name the image ``PREFIX@DIGEST``.
         dangling_empty_only: but only if it has no other name.
         name_canonical: also name the image ``NAME@DIGEST``.
@@ -60,7 +63,7 @@ class ImageExporter:
     push_by_digest: bool = False
     insecure: bool = False
     unpack: bool = False
-    store: bool = True
+    store: bool | None = None
     dangling_prefix: str = ""
     dangling_empty_only: bool = False
     name_canonical: bool = False
@@ -103,18 +106,33 @@ class ImageExporter:
         if self.push and context.push is None:
             raise UnimplementedError("this builder can't push images")
         source, options = with_attributes(source, self.options, self.metadata)
-        image = await commit_image(source, options, context)
+        lazy = await self._may_be_lazy(source, context)
+        image = await commit_image(source, options, context, lazy=lazy)
         trace.point("image-committed")
         names = self._names(source, image.descriptor)
         result = ExportResult(image_response(image), image.descriptor)
         if names:
             result.response[NAME_KEY] = ",".join(names)
-        if self.store:
+        if image.absent is not None:
+            if self.store is None and names:
+                with context.step.part("not stored: has layers that only a registry has"):
+                    _log.info("%s is not stored: store=true would", ",".join(names))
+        elif self.store is not False:
             for name in (each for each in names if each != "*"):  # the frontend gave none
                 await self._tag(name, image.descriptor, context)
         if self.push and names:
-            result.finalize = lambda: self._push(names, image.descriptor, context)
+            result.finalize = lambda: self._push(names, image, context)
         return result
+
+    async def _may_be_lazy(self, source: ExportSource, context: ExportContext) -> bool:
+        """Return whether layers may stay in the registry that they would come from.
+
+        A name that is stored already goes on to mean what was built last.
+        """
+        if self.store is not None or not self.push:
+            return self.store is False
+        names = [_full_name(name) for name in image_names(source, self.options)]
+        return not await to_worker(lambda: any(map(context.store.images.get, names)))
 
     def _names(self, source: ExportSource, descriptor: Descriptor) -> list[str]:
         names = image_names(source, self.options)
@@ -132,16 +150,17 @@ class ImageExporter:
                 await to_worker(context.store.images.set, pinned, descriptor)
 
     async def _push(
-        self, names: Sequence[str], descriptor: Descriptor, context: ExportContext
+        self, names: Sequence[str], image: CommittedImage, context: ExportContext
     ) -> None:
         assert context.push is not None
         for name in names:
             await context.push.push(
                 name,
-                descriptor,
+                image.descriptor,
                 insecure=self.insecure,
                 by_digest=self.push_by_digest,
                 step=context.step,
+                absent=image.absent,
             )
 
 

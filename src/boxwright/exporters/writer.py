@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from boxwright.core.dataclass import dataclass, replace
 from boxwright.core.descriptor import Descriptor
@@ -34,6 +34,7 @@ from boxwright.oci.patch import (
     patch_config,
 )
 from boxwright.oci.platforms import BASE_CONFIG_KEY, CONFIG_KEY, ResultPlatform, metadata_value
+from boxwright.snapshots.layerblobs import SnapshotBlobs
 from boxwright.snapshots.layers import ExportedLayer, LayerForm, ensure_blobs
 from boxwright.snapshots.refs import ImmutableRef
 
@@ -42,23 +43,31 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CommittedImage:
-    """An image whose blobs are all in the store.
+    """An image whose documents are all in the store.
 
     Attributes:
         descriptor: its manifest or index, with what exporters report of it.
         config: digest of the config; None for an index.
         manifests: the image manifests in it by platform id, in order.
+        absent: delivers the layers that are not in the store; None if all are.
     """
 
     descriptor: Descriptor
     config: Digest | None
     manifests: dict[str, Manifest]
+    absent: SnapshotBlobs | None = None
 
 
 async def commit_image(
-    source: ExportSource, options: ImageOptions, context: ExportContext
+    source: ExportSource, options: ImageOptions, context: ExportContext, *, lazy: bool = False
 ) -> CommittedImage:
     """Store everything that the image consists of.
+
+    Args:
+        source: what was built.
+        options: what the image is to be like.
+        context: where it goes.
+        lazy: layers that nobody has read may stay where they are (``CommittedImage.absent``).
 
     Raises:
         InvalidInputError: result and options contradict each other.
@@ -73,11 +82,38 @@ async def commit_image(
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(_layers(source, platform, options, context))
+                    group.create_task(_layers(source, platform, options, context, lazy=lazy))
                     for platform in platforms
                 ]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+    layers = [task.result() for task in tasks]
+    image = await _write_documents(source, options, context, platforms, layers, caches)
+    return replace(image, absent=_absent(source, layers, context)) if lazy else image
+
+
+def _absent(
+    source: ExportSource, images: Sequence[Sequence[ExportedLayer]], context: ExportContext
+) -> SnapshotBlobs | None:
+    owners = {
+        layer.descriptor.digest: layer.snapshot_id
+        for layers in images
+        for layer in layers
+        if context.store.blobs.stat(layer.descriptor.digest) is None
+    }
+    refs = [ref for ref in (source.ref, *source.refs.values()) if ref is not None]
+    return SnapshotBlobs(refs[0].manager, owners) if owners else None
+
+
+async def _write_documents(
+    source: ExportSource,
+    options: ImageOptions,
+    context: ExportContext,
+    platforms: Sequence[ResultPlatform],
+    layers: Sequence[list[ExportedLayer]],
+    caches: Mapping[str, bytes],
+) -> CommittedImage:
+    """Store what names the layers of each platform."""
     writer = _Writer(source, options, context)
     attests = any(
         options.inline_attestations or not item.inline_only
@@ -85,7 +121,7 @@ async def commit_image(
         for item in source.attestations.get(platform.id, ())
     )
     if not source.is_map and not attests:
-        return await writer.single(platforms[0], tasks[0].result(), caches.get(""))
+        return await writer.single(platforms[0], layers[0], caches.get(""))
     if source.attestations and not options.uses_oci_types:
         raise InvalidInputError(
             'cannot export attestations with "oci-mediatypes=false"',
@@ -94,11 +130,11 @@ async def commit_image(
     images = [
         await writer.manifest(
             platform,
-            task.result(),
+            own,
             options.annotations.for_platform(platform.platform),
             caches.get(platform.id if source.is_map else ""),
         )
-        for platform, task in zip(platforms, tasks, strict=True)
+        for platform, own in zip(platforms, layers, strict=True)
     ]
     attached = [
         await attach(
@@ -108,9 +144,9 @@ async def commit_image(
             artifact=options.uses_oci_artifact,
             put=writer.put,
             step=context.step,
-            notes=_notes(source.find(platform), task.result()),
+            notes=_notes(source.find(platform), own),
         )
-        for platform, (image, _), task in zip(platforms, images, tasks, strict=True)
+        for platform, (image, _), own in zip(platforms, images, layers, strict=True)
         if (attestations := source.attestations.get(platform.id))
     ]
     return await writer.index(platforms, images, attached)
@@ -125,6 +161,8 @@ async def _layers(
     platform: ResultPlatform,
     options: ImageOptions,
     context: ExportContext,
+    *,
+    lazy: bool,
 ) -> list[ExportedLayer]:
     ref = source.find(platform)
     if ref is None:
@@ -139,6 +177,7 @@ async def _layers(
         compression=form.compression,
         epoch_s=form.epoch_s,
         keep_diff_ids=form.keep_diff_ids,
+        lazy=lazy,
     )
 
 

@@ -378,6 +378,7 @@ class RegistryClient:
         insecure: bool | None = None,
         mount_from: str = "",
         on_progress: Callable[[int], None] | None = None,
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> bool:
         """Upload a blob unless the repository has it; return whether bytes were sent.
 
@@ -388,6 +389,7 @@ class RegistryClient:
             insecure: the request's ``registry.insecure``.
             mount_from: another repository of this registry to mount it from, if any.
             on_progress: called with the bytes sent so far.
+            prepare: brings the blob to where ``read`` finds it, once bytes must be sent.
 
         Raises:
             StalledTransferError: bytes stopped flowing and no retry is left.
@@ -404,6 +406,7 @@ class RegistryClient:
             read,
             mount_from=endpoint.repository(mount_from) if mount_from else "",
             on_progress=on_progress,
+            prepare=prepare,
         )
 
     async def push_manifest(

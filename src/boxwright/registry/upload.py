@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -83,8 +83,12 @@ class Uploader:
         *,
         mount_from: str,
         on_progress: Callable[[int], None] | None,
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> bool:
         """Bring a blob into a repository; return whether bytes were sent.
+
+        ``prepare`` runs before the first byte is read: what it waits for is no stalled upload, and
+        its errors are not the registry's.
 
         Raises:
             StalledTransferError: bytes stopped flowing and no retry is left.
@@ -94,6 +98,8 @@ class Uploader:
         upload = _Upload(endpoint, scope, descriptor, read, on_progress)
         if mount_from and await self._mount(upload, repository, mount_from):
             return False
+        if prepare is not None:
+            await prepare()
         in_chunks = False
         tries = 0
         while True:

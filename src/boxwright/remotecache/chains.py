@@ -41,6 +41,10 @@ class BlobProvider(Protocol):
         """
         ...
 
+    def origin(self, descriptor: Descriptor) -> Mapping[str, str]:
+        """Return the labels that the blob gets in the store: which repositories have it."""
+        ...
+
 
 @runtime_checkable
 class BlobLookup(Protocol):

@@ -57,13 +57,18 @@ class CacheTarget(Protocol):
     """A place that a cache is written to."""
 
     async def put_layer(
-        self, descriptor: Descriptor, ensure: Ensure, on_progress: Callable[[int], None]
+        self,
+        descriptor: Descriptor,
+        ensure: Ensure,
+        on_progress: Callable[[int], None],
+        origin: Mapping[str, str],
     ) -> bool:
         """Write a layer unless it is there; return whether bytes were sent.
 
         Args:
             descriptor: the layer.
             ensure: brings the blob into the store, called only if bytes must be sent.
+            origin: labels that say which repositories have the layer, if it is not here.
             on_progress: told of the bytes sent.
         """
         ...
@@ -121,16 +126,19 @@ class RegistryCache:
             )
 
     async def put_layer(
-        self, descriptor: Descriptor, ensure: Ensure, on_progress: Callable[[int], None]
+        self,
+        descriptor: Descriptor,
+        ensure: Ensure,
+        on_progress: Callable[[int], None],
+        origin: Mapping[str, str],
     ) -> bool:
         """Upload a layer, mounted from another repository of the registry where possible."""
-        labels: Mapping[str, str] = {}
+        labels = origin
         if self._store.blobs.stat(descriptor.digest) is not None:
             labels = self._store.blobs.labels(descriptor.digest)
         mount_from = labels.get(SOURCE_LABEL + self._ref.host, "")
 
         async def read() -> AsyncIterator[bytes]:
-            await ensure()
             with self._store.blobs.open(descriptor.digest) as file:
                 while data := await to_worker(file.read, _CHUNK_BYTES):
                     yield data
@@ -143,6 +151,7 @@ class RegistryCache:
                 insecure=self._insecure,
                 mount_from="" if mount_from == self._ref.path else mount_from,
                 on_progress=on_progress,
+                prepare=ensure,
             )
 
     async def put_bytes(self, descriptor: Descriptor, data: bytes) -> None:
@@ -222,7 +231,11 @@ class FolderCache:
         return descriptor.size == 0
 
     async def put_layer(
-        self, descriptor: Descriptor, ensure: Ensure, on_progress: Callable[[int], None]
+        self,
+        descriptor: Descriptor,
+        ensure: Ensure,
+        on_progress: Callable[[int], None],
+        origin: Mapping[str, str],
     ) -> bool:
         """Send a layer; a client that has it stops the transfer."""
         if await self.has(descriptor):

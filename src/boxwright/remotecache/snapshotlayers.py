@@ -18,6 +18,7 @@ from boxwright.remotecache.format import CacheFormatError, read_time
 from boxwright.remotecache.places import CacheSource
 from boxwright.remotecache.reader import DESCRIPTION
 from boxwright.snapshots.errors import SnapshotNotFoundError
+from boxwright.snapshots.layerblobs import SnapshotBlobs
 from boxwright.snapshots.layers import REWRITTEN, ensure_blobs
 from boxwright.snapshots.manager import SOURCE_VARIANT, SnapshotManager
 from boxwright.snapshots.node import LayerBlob, Node
@@ -28,24 +29,6 @@ from boxwright.store.leases import Lease
 from boxwright.store.store import Store
 
 _DAMAGE = frozenset((Code.DIGEST_MISMATCH, Code.NOT_FOUND, Code.SOURCE_NOT_FOUND))
-
-
-class SnapshotBlobs:
-    """Delivers layers of one snapshot, also those that were never fetched."""
-
-    def __init__(self, snapshots: SnapshotManager, owners: dict[Digest, str]) -> None:
-        self._snapshots = snapshots
-        self._owners = owners
-
-    async def ensure(self, descriptor: Descriptor) -> None:
-        """Have a blob in the store.
-
-        Raises:
-            BoxwrightError: it can't be fetched any more.
-        """
-        owner = self._owners.get(descriptor.digest)
-        if owner is not None and self._snapshots.store.blobs.stat(descriptor.digest) is None:
-            await self._snapshots.fetch_layer(owner)
 
 
 async def known_remote(ref: ImmutableRef, compression: Compression) -> Remote | None:
@@ -71,10 +54,7 @@ async def make_remote(
     exported = await ensure_blobs(
         ref, store=store, compression=compression, lease=lease, lazy=True
     )
-    owners = {
-        made.descriptor.digest: layer.snapshot_id
-        for made, layer in zip(exported, layers, strict=True)
-    }
+    owners = {made.descriptor.digest: made.snapshot_id for made in exported}
     dated = tuple(_dated(made.descriptor, made.created_ns) for made in exported)
     return Remote(dated, SnapshotBlobs(ref.manager, owners))
 
@@ -186,6 +166,10 @@ class SourceBlobs:
                 self.on_damage()
             raise DamagedCacheError(self._name, descriptor, error) from error
 
+    def origin(self, descriptor: Descriptor) -> Mapping[str, str]:
+        """Return the labels of blobs that come from here."""
+        return self._source.source_labels
+
     def note(self, layers: Sequence[Layer]) -> None:
         """Remember snapshots that will be fetched from here when somebody reads them."""
         self._lazy.update(layer.snapshot_id for layer in layers)
@@ -231,6 +215,7 @@ def lazy_layers(remote: Remote) -> list[LayerBlob]:
             _without_facts(descriptor),
             _diff_id(descriptor),
             _fetching(provider, descriptor),
+            provider.origin(descriptor),
             description=descriptor.annotations.get(DESCRIPTION, ""),
             created_ns=read_time(descriptor.annotations.get(CREATED, "")),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from boxwright.core import gojson
 from boxwright.core.dataclass import dataclass, field
@@ -150,7 +150,7 @@ async def _write_layers(
             with step.part(label):
                 try:
                     is_new = await target.put_layer(
-                        descriptor, ensure, _meter(step, label, descriptor)
+                        descriptor, ensure, _meter(step, label, descriptor), _origin(blob)
                     )
                 except BoxwrightError:
                     if descriptor.digest not in lost:
@@ -168,6 +168,10 @@ async def _write_layers(
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return lost
+
+
+def _origin(blob: Blob) -> Mapping[str, str]:
+    return blob.provider.origin(blob.descriptor) if blob.provider is not None else {}
 
 
 async def _fetch(blob: Blob) -> None:

@@ -69,19 +69,21 @@ class LayerForm:
 
 @dataclass(frozen=True, slots=True)
 class ExportedLayer:
-    """One layer as an image has it; its blob is in the store.
+    """One layer as an image has it; its blob is in the store unless it was to be lazy.
 
     Attributes:
         descriptor: the blob; ``containerd.io/uncompressed`` in its annotations is ``diff_id``.
         diff_id: digest of the uncompressed archive.
         description: what made the layer.
         created_ns: when, nanoseconds since the epoch.
+        snapshot_id: whose layer it is.
     """
 
     descriptor: Descriptor
     diff_id: Digest
     description: str = ""
     created_ns: int = 0
+    snapshot_id: str = ""
 
 
 async def ensure_blobs(
@@ -236,7 +238,9 @@ class _LayerJob:
 
     def _exported(self, descriptor: Descriptor, diff_id: Digest) -> ExportedLayer:
         layer = self._layer
-        return ExportedLayer(descriptor, diff_id, layer.description, layer.created_ns)
+        return ExportedLayer(
+            descriptor, diff_id, layer.description, layer.created_ns, layer.snapshot_id
+        )
 
     async def _work(
         self, function: Callable[[LayerTree | Descriptor], ExportedLayer], argument: object

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -303,6 +303,7 @@ class SnapshotManager:
         if layer.fetch is not None and not node.row.present:
             del node.fetches[: -_MAX_FETCHES + 1]
             node.fetches.append(layer.fetch)
+            node.origin.update(layer.origin)
 
     def _chain_row(
         self,
@@ -504,6 +505,10 @@ class SnapshotManager:
             LayerMissingError: it can no longer be fetched.
         """
         await self._preparation.fetch(self.node(snapshot_id))
+
+    def layer_origin(self, snapshot_id: str) -> Mapping[str, str]:
+        """Return the labels that the source blob of an image layer gets when it is fetched."""
+        return self.node(snapshot_id).origin
 
     async def set_blob(
         self, snapshot_id: str, descriptor: Descriptor, diff_id: Digest, variant: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from boxwright.core.dataclass import dataclass, field
@@ -22,6 +22,7 @@ class LayerBlob:
         descriptor: The compressed blob.
         diff_id: The digest of its uncompressed form.
         fetch: Brings the blob into the store; ``None`` if it is there already.
+        origin: The labels that it will have there: which repositories have it.
         description: What made it, for listings.
         created_ns: From the image's history, 0 if unknown.
     """
@@ -29,6 +30,7 @@ class LayerBlob:
     descriptor: Descriptor
     diff_id: Digest
     fetch: Fetch | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
     created_ns: int = 0
 
@@ -41,6 +43,7 @@ class Node:
         fs: The folder of its own layer, whether made already or not.
         refs: Handles out there; the record can't be deleted while there are any.
         fetches: Ways to fetch the layer's blob, the latest last.
+        origin: Labels of the blob as long as it is not here.
         pure: The folder of the layer's changes and nothing else, once it was asked for.
         prepared: Everything that a mount needs is on the disk.
         readers: Users of the shared view.
@@ -51,6 +54,7 @@ class Node:
     fs: Path
     refs: int = 0
     fetches: list[Fetch] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
     pure: Path | None = None
     prepared: bool = False
     readers: int = 0

@@ -213,7 +213,12 @@ class ImageSource:
         self, remote: ImageRemote, resolved: ResolvedManifest, context: SourceContext
     ) -> list[LayerBlob]:
         return [
-            LayerBlob(descriptor, diff_id, self._fetch_function(remote, descriptor, context))
+            LayerBlob(
+                descriptor,
+                diff_id,
+                self._fetch_function(remote, descriptor, context),
+                remote.source_labels,
+            )
             for descriptor, diff_id in zip(
                 self._limited(resolved.layers), self._limited(resolved.diff_ids), strict=True
             )

@@ -73,6 +73,12 @@ def test_embedded_builds_are_stored_under_their_tags(plan):
     (export,) = made.request.exports
     assert (export.type, export.attrs) == ("image", {"name": "app,app:2"})
     assert made.stored_names == ("app", "app:2")
+    assert made.pushed_names == ()
+
+
+def test_a_pushed_image_is_said_to_be_pushed(plan):
+    for made in (plan(tags=("app",), push=True), plan(outputs=("type=image,name=app,push=1",))):
+        assert (made.stored_names, made.pushed_names) == ((), ("app",))
 
 
 def test_a_remote_build_without_output_is_warned_about(plan):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,9 @@ class Provider:
 
     async def ensure(self, descriptor: Descriptor) -> None:
         raise NotFoundError("not here", detail=descriptor.digest)
+
+    def origin(self, descriptor: Descriptor) -> Mapping[str, str]:
+        return {}
 
 
 PROVIDER = Provider()

@@ -65,12 +65,17 @@ class Place:
     async def ensure(self, descriptor: Descriptor) -> None:
         self.wanted.append(descriptor.digest)
 
+    def origin(self, descriptor: Descriptor) -> Mapping[str, str]:
+        return {"where": f"{descriptor.digest}"}
+
     async def put_layer(
         self,
         descriptor: Descriptor,
         ensure: Callable[[], Awaitable[None]],
         on_progress: Callable[[int], None],
+        origin: Mapping[str, str],
     ) -> bool:
+        assert origin == self.origin(descriptor)
         if descriptor.digest in self.blobs:
             return False
         await ensure()
