@@ -4,8 +4,8 @@ Invariant: for one algorithm, level and library version the output is a function
 bytes alone, whatever the sizes of the writes and the number of threads. Registries and
 caches deduplicate by the digest of the compressed bytes, so this is what makes the second
 push of an equal layer free. Hence: input is cut into fixed blocks again (ISA-L's output
-depends on the sizes of its inputs), every block is compressed on its own with the end of the
-block before it as dictionary, the gzip header is constant, and :func:`compressor_version`
+depends on the sizes of its inputs), every block is compressed on its own, the gzip header is
+constant, and :func:`compressor_version`
 names what else the bytes depend on.
 """
 
@@ -21,13 +21,13 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, Protocol, cast
 
+import deflate
 import isal
-import zlib_ng
 import zstandard
 from isal import isal_zlib
-from zlib_ng import zlib_ng as zng
 
 from boxwright.core.dataclass import dataclass
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
@@ -45,6 +45,9 @@ _MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
 _MAGIC_BZIP2 = b"BZh"
 _MAGIC_XZ = b"\xfd7zXZ\x00"
 _ISAL_MAX_LEVEL = 3
+# For each of gzip's levels the fastest of libdeflate whose output is no larger than Go's, of
+# programs and of texts alike.
+_LIBDEFLATE_LEVELS: Final = {4: 2, 5: 4, 6: 5, 7: 6, 8: 8, 9: 9}
 # What can't be compressed takes a third of the time at this level.
 _ISAL_FAST_LEVEL = 1
 # Ends of the parts of a block, each of which says whether the next one is worth compressing.
@@ -70,8 +73,8 @@ class Compression:
         algorithm: ``uncompressed``, ``gzip``, ``zstd`` or ``estargz`` (gzip in pieces, with a
             table of contents: :mod:`boxwright.fsutil.estargz`).
         level: upstream's ``compression-level``; None is the fast default. For gzip 0 to 3
-            are ISA-L's levels (None is 3), 4 to 9 zlib-ng's, whose 6 gives the size of
-            Go's gzip. For zstd 0 to 22 (None is 3).
+            are ISA-L's levels (None is 3), 4 to 9 give the sizes of Go's gzip, by libdeflate.
+            For zstd 0 to 22 (None is 3).
         force: blobs that exist with another compression are converted.
     """
 
@@ -87,12 +90,12 @@ class Compression:
             )
 
     def gzip_plan(self) -> tuple[str, int]:
-        """Return the library (``isal`` or ``zlib-ng``) and its level for gzip."""
+        """Return the library (``isal`` or ``libdeflate``) and its level for gzip."""
         if self.level is None or self.level < 0:
             return "isal", _ISAL_MAX_LEVEL
         if self.level <= _ISAL_MAX_LEVEL:
             return "isal", self.level
-        return "zlib-ng", min(self.level, 9)
+        return "libdeflate", _LIBDEFLATE_LEVELS[min(self.level, max(_LIBDEFLATE_LEVELS))]
 
 
 def compressor_version(compression: Compression) -> str:
@@ -100,7 +103,7 @@ def compressor_version(compression: Compression) -> str:
     match compression.algorithm:
         case "gzip" | "estargz":
             library, level = compression.gzip_plan()
-            version = isal.__version__ if library == "isal" else zlib_ng.__version__
+            version = isal.__version__ if library == "isal" else deflate.__version__
             made = f"{compression.algorithm}/{library}-{version}/{level}"
             if compression.algorithm == "estargz":
                 return made
@@ -150,7 +153,8 @@ def open_compressor(
             return _Zstd(_zstd_level(compression), sink, threads)
         case _:
             library, level = compression.gzip_plan()
-            return _Gzip(library, level, sink, threads, hurry)
+            blocks = _InOrder(sink, threads, hurry)
+            return _Gzip(level, blocks) if library == "isal" else _GzipMembers(level, blocks)
 
 
 def _zstd_level(compression: Compression) -> int:
@@ -202,31 +206,41 @@ class _Blocks:
         return b"".join(self._pieces)
 
 
-class _Gzip:
-    """One gzip member made of independently compressed blocks, several at a time."""
+class _InOrder:
+    """Compresses blocks, several at a time; their output leaves in the order of their coming."""
 
     def __init__(
-        self,
-        library: str,
-        level: int,
-        sink: Callable[[bytes], object],
-        threads: int,
-        hurry: threading.Event | None,
+        self, sink: Callable[[bytes], object], threads: int, hurry: threading.Event | None
     ) -> None:
-        self._hurry = hurry
-        if (library, level) == ("isal", _ISAL_MAX_LEVEL):
-            self._compress = _isal_block_in_parts
-        else:
-            self._compress = _isal_block if library == "isal" else _zlib_ng_block
-        self._level = level
-        self._sink = sink
-        self._blocks = _Blocks(GZIP_BLOCK)
-        self._queue: deque[Future[bytes]] = deque()
+        self.sink = sink
         self._threads = threads
+        self._hurry = hurry
+        self._queue: deque[Future[bytes]] = deque()
+
+    def add(self, compress: Callable[[], bytes], *, last: bool) -> None:
+        """Compress a block; when this returns from the last one, all output has left."""
+        if self._threads == 1 or (last and not self._queue):
+            self.sink(compress())
+            return
+        if len(self._queue) > self._threads:
+            self.sink(self._queue.popleft().result())
+        self._queue.append(block_pool(self._hurry).submit(compress))
+        while last and self._queue:
+            self.sink(self._queue.popleft().result())
+
+
+class _Gzip:
+    """One gzip member by ISA-L: each block has the end of the one before it as dictionary."""
+
+    def __init__(self, level: int, blocks: _InOrder) -> None:
+        self._compress = _isal_block_in_parts if level == _ISAL_MAX_LEVEL else _isal_block
+        self._level = level
+        self._out = blocks
+        self._blocks = _Blocks(GZIP_BLOCK)
         self._dictionary = b""
         self._crc = 0
         self._size = 0
-        sink(GZIP_HEADER)
+        self._out.sink(GZIP_HEADER)
 
     def write(self, data: bytes) -> None:
         for block in self._blocks.add(data):
@@ -234,23 +248,29 @@ class _Gzip:
 
     def close(self) -> None:
         self._submit(self._blocks.rest(), last=True)
-        while self._queue:
-            self._sink(self._queue.popleft().result())
-        self._sink(struct.pack("<II", self._crc, self._size & 0xFFFFFFFF))
+        self._out.sink(struct.pack("<II", self._crc, self._size & 0xFFFFFFFF))
 
     def _submit(self, block: bytes, *, last: bool) -> None:
         self._crc = isal_zlib.crc32(block, self._crc)
         self._size += len(block)
         dictionary, self._dictionary = self._dictionary, block[-WINDOW:]
-        if self._threads == 1 or (last and not self._queue):
-            while self._queue:
-                self._sink(self._queue.popleft().result())
-            self._sink(self._compress(self._level, block, dictionary, last))
-            return
-        if len(self._queue) > self._threads:
-            self._sink(self._queue.popleft().result())
-        pool = block_pool(self._hurry)
-        self._queue.append(pool.submit(self._compress, self._level, block, dictionary, last))
+        self._out.add(partial(self._compress, self._level, block, dictionary, last), last=last)
+
+
+class _GzipMembers:
+    """A gzip member of its own for every block: libdeflate knows whole streams only."""
+
+    def __init__(self, level: int, blocks: _InOrder) -> None:
+        self._plan = ("libdeflate", level)
+        self._out = blocks
+        self._blocks = _Blocks(GZIP_BLOCK)
+
+    def write(self, data: bytes) -> None:
+        for block in self._blocks.add(data):
+            self._out.add(partial(gzip_member, self._plan, block), last=False)
+
+    def close(self) -> None:
+        self._out.add(partial(gzip_member, self._plan, self._blocks.rest()), last=True)
 
 
 def gzip_member(plan: tuple[str, int], data: bytes) -> bytes:
@@ -261,9 +281,12 @@ def gzip_member(plan: tuple[str, int], data: bytes) -> bytes:
         data: all that it holds.
     """
     library, level = plan
-    compress = _isal_block if library == "isal" else _zlib_ng_block
+    if library == "isal":
+        packed: bytes | bytearray = _isal_block(level, data, b"", last=True)
+    else:
+        packed = deflate.deflate_compress(data, level)
     end = struct.pack("<II", isal_zlib.crc32(data), len(data) & 0xFFFFFFFF)
-    return GZIP_HEADER + compress(level, data, b"", True) + end  # noqa: FBT003
+    return b"".join((GZIP_HEADER, packed, end))
 
 
 def _isal_object(level: int, dictionary: bytes) -> Any:  # noqa: ANN401
@@ -298,16 +321,6 @@ def _isal_block_in_parts(level: int, block: bytes, dictionary: bytes, last: bool
 def _isal_block(level: int, block: bytes, dictionary: bytes, last: bool) -> bytes:  # noqa: FBT001
     compressor = _isal_object(level, dictionary)
     flush = isal_zlib.Z_FINISH if last else isal_zlib.Z_SYNC_FLUSH
-    data: bytes = compressor.compress(block) + compressor.flush(flush)
-    return data
-
-
-def _zlib_ng_block(level: int, block: bytes, dictionary: bytes, last: bool) -> bytes:  # noqa: FBT001
-    if dictionary:
-        compressor = zng.compressobj(level, zng.DEFLATED, -15, 8, 0, dictionary)
-    else:
-        compressor = zng.compressobj(level, zng.DEFLATED, -15, 8, 0)
-    flush = zng.Z_FINISH if last else zng.Z_SYNC_FLUSH
     data: bytes = compressor.compress(block) + compressor.flush(flush)
     return data
 
