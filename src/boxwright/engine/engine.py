@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -38,6 +39,9 @@ _log = logging.getLogger(__name__)
 _STATUS_WAIT_S = 6.0
 _GATEWAY_WAIT_S = 3.0
 _GC_DELAY_S = 1.0
+# Between two collections, as many times what the last one took: with very many records builds
+# that follow each other do not each pay for one.
+_GC_REST = 20
 _STATUS_INTERVAL_S = 0.1
 
 
@@ -73,6 +77,7 @@ class Engine:
         self._build_added = asyncio.Event()
         self._closing = False
         self._gc_task: asyncio.Task[None] | None = None
+        self._gc_rest_s = 0.0
         self._sync_task = asyncio.ensure_future(parts.snapshots.keep_synced())
         self._sync_task.add_done_callback(_report_end)
         self.log_quota_bytes = parse_size(
@@ -312,11 +317,12 @@ class Engine:
             await self.usage.evict(wanted, self._policies)
 
     async def _collect(self) -> None:
-        await asyncio.sleep(_GC_DELAY_S)
+        await asyncio.sleep(max(_GC_DELAY_S, self._gc_rest_s))
+        started = time.monotonic()
         with contextlib.suppress(BoxwrightError):
-            for policy in self._policies:
-                async for record in self.usage.prune(policy):
-                    _log.info("removed %s (%s bytes)", record.id, record.size_bytes)
+            async for record in self.usage.collect(self._policies):
+                _log.info("removed %s (%s bytes)", record.id, record.size_bytes)
+        self._gc_rest_s = (time.monotonic() - started) * _GC_REST
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

@@ -9,10 +9,13 @@ is never touched.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
+import heapq
+import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from boxwright.core.clock import Clock
 from boxwright.core.dataclass import dataclass, replace
@@ -108,22 +111,63 @@ def field_of(record: SnapshotRecord, path: tuple[str, ...]) -> str | None:
     return "" if there.get(path[0]) else None
 
 
-def deletion_order(records: Sequence[SnapshotRecord]) -> list[SnapshotRecord]:
-    """Return the records with those to remove first in front: long unused and rarely used."""
-    if not records:
-        return []
-    times = sorted({record.last_used_ns for record in records})
-    counts = sorted({record.usage_count for record in records})
-    time_rank = {value: (index + 1) / len(times) for index, value in enumerate(times)}
-    count_rank = {value: (index + 1) / len(counts) for index, value in enumerate(counts)}
-    return sorted(records, key=lambda r: time_rank[r.last_used_ns] + count_rank[r.usage_count])
+class _Ready:
+    """Records that may go, long unused and rarely used ones first (BuildKit's order).
+
+    A record's rank is its place among all times of last use, and among all counts of uses, each
+    divided by their number; the least sum is first. Ranks change with what is in here: they are
+    found when one is taken. A count has few records that could be first: its oldest one.
+    """
+
+    def __init__(self, records: Iterable[SnapshotRecord] = ()) -> None:
+        self._by_count: dict[int, list[tuple[int, int, SnapshotRecord]]] = {}
+        self._times: list[int] = []
+        self._at_time: Counter[int] = Counter()
+        self._number = itertools.count()
+        for record in records:
+            self._at_time[record.last_used_ns] += 1
+            self._push(record)
+        self._times = sorted(self._at_time)
+
+    def add(self, record: SnapshotRecord) -> None:
+        """Add one."""
+        time = record.last_used_ns
+        self._at_time[time] += 1
+        if self._at_time[time] == 1:
+            bisect.insort(self._times, time)
+        self._push(record)
+
+    def _push(self, record: SnapshotRecord) -> None:
+        # Of equal ones the first is taken first; records themselves are not compared.
+        entry = (record.last_used_ns, next(self._number), record)
+        heapq.heappush(self._by_count.setdefault(record.usage_count, []), entry)
+
+    def take(self) -> SnapshotRecord | None:
+        """Remove and return the first."""
+        best: tuple[float, int, int] | None = None
+        for place, count in enumerate(sorted(self._by_count), 1):
+            time, number, _ = self._by_count[count][0]
+            rank = (bisect.bisect_left(self._times, time) + 1) / len(self._times)
+            rank += place / len(self._by_count)
+            if best is None or (rank, number) < best[:2]:
+                best = (rank, number, count)
+        if best is None:
+            return None
+        _, _, record = heapq.heappop(self._by_count[best[2]])
+        if not self._by_count[best[2]]:
+            del self._by_count[best[2]]
+        self._at_time[record.last_used_ns] -= 1
+        if not self._at_time[record.last_used_ns]:
+            del self._at_time[record.last_used_ns]
+            del self._times[bisect.bisect_left(self._times, record.last_used_ns)]
+        return record
 
 
 class Candidates:
     """What a rule may remove, one record at a time, in BuildKit's order.
 
-    A record that others are built on comes after them, and is then ranked anew among those
-    that are left: the newest leaf stays as long as there is an older one.
+    A record that others are built on comes after them, and is then ranked among those that are
+    left: the newest leaf stays as long as there is an older one.
     """
 
     def __init__(
@@ -134,8 +178,7 @@ class Candidates:
         self._children: Counter[str] = Counter()
         for record in records:
             self._children.update(record.parents)
-        ready = [record for record in records if not record.shared and self._may_go(record)]
-        self._ready = deletion_order(ready)[::-1]
+        self._ready = _Ready(r for r in records if not r.shared and self._may_go(r))
 
     def _may_go(self, record: SnapshotRecord) -> bool:
         held = record.in_use or record.leased or self._children[record.id]
@@ -143,23 +186,19 @@ class Candidates:
 
     def take(self) -> SnapshotRecord | None:
         """Return the next record; None if nothing may go."""
-        return self._ready.pop() if self._ready else None
+        return self._ready.take()
 
     def take_all(self) -> list[SnapshotRecord]:
         """Return every record that may go now: for a rule that stops at no size."""
-        ready, self._ready = self._ready[::-1], []
-        return ready
+        return list(iter(self._ready.take, None))
 
     def removed(self, *records: SnapshotRecord) -> None:
         """Say that records are gone: what they were built on may be next."""
-        freed = []
         for parent_id in (each for record in records for each in record.parents):
             self._children[parent_id] -= 1
             parent = self._records.get(parent_id)
             if parent is not None and self._may_go(parent):
-                freed.append(parent)
-        if freed:
-            self._ready = deletion_order([*self._ready, *freed])[::-1]
+                self._ready.add(parent)
 
 
 def _compiled(verb: str, filters: Sequence[str]) -> Matcher:
@@ -218,17 +257,21 @@ class Usage:
     ) -> control_pb2.DiskUsageResponse:
         """Return every record that passes the filters."""
         matches = _compiled("diskusage", request.filter)
-        response = control_pb2.DiskUsageResponse()
-        for record in await self._snapshots.usage():
-            if matches(lambda path, r=record: field_of(r, path)):  # type: ignore[misc]
-                response.record.append(to_message(record))
-        return response
+        records = await self._snapshots.usage()
+
+        def answer() -> control_pb2.DiskUsageResponse:
+            response = control_pb2.DiskUsageResponse()
+            for record in records:
+                if matches(lambda path, r=record: field_of(r, path)):  # type: ignore[misc]
+                    response.record.append(to_message(record))
+            return response
+
+        return await to_worker(answer)
 
     async def total_bytes(self) -> int:
         """Return what snapshots and blobs take together."""
-        records = await self._snapshots.usage()
-        blobs = await to_worker(self._store.usage)
-        return sum(record.size_bytes or 0 for record in records) + blobs.blobs
+        trees = await self._snapshots.used_bytes()
+        return trees + await to_worker(self._store.blobs.total_bytes)
 
     async def evict(self, wanted: int, rules: Sequence[PrunePolicy]) -> None:
         """Remove records, as the rules allow, until about ``wanted`` bytes are free.
@@ -254,7 +297,11 @@ class Usage:
         self, rule: PrunePolicy, used: int, keep: int | None
     ) -> AsyncIterator[SnapshotRecord]:
         """Remove what a rule concerns while more than ``keep`` bytes are used; None: all."""
-        candidates = Candidates(self._snapshots.records(), allowed_by(rule, self._clock.now_ns()))
+        if keep is not None and used <= keep:
+            return
+        allows = allowed_by(rule, self._clock.now_ns())
+        records = await self._snapshots.list_records()
+        candidates = await to_worker(Candidates, records, allows)
         while keep is None and (ready := candidates.take_all()):
             for start in range(0, len(ready), _BATCH):
                 gone = await self._delete(ready[start : start + _BATCH])
@@ -307,9 +354,25 @@ class Usage:
     async def prune(self, policy: PrunePolicy) -> AsyncIterator[SnapshotRecord]:
         """Remove what the policy lets go and yield it; then drop blobs that nothing needs."""
         async with self._lock:
-            used = await self.total_bytes() if policy.has_target else 0
-            free = await to_worker(self._store.available_bytes)
-            keep = policy.keep_bytes(used, free) if policy.has_target else None
-            async for record in self._remove(policy, used, keep):
+            async for record in self._prune(policy):
                 yield record
             await self._collect_blobs()
+
+    async def collect(self, rules: Sequence[PrunePolicy]) -> AsyncIterator[SnapshotRecord]:
+        """Do what all rules say, one after the other, and yield what is removed."""
+        async with self._lock:
+            await self._collect_blobs()
+            for rule in rules:
+                count = 0
+                async for record in self._prune(rule):
+                    count += 1
+                    yield record
+                if count:  # their blobs don't count for the next rule
+                    await self._collect_blobs()
+
+    async def _prune(self, policy: PrunePolicy) -> AsyncIterator[SnapshotRecord]:
+        used = await self.total_bytes() if policy.has_target else 0
+        free = await to_worker(self._store.available_bytes)
+        keep = policy.keep_bytes(used, free) if policy.has_target else None
+        async for record in self._remove(policy, used, keep):
+            yield record

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -42,7 +42,7 @@ from boxwright.snapshots.preparation import Preparation
 from boxwright.snapshots.records import Records, Row
 from boxwright.snapshots.recovery import recover
 from boxwright.snapshots.refs import ImmutableRef, Layer, LayerTree, MutableRef
-from boxwright.snapshots.usage import CACHE_MOUNT_TYPE, SnapshotRecord
+from boxwright.snapshots.usage import SnapshotRecord
 from boxwright.store import Store, trace
 from boxwright.store.trash import remove_tree
 
@@ -535,21 +535,30 @@ class SnapshotManager:
 
         Then unfinished ones, then cache mounts.
         """
-        leased = self.store.leases.snapshots()
-        used = self.table.parents_in_use()
-        found = [
-            SnapshotRecord.of_row(
-                row,
-                in_use=(node := self._nodes.get(row.id)) is not None and node.refs > 0,
-                leased=row.id in leased,
-                shared=row.id in used,
-            )
-            for row in self.table.all()
-        ]
-        found += [SnapshotRecord.of_mutable(ref) for ref in self._mutable.values()]
-        if self.cache_mounts is not None:
-            found += self.cache_mounts.records()
-        return found
+        return self._listing()()
+
+    async def list_records(self) -> list[SnapshotRecord]:
+        """Return :meth:`records`, read by a worker: there may be very many."""
+        return await to_worker(self._listing())
+
+    def _listing(self) -> Callable[[], list[SnapshotRecord]]:
+        """Return what lists the records; what belongs to the event loop has been looked at."""
+        held = {key for key, node in self._nodes.items() if node.refs > 0}
+        unfinished = [SnapshotRecord.of_mutable(ref) for ref in self._mutable.values()]
+        mounts = self.cache_mounts.records() if self.cache_mounts is not None else []
+
+        def run() -> list[SnapshotRecord]:
+            leased = self.store.leases.snapshots()
+            used = self.table.parents_in_use()
+            found = [
+                SnapshotRecord.of_row(
+                    row, in_use=row.id in held, leased=row.id in leased, shared=row.id in used
+                )
+                for row in self.table.all()
+            ]
+            return found + unfinished + mounts
+
+        return run
 
     async def size_bytes(self, snapshot_id: str) -> int:
         """Return what a record's own folder takes on the disk; counted once, then stored.
@@ -568,7 +577,7 @@ class SnapshotManager:
         async with self._counting:
             self._grown.clear()
             trees = []
-            for row in self.table.uncounted():
+            for row in await to_worker(self.table.uncounted):
                 sources = self.table.links.sources(row.id)
                 folders = {source: self.folder(source) for source in sources}
                 trees.append(Tree(row.id, self.folder(row.id), folders))
@@ -609,12 +618,22 @@ class SnapshotManager:
 
     async def usage(self) -> list[SnapshotRecord]:
         """Return :meth:`records` with all sizes counted."""
+        await self._count_all()
+        return await self.list_records()
+
+    async def used_bytes(self) -> int:
+        """Return what all records take together."""
+        await self._count_all()
+        mounts = self.cache_mounts.records() if self.cache_mounts is not None else []
+        trees = await to_worker(self.table.total_bytes)
+        return trees + sum(mount.size_bytes or 0 for mount in mounts)
+
+    async def _count_all(self) -> None:
         await self.count_sizes()
-        for record in self.records():
-            if record.size_bytes is None and record.record_type == CACHE_MOUNT_TYPE:
-                assert self.cache_mounts is not None
-                await self.cache_mounts.count_size(record.id)
-        return self.records()
+        if self.cache_mounts is not None:
+            for record in self.cache_mounts.records():
+                if record.size_bytes is None:
+                    await self.cache_mounts.count_size(record.id)
 
     async def delete(self, snapshot_id: str) -> int:
         """Delete a snapshot or cache mount that nothing needs; return the bytes that it freed.

@@ -202,6 +202,10 @@ class Records:
         )
         return [_row(values) for values in self._db.execute(query)]
 
+    def total_bytes(self) -> int:
+        """Return the sum of all sizes that are known."""
+        return int(self._db.execute("SELECT coalesce(sum(size), 0) FROM snapshots")[0][0])
+
     def mark_synced(self, ids: Sequence[str]) -> None:
         """Note that the trees of these rows are on the disk."""
         self._db.execute_many(

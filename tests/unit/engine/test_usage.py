@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from boxwright.config.schema import GcPolicyConfig, OciWorkerConfig
 from boxwright.engine.settings import gc_policies
-from boxwright.engine.usage import PrunePolicy, deletion_order, field_of, to_message
+from boxwright.engine.usage import Candidates, PrunePolicy, field_of, to_message
 from boxwright.snapshots.usage import SnapshotRecord
 
 GIB = 1 << 30
@@ -40,10 +46,51 @@ def test_rarely_and_long_ago_used_go_first() -> None:
         record("old-often", used_ns=10, count=9),
         record("new-rare", used_ns=30, count=1),
     ]
-    order = [r.id for r in deletion_order(records)]
+    order = [r.id for r in Candidates(records, lambda _: True).take_all()]
     assert order[0] == "old-rare"
     assert order[-1] == "new-often"
-    assert deletion_order([]) == []
+    assert Candidates([], lambda _: True).take() is None
+
+
+def rank(records: Sequence[SnapshotRecord]) -> dict[str, float]:
+    """Return each record's place among times and counts, as BuildKit computes it."""
+    times = sorted({each.last_used_ns for each in records})
+    counts = sorted({each.usage_count for each in records})
+    return {
+        each.id: (times.index(each.last_used_ns) + 1) / len(times)
+        + (counts.index(each.usage_count) + 1) / len(counts)
+        for each in records
+    }
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 4), st.booleans()), max_size=25),
+    st.randoms(use_true_random=False),
+)
+def test_every_record_is_the_first_of_those_that_are_left(
+    facts: list[tuple[int, int, bool]], chance: Random
+) -> None:
+    records: list[SnapshotRecord] = []
+    for number, (used_ns, count, has_parent) in enumerate(facts):
+        made = record(f"r{number}", used_ns=used_ns, count=count)
+        if has_parent and records:
+            made = replace(made, parents=(chance.choice(records).id,))
+        records.append(made)
+    with_children = {parent for each in records for parent in each.parents}
+    shown = [replace(each, shared=each.id in with_children) for each in records]
+    candidates = Candidates(shown, lambda _: True)
+    left = {each.id: each for each in records}
+    while (taken := candidates.take()) is not None:
+        leaves = [
+            each
+            for each in left.values()
+            if not any(each.id in other.parents for other in left.values())
+        ]
+        ranks = rank(leaves)
+        assert ranks[taken.id] == min(ranks.values())
+        del left[taken.id]
+        candidates.removed(taken)
+    assert not left
 
 
 def test_fields_and_message() -> None:
