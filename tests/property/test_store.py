@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from boxwright.core.descriptor import Descriptor
-from boxwright.core.digest import Digest
+from boxwright.core.digest import ALGORITHMS, Digest
 from boxwright.store import Store
 from boxwright.store.leases import Lease
 
@@ -38,9 +38,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.leased: dict[str, set[Digest]] = {}
         self.tags: dict[str, Digest] = {}
 
-    @rule(target=blobs, data=st.binary(max_size=3))
-    def put(self, data: bytes) -> Digest:
-        digest = self.store.blobs.put(data)
+    @rule(target=blobs, data=st.binary(max_size=3), algorithm=st.sampled_from(ALGORITHMS))
+    def put(self, data: bytes, algorithm: str) -> Digest:
+        with self.store.blobs.writer(algorithm=algorithm) as writer:
+            writer.write(data)
+            digest, _ = writer.commit()
         self.stored[digest] = data
         return digest
 
@@ -107,8 +109,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def holds_exactly_the_model(self) -> None:
         assert {info.digest for info in self.store.blobs.walk()} == set(self.stored)
-        names = {path.name for path in self.store.blobs.folder.iterdir()}
-        assert names == {digest.hex for digest in self.stored}
+        assert set(self.store.blobs.files()) == set(self.stored)
         for digest, data in self.stored.items():
             assert self.store.blobs.read(digest) == data
 

@@ -8,8 +8,21 @@ from typing import Self
 
 from boxwright.errors import InvalidInputError
 
-_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
+CANONICAL = "sha256"
+_LENGTHS = {CANONICAL: 64, "sha384": 96, "sha512": 128}
+ALGORITHMS = tuple(_LENGTHS)
 _HEX = re.compile(r"[0-9a-f]+\Z")
+
+
+def new_hash(algorithm: str) -> hashlib._Hash:
+    """Begin a hash.
+
+    Raises:
+        InvalidInputError: digests can't be of this algorithm.
+    """
+    if algorithm not in _LENGTHS:
+        raise InvalidInputError("unsupported digest algorithm", detail=repr(algorithm[:200]))
+    return hashlib.new(algorithm)
 
 
 class Digest(str):
@@ -37,6 +50,15 @@ class Digest(str):
     def from_hex(cls, hexpart: str) -> Self:
         """Wrap a trusted sha256 hex string without validating it again."""
         return super().__new__(cls, "sha256:" + hexpart)
+
+    @classmethod
+    def of_hash(cls, algorithm: str, hexpart: str) -> Self:
+        """Wrap what a hash of a known algorithm found without validating it again."""
+        return super().__new__(cls, f"{algorithm}:{hexpart}")
+
+    def matches(self, data: bytes | bytearray | memoryview) -> bool:
+        """Return whether ``data`` has this digest, by the digest's own algorithm."""
+        return hashlib.new(self.algorithm, data).hexdigest() == self.hex
 
     @property
     def algorithm(self) -> str:

@@ -4,6 +4,10 @@ On disk::
 
     <root>/ingest/<random>           a write in progress
     <root>/blobs/sha256/<hex>        a whole, verified blob, read-only, never changed
+    <root>/blobs/sha512/<hex>        one that was asked for by that algorithm (likewise sha384)
+
+A blob has the algorithm under which it came. The same bytes under two algorithms are two blobs,
+so that a row, a lease or a reference always means one file.
 
 Publishing is *stage → verify digest → fsync file → link → fsync folder → commit row*. A crash
 leaves a staged file, or a linked file without a row; opening the store removes both. The row
@@ -27,7 +31,7 @@ from typing import BinaryIO, Self
 
 from boxwright.core.clock import Clock
 from boxwright.core.dataclass import dataclass
-from boxwright.core.digest import Digest
+from boxwright.core.digest import ALGORITHMS, CANONICAL, Digest, new_hash
 from boxwright.errors import LimitExceededError
 from boxwright.linux import files
 from boxwright.store import trace
@@ -63,12 +67,18 @@ class BlobWriter:
     """
 
     def __init__(
-        self, store: BlobStore, *, expected: Digest | None, expected_size: int | None
+        self,
+        store: BlobStore,
+        *,
+        expected: Digest | None,
+        expected_size: int | None,
+        algorithm: str = CANONICAL,
     ) -> None:
         self._store = store
         self._expected = expected
         self._expected_size = expected_size
-        self._hash = hashlib.sha256()
+        self._algorithm = expected.algorithm if expected else algorithm
+        self._hash = new_hash(self._algorithm)
         self._size = 0
         self._flushed = 0
         self._path = store.ingest / secrets.token_hex(16)
@@ -144,7 +154,7 @@ class BlobWriter:
             DigestMismatchError: the content is not what was announced.
             DiskFullError: there is no room.
         """
-        digest = Digest.from_hex(self._hash.hexdigest())
+        digest = self._digest()
         wrong_size = self._expected_size is not None and self._size != self._expected_size
         if wrong_size or (self._expected is not None and digest != self._expected):
             self.abort()
@@ -164,6 +174,13 @@ class BlobWriter:
         finally:
             self.abort()
         return digest, self._size
+
+    def _digest(self) -> Digest:
+        if self._expected is not None and self._expected.algorithm != self._algorithm:
+            # Announced after the bytes, and not by what they were hashed with.
+            with open(self._path, "rb") as file:
+                return _digest_of(file, self._expected.algorithm)
+        return Digest.of_hash(self._algorithm, self._hash.hexdigest())
 
     def abort(self) -> None:
         """Drop the staged file; harmless after a commit or a second time."""
@@ -189,18 +206,18 @@ class BlobStore:
 
     def __init__(self, root: Path, database: Database, clock: Clock, room: Room) -> None:
         self.room = room
-        self.folder = root / "blobs" / "sha256"
+        self.folder = root / "blobs"
         self._prefix = f"{self.folder}/"
         self.ingest = root / "ingest"
         self._database = database
         self._clock = clock
         self._publish = threading.RLock()
-        for path in (self.folder, self.ingest):
+        for path in (self.folder / CANONICAL, self.ingest):
             path.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: Digest) -> Path:
         """Return where the blob lies or would lie; ask :meth:`stat` whether it is there."""
-        return self.folder / digest.hex
+        return self.folder / digest.algorithm / digest.hex
 
     def stat(self, digest: Digest) -> int | None:
         """Return the size in bytes, or ``None`` if the blob is missing or cut short."""
@@ -208,7 +225,7 @@ class BlobStore:
         if not rows:
             return None
         try:
-            found = os.stat(f"{self._prefix}{digest.hex}").st_size
+            found = os.stat(f"{self._prefix}{digest.replace(':', '/')}").st_size
         except FileNotFoundError:
             return None
         return found if found == rows[0][0] else None
@@ -256,28 +273,48 @@ class BlobStore:
             )
         with self.open(digest) as file:
             data = file.read(limit + 1)
-        if Digest.of(data) != digest:
+        if not digest.matches(data):
             self.delete(digest)
             raise BlobNotFoundError(digest)
         return data
 
     def writer(
-        self, *, expected: Digest | None = None, expected_size: int | None = None
+        self,
+        *,
+        expected: Digest | None = None,
+        expected_size: int | None = None,
+        algorithm: str = CANONICAL,
     ) -> BlobWriter:
         """Begin a blob; use as a context manager.
 
+        Args:
+            expected: The digest that it must have.
+            expected_size: How many bytes come.
+            algorithm: What to hash with if ``expected`` does not say it; a guess of another one
+                than :meth:`BlobWriter.expect` names later costs reading the blob again.
+
         Raises:
             DiskFullError: ``expected_size`` bytes can't be reserved.
+            InvalidInputError: digests can't be of this algorithm.
         """
-        return BlobWriter(self, expected=expected, expected_size=expected_size)
+        return BlobWriter(
+            self, expected=expected, expected_size=expected_size, algorithm=algorithm
+        )
 
-    def put(self, data: bytes, labels: Mapping[str, str] | None = None) -> Digest:
+    def put(
+        self,
+        data: bytes,
+        labels: Mapping[str, str] | None = None,
+        *,
+        expected: Digest | None = None,
+    ) -> Digest:
         """Store a small blob that is in memory and return its digest.
 
         Raises:
+            DigestMismatchError: it has not the ``expected`` one.
             DiskFullError: there is no room.
         """
-        with self.writer() as writer:
+        with self.writer(expected=expected) as writer:
             writer.write(data)
             return writer.commit(labels)[0]
 
@@ -290,10 +327,13 @@ class BlobStore:
         target, now = self.path(digest), self._clock.now_ns()
         with self._publish, disk_errors(target):
             if self.stat(digest) is None:
+                if not target.parent.is_dir():  # the first of its algorithm
+                    target.parent.mkdir()
+                    sync_folder(self.folder)
                 target.unlink(missing_ok=True)  # a leftover or damaged file without a row
                 os.link(staged, target)
                 trace.point("blob-linked")
-                sync_folder(self.folder)
+                sync_folder(target.parent)
             with self._database.transaction() as cursor:
                 cursor.execute(
                     "INSERT INTO blobs (digest, size, created_ns, used_ns) VALUES (?, ?, ?, ?)"
@@ -362,7 +402,7 @@ class BlobStore:
             BlobNotFoundError: it is not there.
         """
         with self.open(digest) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == digest.hex  # type: ignore[arg-type]
+            return _digest_of(file, digest.algorithm) == digest
 
     def delete(self, digest: Digest) -> int:
         """Forget a blob whoever may need it; return the bytes freed. For repair and pruning."""
@@ -404,15 +444,25 @@ class BlobStore:
         for entry in os.scandir(self.ingest):
             os.unlink(entry.path)
             removed += 1
-        known = {row[0][7:] for row in self._database.execute("SELECT digest FROM blobs")}
-        names = {entry.name for entry in os.scandir(self.folder)}
-        for name in names - known:
-            (self.folder / name).unlink()
+        known = {row[0] for row in self._database.execute("SELECT digest FROM blobs")}
+        found = set(self.files())
+        for stray in found - known:
+            self.file(stray).unlink()
             removed += 1
-        for hexpart in known - names:
-            self.delete(Digest.from_hex(hexpart))
+        for digest in known - found:
+            self.delete(Digest(digest))
             removed += 1
         return removed
+
+    def files(self) -> Iterator[str]:
+        """Iterate over what lies among the blobs, as the digests that the names say."""
+        for algorithm in ALGORITHMS:
+            if (folder := self.folder / algorithm).is_dir():
+                yield from (f"{algorithm}:{entry.name}" for entry in os.scandir(folder))
+
+    def file(self, name: str) -> Path:
+        """Return where something that :meth:`files` found lies."""
+        return self.folder / name.replace(":", "/", 1)
 
     def total_bytes(self) -> int:
         """Return the sum of all blob sizes."""
@@ -421,6 +471,11 @@ class BlobStore:
 
 def _info(row: tuple[str, int, int, int, str]) -> BlobInfo:
     return BlobInfo(Digest(row[0]), row[1], row[2], row[3], json.loads(row[4]))
+
+
+def _digest_of(file: BinaryIO, algorithm: str) -> Digest:
+    found = hashlib.file_digest(file, algorithm).hexdigest()  # type: ignore[arg-type]
+    return Digest.of_hash(algorithm, found)
 
 
 def sync_folder(path: Path) -> None:

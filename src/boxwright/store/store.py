@@ -4,7 +4,7 @@ On disk::
 
     <root>/lock             held with flock(2) by the owner, holds his process id
     <root>/state.db         metadata (SQLite, WAL)
-    <root>/blobs/sha256/    whole, verified blobs
+    <root>/blobs/sha256/    whole, verified blobs (and folders of other digest algorithms)
     <root>/ingest/          blobs being written
     <root>/snapshots/<id>/  file trees (package snapshots)
     <root>/cachemounts/     RUN --mount=type=cache folders (package snapshots)
@@ -222,10 +222,10 @@ class Store:
         """
         report = VerifyReport(checked=0, database=self.db.integrity_errors())
         checked = 0
-        known = set()
+        known: set[str] = set()
         for info in self.blobs.walk():
             checked += 1
-            known.add(info.digest.hex)
+            known.add(info.digest)
             try:
                 sound = self.blobs.is_sound(info.digest)
             except BlobNotFoundError:
@@ -233,9 +233,9 @@ class Store:
                 continue
             if not sound:
                 report.corrupt.append(info.digest)
-        for entry in os.scandir(self.blobs.folder):
-            if entry.name not in known and self._is_stray(entry.name):
-                report.stray.append(entry.name)
+        for name in self.blobs.files():
+            if name not in known and self._is_stray(name):
+                report.stray.append(name)
         bad = {*report.corrupt, *report.missing}
         report.broken_images.extend(self._broken_images(bad))
         if repair:
@@ -248,7 +248,7 @@ class Store:
             )
             self.db.execute("DELETE FROM blob_refs WHERE parent NOT IN (SELECT digest FROM blobs)")
             for name in report.stray:
-                (self.blobs.folder / name).unlink(missing_ok=True)
+                self.blobs.file(name).unlink(missing_ok=True)
         return VerifyReport(
             checked,
             report.corrupt,
@@ -260,7 +260,7 @@ class Store:
 
     def _is_stray(self, name: str) -> bool:
         # Ask again: it may have been committed after the walk had passed its place.
-        return not self.db.execute("SELECT 1 FROM blobs WHERE digest = ?", ("sha256:" + name,))
+        return not self.db.execute("SELECT 1 FROM blobs WHERE digest = ?", (name,))
 
     def _broken_images(self, bad: set[Digest]) -> list[str]:
         return [

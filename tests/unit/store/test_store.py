@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from boxwright.core.descriptor import Descriptor
-from boxwright.core.digest import Digest
+from boxwright.core.digest import ALGORITHMS, Digest
 from boxwright.errors import Code, LimitExceededError
 from boxwright.store import (
     BlobNotFoundError,
@@ -49,6 +49,10 @@ def store(tmp_path, clock):
 
 def manifest(digest: Digest, size: int = 1) -> Descriptor:
     return Descriptor("application/vnd.oci.image.manifest.v1+json", digest, size)
+
+
+def sha512(data: bytes) -> Digest:
+    return Digest(f"sha512:{hashlib.sha512(data).hexdigest()}")
 
 
 # -- opening ---------------------------------------------------------------------------
@@ -149,7 +153,60 @@ def test_a_wrong_digest_or_size_publishes_nothing(store, expected, size):
     assert caught.value.code is Code.DIGEST_MISMATCH
     assert list(store.blobs.walk()) == []
     assert os.listdir(store.blobs.ingest) == []
-    assert os.listdir(store.blobs.folder) == []
+    assert list(store.blobs.files()) == []
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("announced", ["before", "as a hint", "after"])
+def test_a_blob_lies_under_the_algorithm_that_it_is_asked_for_by(store, algorithm, announced):
+    data = os.urandom(100_000)
+    digest = Digest(f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}")
+    if announced == "before":
+        writer = store.blobs.writer(expected=digest)
+    else:
+        writer = store.blobs.writer(algorithm=algorithm if announced == "as a hint" else "sha256")
+    with writer:
+        writer.write(data)
+        writer.expect(digest)
+        assert writer.commit() == (digest, len(data))
+    assert store.blobs.path(digest).parent.name == algorithm
+    assert store.blobs.read(digest) == data
+    assert store.blobs.is_sound(digest)
+    assert list(store.blobs.files()) == [digest]
+    with store.blobs.writer() as writer, pytest.raises(DigestMismatchError):  # noqa: PT012
+        writer.write(b"other")
+        writer.expect(digest)
+        writer.commit()
+
+
+def test_blobs_of_other_algorithms_are_collected_recovered_and_verified(tmp_path):
+    store = Store.open(tmp_path)
+    data, twin = b"the same bytes", Digest.of(b"the same bytes")
+    kept, loose, gone, bad = (
+        store.blobs.put(each, expected=sha512(each)) for each in (data, b"loose", b"gone", b"bad")
+    )
+    store.blobs.put(data)
+    root = store.blobs.put(b"manifest", expected=sha512(b"manifest"))
+    store.blobs.add_refs(root, [kept])
+    store.images.set("app", manifest(root))
+    for digest in (gone, bad):
+        store.images.set(digest, manifest(digest))
+    assert store.gc(grace_ns=0).blobs == 2
+    assert store.blobs.stat(loose) is None
+    assert store.blobs.stat(twin) is None
+    assert store.blobs.read(kept) == data
+
+    stray = sha512(b"stray")
+    store.blobs.path(gone).unlink()
+    store.blobs.path(bad).chmod(0o644)
+    store.blobs.path(bad).write_bytes(b"BAD")
+    store.blobs.path(stray).write_bytes(b"")
+    report = store.verify(repair=False)
+    assert (report.corrupt, report.missing, report.stray) == ([bad], [gone], [stray])
+    store.db.execute("DELETE FROM meta WHERE key = 'clean'")
+    assert store.blobs.recover() == 2  # the stray file, and the row without one
+    assert set(store.blobs.files()) == {root, kept, bad}
+    store.close()
 
 
 def test_an_abandoned_write_leaves_nothing(store):
@@ -251,7 +308,7 @@ def test_collection_keeps_what_tags_leases_and_snapshots_lead_to(store):
     store.images.delete("docker.io/library/app:latest")
     store.db.execute("DELETE FROM snapshots")
     assert store.gc(grace_ns=0).blobs == 5
-    assert os.listdir(store.blobs.folder) == []
+    assert list(store.blobs.files()) == []
 
 
 def test_collection_spares_young_and_recently_used_blobs(store, clock):
@@ -341,9 +398,10 @@ def test_verify_finds_and_repairs(store):
     store.blobs.path(bad).chmod(0o644)
     store.blobs.path(bad).write_bytes(b"BAD")
     store.blobs.path(gone).unlink()
-    (store.blobs.folder / ("0" * 64)).write_bytes(b"")
+    stray = Digest("sha256:" + "0" * 64)
+    store.blobs.path(stray).write_bytes(b"")
     report = store.verify()
-    assert (report.corrupt, report.missing, report.stray) == ([bad], [gone], ["0" * 64])
+    assert (report.corrupt, report.missing, report.stray) == ([bad], [gone], [stray])
     assert report.broken_images == ["broken"]
     assert report.checked == 3
     assert not report.is_sound
