@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from boxwright.core.dataclass import dataclass, field
-from boxwright.core.digest import Digest
+from boxwright.core.digest import CANONICAL, Digest
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, InvalidInputError
 from boxwright.registry.client import NOT_KEPT
@@ -211,9 +211,11 @@ class RegistryApp:
 
     async def _put_manifest(self, request: web.Request) -> web.Response:
         name, reference = request.match_info["name"], request.match_info["reference"]
-        if ":" in reference:
-            _storable(reference)
-        elif not _TAG.match(reference):
+        # Several names at once are for a push by digest: the only way to give a tag to a
+        # manifest that is not known by its sha256.
+        by_digest = Digest(reference) if ":" in reference else None
+        tags = request.query.getall("tag", []) if by_digest else [reference]
+        if not all(map(_TAG.match, tags)):
             return _error(400, "TAG_INVALID", "manifest tag is not valid")
         if (request.content_length or 0) > MANIFEST_LIMIT_BYTES:
             return _error(413, "SIZE_INVALID", f"over {MANIFEST_LIMIT_BYTES} bytes")
@@ -222,12 +224,14 @@ class RegistryApp:
             body += chunk
             if len(body) > MANIFEST_LIMIT_BYTES:
                 return _error(413, "SIZE_INVALID", f"over {MANIFEST_LIMIT_BYTES} bytes")
-        if ":" in reference and Digest.of(body) != reference:
+        digest = by_digest or Digest.of(body)
+        if not digest.matches(body):
             return _error(400, "DIGEST_INVALID", "the manifest has another digest")
-        digest, subject = await to_worker(
+        subject = await to_worker(
             self._repositories.put_manifest,
             name,
-            reference,
+            digest,
+            tags,
             request.content_type,
             bytes(body),
             self._store.clock.now_ns(),
@@ -238,6 +242,8 @@ class RegistryApp:
         }
         if subject:
             headers["OCI-Subject"] = str(subject)
+        if by_digest and tags:
+            headers["OCI-Tag"] = ", ".join(tags)
         return web.Response(status=201, headers=headers)
 
     async def _delete_manifest(self, request: web.Request) -> web.Response:
@@ -275,15 +281,18 @@ class RegistryApp:
 
     async def _start_upload(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
+        algorithm = request.query.get("digest-algorithm", CANONICAL)
         if "mount" in request.query:
             digest = Digest(request.query["mount"])
+            algorithm = digest.algorithm
             source = request.query.get("from", "")
             if await to_worker(self._mount, source, name, digest):
                 return _created(name, digest)
         elif "digest" in request.query:
-            digest = _storable(request.query["digest"])
-            return await self._complete(request, self._uploads.start(name), digest)
-        upload = self._uploads.start(name)
+            digest = Digest(request.query["digest"])
+            upload = self._uploads.start(name, digest.algorithm)
+            return await self._complete(request, upload, digest)
+        upload = self._uploads.start(name, algorithm)
         return web.Response(
             status=202,
             headers={
@@ -315,7 +324,7 @@ class RegistryApp:
         upload = self._upload(request)
         if "digest" not in request.query:
             return _error(400, "DIGEST_INVALID", "the digest parameter is missing")
-        return await self._complete(request, upload, _storable(request.query["digest"]))
+        return await self._complete(request, upload, Digest(request.query["digest"]))
 
     async def _complete(
         self, request: web.Request, upload: Upload, digest: Digest
@@ -344,20 +353,6 @@ def _chunk_start(request: web.Request) -> int | None:
     if found is None:
         raise RangeError("malformed Content-Range", detail=repr(header))
     return int(found[1])
-
-
-def _storable(text: str) -> Digest:
-    """Read the digest of something that is to be stored.
-
-    Raises:
-        InvalidInputError: malformed, or of another algorithm than the store's.
-    """
-    digest = Digest(text)
-    if digest.algorithm != "sha256":
-        raise InvalidInputError(
-            f"this registry stores content by sha256 only, not by {digest.algorithm}"
-        )
-    return digest
 
 
 def _progress(upload: Upload, status: int) -> web.Response:

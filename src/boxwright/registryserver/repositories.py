@@ -192,11 +192,18 @@ class Repositories:
         return None if size is None else StoredManifest(digest, media_type, size, is_kept)
 
     def put_manifest(
-        self, repository: str, reference: str, media_type: str, body: bytes, now_ns: int
-    ) -> tuple[Digest, Digest | None]:
-        """Store a manifest under a tag or its digest; return its digest and its subject's.
+        self,
+        repository: str,
+        digest: Digest,
+        tags: Iterable[str],
+        media_type: str,
+        body: bytes,
+        now_ns: int,
+    ) -> Digest | None:
+        """Store a manifest under its digest and any tags; return its subject's digest.
 
         Raises:
+            DigestMismatchError: it has another digest.
             ManifestInvalidError: malformed, or something it needs is not in this repository.
         """
         data, blobs, manifests = referenced(body)
@@ -210,7 +217,6 @@ class Repositories:
         artifact_type = str(data.get("artifactType") or "")
         if not artifact_type and isinstance(data.get("config"), dict):
             artifact_type = str(data["config"].get("mediaType") or "")
-        digest = Digest.of(body)
         needed = [d.digest for d in (*blobs, *manifests) if not d.urls]
         with self._store.leases.create(labels={"registry": repository}) as holding:
             # From here on no collection takes what is about to be found complete.
@@ -221,17 +227,17 @@ class Repositories:
             for item in manifests:
                 if self.find(repository, str(item.digest)) is None:
                     raise ManifestInvalidError("manifest unknown", missing=item.digest)
-            self._store.blobs.put(body)
+            self._store.blobs.put(body, expected=digest)
             self._store.blobs.add_refs(digest, needed)
             trace.point("manifest-stored")
             kind = str(stated or media_type)
             annotations = json.dumps(data.get("annotations") or {})
             row = (repository, digest, kind, subject_digest, artifact_type, annotations)
-            self._record(row, reference, now_ns)
+            self._record(row, tags, now_ns)
             trace.point("manifest-recorded")
-        return digest, subject_digest
+        return subject_digest
 
-    def _record(self, row: tuple[Any, ...], reference: str, now_ns: int) -> None:
+    def _record(self, row: tuple[Any, ...], tags: Iterable[str], now_ns: int) -> None:
         repository, digest = row[:2]
         with self._db.transaction(durable=True) as cursor:
             cursor.execute(
@@ -240,12 +246,11 @@ class Repositories:
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 row,
             )
-            if ":" not in reference:
-                cursor.execute(
-                    "INSERT OR REPLACE INTO registry_tags (repository, tag, digest, updated_ns)"
-                    " VALUES (?, ?, ?, ?)",
-                    (repository, reference, digest, now_ns),
-                )
+            cursor.executemany(
+                "INSERT OR REPLACE INTO registry_tags (repository, tag, digest, updated_ns)"
+                " VALUES (?, ?, ?, ?)",
+                [(repository, tag, digest, now_ns) for tag in tags],
+            )
 
     def delete_manifest(self, repository: str, reference: str) -> bool:
         """Remove a tag, or a manifest with all its tags; return whether it was there."""

@@ -48,10 +48,19 @@ class Uploads:
         self._blobs = blobs
         self._uploads: dict[str, Upload] = {}
 
-    def start(self, repository: str) -> Upload:
-        """Begin an upload."""
+    def start(self, repository: str, algorithm: str) -> Upload:
+        """Begin an upload.
+
+        Args:
+            repository: The blob is shown in it.
+            algorithm: That of the digest, as far as the client has told.
+
+        Raises:
+            InvalidInputError: digests can't be of this algorithm.
+        """
         self._drop_idle()
-        upload = Upload(uuid.uuid4().hex, repository, self._blobs.writer())
+        writer = self._blobs.writer(algorithm=algorithm)
+        upload = Upload(uuid.uuid4().hex, repository, writer)
         self._uploads[upload.id] = upload
         return upload
 

@@ -109,7 +109,9 @@ def test_wrong_digest(served, run):
     run(work())
 
 
-@pytest.mark.parametrize("query", ["", "?digest=sha256:zz", f"?digest=sha512:{'a' * 128}"])
+@pytest.mark.parametrize(
+    "query", ["", "?digest=sha256:zz", f"?digest=sha512:{'a' * 64}", f"?digest=md5:{'a' * 32}"]
+)
 def test_missing_malformed_or_foreign_digest(served, run, query):
     async def work():
         async with served() as peer:
