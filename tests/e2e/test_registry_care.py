@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import hashlib
+import io
 import json
 import socket
 import subprocess
+import tarfile
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -14,6 +21,7 @@ from programs import PROGRAM, Cli, Context, Registry, wait_until
 
 from boxwright.testing.ports import kept_port
 
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 pytestmark = [pytest.mark.root, pytest.mark.peer("crun")]
 
 
@@ -123,3 +131,62 @@ def test_another_registry_that_lost_a_blob(cli: Cli, context: Context, registry:
     done = cli("registry", "verify", registry.host)
     assert done.status == 20
     assert f"sha256:{largest.parent.name}: missing" in done.out
+
+
+def _push_by_sha512(address: str, name: str) -> str:
+    """Push an image with nothing but sha512 in it under ``name:1``; return its digest."""
+
+    def call(method: str, path: str, data: bytes = b"", kind: str = "") -> Message:
+        request = urllib.request.Request(f"http://{address}{path}", data, method=method)
+        request.add_header("Content-Type", kind or "application/octet-stream")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.headers
+
+    def digest(data: bytes) -> str:
+        return f"sha512:{hashlib.sha512(data).hexdigest()}"
+
+    def blob(data: bytes, kind: str) -> dict[str, object]:
+        where = call("POST", f"/v2/{name}/blobs/uploads/")["Location"]
+        call("PUT", f"{where}?digest={digest(data)}", data)
+        return {"mediaType": kind, "digest": digest(data), "size": len(data)}
+
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        entry = tarfile.TarInfo("hello")
+        entry.size = 6
+        archive.addfile(entry, io.BytesIO(b"hello\n"))
+    rootfs = {"type": "layers", "diff_ids": [digest(tar.getvalue())]}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}).encode()
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": blob(config, "application/vnd.oci.image.config.v1+json"),
+        "layers": [
+            blob(gzip.compress(tar.getvalue()), "application/vnd.oci.image.layer.v1.tar+gzip")
+        ],
+    }
+    body = json.dumps(manifest).encode()
+    call("PUT", f"/v2/{name}/manifests/{digest(body)}?tag=1", body, MANIFEST)
+    return digest(body)
+
+
+def test_an_image_by_sha512_is_built_on_copied_and_checked(
+    cli: Cli, context: Context, tmp_path: Path
+) -> None:
+    with serving(cli) as address:
+        digest = _push_by_sha512(address, "app")
+        builder = replace(cli, root=tmp_path / "builder")
+        for reference in (f"app:1@{digest}", "app:1"):
+            context.dockerfile(f"FROM {address}/{reference}\nCOPY Dockerfile /f\n", base=False)
+            out = tmp_path / "out"
+            builder.build("-o", f"type=local,dest={out}", context.path).ok()
+            assert (out / "hello").read_text() == "hello\n"
+        done = builder.build("-o", f"type=image,name={address}/built:1,push=true", context.path)
+        done.ok()
+        cli("image", "copy", f"{address}/app@{digest}", f"{address}/copy:2").ok()
+        lines = json.loads(cli("registry", "ls", address, "--json").ok().out)
+        assert {line["digest"] for line in lines if line["repository"] == "copy"} == {digest}
+        assert "0 missing or damaged" in cli("registry", "verify", address).ok().out
+    cli("store", "verify").ok()
+    cli("registry", "gc", "--older-than", "0s").ok()
+    assert "0 missing or damaged" in cli("registry", "verify").ok().out

@@ -91,7 +91,8 @@ class ImageTarget(Protocol):
 def _verified(file: BinaryIO, blob: Descriptor, name: str) -> BinaryIO:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    found = Digest.from_hex(hashlib.file_digest(file, "sha256").hexdigest())  # type: ignore[arg-type]
+    algorithm = blob.digest.algorithm
+    found = Digest.of_hash(algorithm, hashlib.file_digest(file, algorithm).hexdigest())  # type: ignore[arg-type]
     if found != blob.digest:
         raise ImageDamagedError(
             f"{name} has other bytes under a digest",
@@ -174,6 +175,7 @@ class RegistryPlace:
             body,
             insecure=self._insecure,
             by_digest=not is_root or not self.ref.tag,
+            digest=descriptor.digest,
         )
 
     async def finish(self, root: Descriptor, graph: ImageGraph) -> None:
@@ -218,7 +220,7 @@ class LayoutPlace:
             )
             digest = found.digest
         body = self._read(layout.blob_path(digest))
-        if Digest.of(body) != digest:
+        if not digest.matches(body):
             raise ImageDamagedError(
                 f"{self.name} has other bytes under a digest", detail=str(digest)
             )
@@ -368,7 +370,7 @@ class StorePlace:
         """Take a manifest, with what it refers to."""
         del is_root
         await self._hold(descriptor.digest)
-        await to_worker(self._store.blobs.put, body)
+        await to_worker(self._store.blobs.put, body, expected=descriptor.digest)
         is_index = mediatypes.is_index(descriptor.media_type)
         parts = Index.decode(body).manifests if is_index else Manifest.decode(body).children()
         children = [part.digest for part in parts]

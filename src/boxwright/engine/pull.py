@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from boxwright.core.descriptor import Descriptor
-from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
@@ -69,6 +68,6 @@ def _name(
     body: bytes,
     children: list[Descriptor],
 ) -> None:
-    digest: Digest = parts.store.blobs.put(body)
+    digest = parts.store.blobs.put(body, expected=manifest.digest)
     parts.store.blobs.add_refs(digest, [child.digest for child in children])
     parts.store.images.set(str(ref), replace(manifest, size=len(body)))

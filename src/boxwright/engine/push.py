@@ -83,6 +83,7 @@ class Pusher:
                             body,
                             insecure=allow_insecure,
                             by_digest=by_digest or not is_root,
+                            digest=manifest.digest,
                         )
                 with step.part("verifying that it can be pulled"):
                     await verify_push(

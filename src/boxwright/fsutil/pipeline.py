@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Self
 
-from boxwright.core.digest import Digest
+from boxwright.core.digest import CANONICAL, Digest, new_hash
 from boxwright.fsutil.compress import ByteStream
 
 _DEPTH = 8  # pieces of about 1 MiB
@@ -132,12 +132,16 @@ class ReadAhead:
     Args:
         stream: where bytes come from; used by the thread only.
         size: how much to ask of it at once, in bytes.
+        algorithm: of the digest.
     """
 
-    def __init__(self, stream: ByteStream, *, size: int = 1 << 20) -> None:
+    def __init__(
+        self, stream: ByteStream, *, size: int = 1 << 20, algorithm: str = CANONICAL
+    ) -> None:
         self._stream = stream
         self._size = size
-        self._hash = hashlib.sha256()
+        self._algorithm = algorithm
+        self._hash = new_hash(algorithm)
         self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_DEPTH)
         self._closed = threading.Event()
         self._at_end = False
@@ -172,9 +176,9 @@ class ReadAhead:
         return item
 
     def digest(self) -> Digest:
-        """Return the sha256 of the whole stream, which must have been read to its end."""
+        """Return the digest of the whole stream, which must have been read to its end."""
         self._thread.join()
-        return Digest.from_hex(self._hash.hexdigest())
+        return Digest.of_hash(self._algorithm, self._hash.hexdigest())
 
     def _run(self) -> None:
         try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from boxwright.core.dataclass import dataclass, field
-from boxwright.core.digest import Digest
+from boxwright.core.digest import CANONICAL, Digest
 from boxwright.errors import BoxwrightError, Code
 from boxwright.fsutil import whiteouts as wh
 from boxwright.fsutil.compress import ByteStream, open_decompressor
@@ -60,7 +60,7 @@ class ApplyResult:
     Attributes:
         bytes: content, holes of sparse files included.
         entries: members of the archive, whiteouts included.
-        diff_id: sha256 of the uncompressed archive, trailing bytes included.
+        diff_id: digest of the uncompressed archive, trailing bytes included.
         ignored: up to 100 things that this system could not store (devices in a user
             namespace, extended attributes that the file system lacks), for a log line.
     """
@@ -80,6 +80,7 @@ def apply_layer(
     same_owner: bool = True,
     owner: tuple[int, int] | None = None,
     parents: Sequence[Path] = (),
+    algorithm: str = CANONICAL,
 ) -> ApplyResult:
     """Apply the archive in ``stream`` to the existing folder ``root``; blocking.
 
@@ -95,6 +96,7 @@ def apply_layer(
         owner: uid and gid for everything instead of the archive's.
         parents: root folders of the layers below, topmost first; a folder that the archive
             only implies takes its attributes from there.
+        algorithm: of the diff id.
 
     Raises:
         TarFormatError: the archive is malformed; TarLimitError: over a limit.
@@ -105,7 +107,7 @@ def apply_layer(
     """
     _, plain = open_decompressor(stream)
     with (
-        ReadAhead(plain) as ahead,
+        ReadAhead(plain, algorithm=algorithm) as ahead,
         _Unpacker(
             TarReader(ahead),
             root,

@@ -14,8 +14,9 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from boxwright.core.descriptor import Descriptor
-from boxwright.core.digest import Digest
+from boxwright.core.digest import CANONICAL, Digest
 from boxwright.core.reference import Reference
+from boxwright.errors import InvalidInputError
 from boxwright.registry.auth import AnonymousAuth, AuthSource, scope_for
 from boxwright.registry.connections import Connections
 from boxwright.registry.errors import (
@@ -140,6 +141,7 @@ class RegistryClient:
         try:
             async with self.transport.send(endpoint, request) as response:
                 content_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+                told = response.headers.get("Docker-Content-Digest", "")
                 body = await self.transport.body(endpoint, response, MANIFEST_LIMIT_BYTES)
         except RegistryError as exc:
             if exc.status == 404:
@@ -157,12 +159,12 @@ class RegistryClient:
                 host=endpoint.name,
                 detail=f"{wanted}: more than {MANIFEST_LIMIT_BYTES} bytes",
             )
-        digest = Digest.of(body)
-        if ref.digest and ref.digest != digest:
+        digest = ref.digest or _told_digest(told, body) or Digest.of(body)
+        if not digest.matches(body):
             raise ContentMismatchError(
                 f"registry {endpoint.name} sent another manifest than the digest asked for",
                 host=endpoint.name,
-                detail=f"wanted {ref.digest}, got {digest} ({len(body)} bytes)",
+                detail=f"wanted {digest}, got {Digest.of(body)} ({len(body)} bytes)",
             )
         return Descriptor(_media_type(body, content_type), digest, len(body)), body
 
@@ -417,20 +419,31 @@ class RegistryClient:
         *,
         insecure: bool | None = None,
         by_digest: bool = False,
+        digest: Digest | None = None,
     ) -> Digest:
         """Upload a manifest under the reference's tag, or under its digest alone.
 
         What has that name already is not sent again: registries that refuse to change a tag
-        take the same image twice.
+        take the same image twice. One that is known by another digest than its sha256 gets its
+        tag along with that: pushed by the tag, it would be a sha256's.
+
+        Args:
+            ref: names host, repository and tag.
+            media_type: the manifest's.
+            body: the manifest.
+            insecure: the request's ``registry.insecure``.
+            by_digest: give it no tag.
+            digest: the one that it is known by, if not its sha256.
 
         Raises:
             ContentMismatchError: the registry says that it stored something else.
             RegistryError: by cause.
         """
         endpoint, repository = await self._target(ref, insecure=insecure)
-        digest = Digest.of(body)
-        name = str(digest) if by_digest else ref.with_default_tag().tag or str(digest)
-        url = f"{endpoint.base_url}/{repository}/manifests/{name}"
+        digest = digest or Digest.of(body)
+        tag = "" if by_digest else ref.with_default_tag().tag
+        base = f"{endpoint.base_url}/{repository}/manifests"
+        url = f"{base}/{tag or digest}"
         scope = scope_for(repository, push=True)
         question = Request(
             "HEAD", url, scope, headers={"Accept": f"{media_type}, */*"}, expect=_NOT_KNOWN | {200}
@@ -439,6 +452,26 @@ class RegistryClient:
             is_kept = response.status == 200 and NOT_KEPT not in response.headers
             if is_kept and response.headers.get("Docker-Content-Digest") == digest:
                 return digest
+
+        if not tag or digest.algorithm == CANONICAL:
+            await self._put_manifest(endpoint, url, scope, media_type, body, digest)
+            return digest
+        named = f"{base}/{digest}?tag={tag}"
+        if not await self._put_manifest(endpoint, named, scope, media_type, body, digest):
+            # A registry that does not know tags as parameters: there, the tag is a sha256's.
+            await self._put_manifest(endpoint, url, scope, media_type, body, Digest.of(body))
+        return digest
+
+    async def _put_manifest(
+        self,
+        endpoint: Endpoint,
+        url: str,
+        scope: str,
+        media_type: str,
+        body: bytes,
+        digest: Digest,
+    ) -> bool:
+        """Send a manifest; return whether the registry took tags that are parameters."""
 
         async def make() -> io.BytesIO:
             return io.BytesIO(body)
@@ -453,18 +486,28 @@ class RegistryClient:
         )
         async with self.transport.send(endpoint, request) as response:
             told = response.headers.get("Docker-Content-Digest", str(digest))
+            took_tags = "OCI-Tag" in response.headers
         if told != digest:
             raise ContentMismatchError(
                 f"registry {endpoint.name} stored another manifest than was sent",
                 host=endpoint.name,
                 detail=f"sent {digest}, it says {told}",
             )
-        return digest
+        return took_tags
 
     async def _target(self, ref: Reference, *, insecure: bool | None) -> tuple[Endpoint, str]:
         endpoint = self.hosts.endpoint(ref.host, insecure=insecure)
         endpoint = await self.transport.discover(endpoint)
         return endpoint, endpoint.repository(ref.path)
+
+
+def _told_digest(text: str, body: bytes) -> Digest | None:
+    """Return the digest by which a registry knows a manifest, if it really is its digest."""
+    try:
+        told = Digest(text)
+    except InvalidInputError:
+        return None
+    return told if told.matches(body) else None
 
 
 def _no_blob(endpoint: Endpoint, repository: str, digest: Digest) -> BlobNotFoundError:

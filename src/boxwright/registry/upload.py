@@ -16,7 +16,7 @@ import aiohttp
 
 from boxwright.core.dataclass import dataclass
 from boxwright.core.descriptor import Descriptor
-from boxwright.core.digest import Digest
+from boxwright.core.digest import CANONICAL, Digest
 from boxwright.registry.auth import scope_for
 from boxwright.registry.errors import (
     RegistryAuthError,
@@ -105,7 +105,7 @@ class Uploader:
         while True:
             try:
                 if not upload.location:
-                    await self._start(upload, f"{endpoint.base_url}/{repository}/blobs/uploads/")
+                    await self._start(upload, repository)
                 if in_chunks:
                     await self._chunked(upload)
                 elif upload.offset:
@@ -148,7 +148,11 @@ class Uploader:
             pass  # we may push here, but not read there
         return False
 
-    async def _start(self, upload: _Upload, url: str) -> None:
+    async def _start(self, upload: _Upload, repository: str) -> None:
+        url = f"{upload.endpoint.base_url}/{repository}/blobs/uploads/"
+        algorithm = upload.descriptor.digest.algorithm
+        if algorithm != CANONICAL:  # so that its bytes are hashed as they come
+            url = f"{url}?digest-algorithm={algorithm}"
         request = Request(
             "POST",
             url,

@@ -209,7 +209,7 @@ class FolderCache:
             if len(data) > _MANIFEST_LIMIT_BYTES:
                 raise CacheFormatError("the cache's manifest is too large", detail=wanted)
         body = bytes(data)
-        if Digest.of(body) != wanted:
+        if not wanted.matches(body):
             raise CacheFormatError("the cache's manifest is damaged", detail=wanted)
         return Descriptor(detect_media_type(body), wanted, len(body)), body
 

@@ -92,7 +92,7 @@ async def read_blob(source: CacheSource, descriptor: Descriptor) -> bytes:
         )
     sink = _Memory(descriptor.size)
     await source.blob(descriptor, sink)
-    if Digest.of(sink.data) != descriptor.digest:
+    if not descriptor.digest.matches(sink.data):
         raise CacheFormatError("a blob of the cache is damaged", detail=str(descriptor.digest))
     return bytes(sink.data)
 

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from boxwright.core.digest import Digest
+from boxwright.core.digest import CANONICAL, Digest
 from boxwright.fsutil.unpack import apply_layer
 from boxwright.snapshots.backend import OPAQUE_XATTRS, is_opaque, is_whiteout
 from boxwright.snapshots.errors import LayerMismatchError, LayerMissingError
@@ -77,6 +77,7 @@ def unpack_blob(
                 whiteouts="overlay" if below else "plain",
                 userxattr=userxattr,
                 parents=list(reversed(below)),
+                algorithm=diff_id.algorithm if diff_id else CANONICAL,
             )
         if diff_id is not None and applied.diff_id != diff_id:
             raise LayerMismatchError(diff_id, applied.diff_id)

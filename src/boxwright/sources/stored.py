@@ -68,7 +68,7 @@ class KeptImage:
                 pass  # damaged, or collected a moment ago
         descriptor, body = await self._remote.manifest(digest)
         labels = {**self._remote.source_labels, **self._origin()}
-        await to_worker(self._store.blobs.put, body, labels)
+        await to_worker(self._store.blobs.put, body, labels, expected=descriptor.digest)
         return descriptor, body
 
     def _origin(self) -> dict[str, str]:
@@ -106,8 +106,9 @@ class KeptImage:
                 return
         copy = _Copy(sink)
         await self._remote.blob(descriptor, copy)
-        if Digest.of(copy.data) == descriptor.digest:
-            await to_worker(blobs.put, bytes(copy.data), dict(self._remote.source_labels))
+        if descriptor.digest.matches(copy.data):
+            labels = dict(self._remote.source_labels)
+            await to_worker(blobs.put, bytes(copy.data), labels, expected=descriptor.digest)
 
 
 class _Copy:

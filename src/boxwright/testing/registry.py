@@ -224,7 +224,7 @@ class FakeRegistry:
     ) -> web.StreamResponse:
         if request.method == "PUT":
             body = await request.read()
-            digest = Digest.of(body)
+            digest = Digest(reference) if ":" in reference else Digest.of(body)
             self.manifests[name, digest] = (request.content_type, body)
             if ":" not in reference and not self.faults.ignore_tags:
                 self.tags[name, reference] = self.faults.move_tags.get(reference, digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from boxwright.client.localcache import CacheSpec, CacheWriters, offer, publish
 from boxwright.core.digest import Digest
 from boxwright.oci.mediatypes import OCI_MANIFEST
+from boxwright.session.providers.contents import CACHE_PREFIX, OciLayouts
 
 
 class Cache:
@@ -30,21 +32,24 @@ class Cache:
             {"dest": str(self.folder), "tag": tag, "reset": "true" if reset else "false"},
         )
 
-    def write(self, data: bytes) -> str:
-        digest = Digest.of(data)
-        (self.folder / "blobs/sha256" / digest.hex).write_bytes(data)
+    def write(self, data: bytes, algorithm: str = "sha256") -> str:
+        digest = Digest.of_hash(algorithm, hashlib.new(algorithm, data).hexdigest())
+        layouts = OciLayouts()
+        layouts.add_cache(str(self.folder), writable=True)
+        layouts.write(f"{CACHE_PREFIX}{self.folder}", digest, iter([data]))
         return str(digest)
 
-    def export(self, layer: bytes) -> dict[str, str]:
+    def export(self, layer: bytes, algorithm: str = "sha256") -> dict[str, str]:
         """Write a cache of one layer, as a build does before its client publishes it."""
-        layers = [{"mediaType": "x", "digest": self.write(layer), "size": len(layer)}]
+        written = self.write(layer, algorithm)
+        layers = [{"mediaType": "x", "digest": written, "size": len(layer)}]
         body = json.dumps({"mediaType": OCI_MANIFEST, "layers": layers}).encode()
         root = {"mediaType": OCI_MANIFEST, "digest": self.write(body), "size": len(body)}
         return {"cache.manifest": json.dumps(root)}
 
     @property
     def layers(self) -> set[bytes]:
-        found = [path.read_bytes() for path in (self.folder / "blobs/sha256").iterdir()]
+        found = [path.read_bytes() for path in self.folder.glob("blobs/*/*")]
         return {each for each in found if not each.startswith(b"{")}
 
 
@@ -53,11 +58,12 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
 
 
-def test_a_reset_removes_what_no_tag_needs(cache: Cache) -> None:
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_a_reset_removes_what_no_tag_needs(cache: Cache, algorithm: str) -> None:
     for layer, reset in ((b"old", False), (b"new", True)):
         exports = [cache.spec(reset=reset)]
         with CacheWriters(exports) as writers:
-            publish(exports, cache.export(layer), writers)
+            publish(exports, cache.export(layer, algorithm), writers)
     assert cache.layers == {b"new"}
 
 

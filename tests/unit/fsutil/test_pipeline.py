@@ -32,14 +32,15 @@ def test_hash_thread_ends_with_its_block():
     assert threads() == []
 
 
-def test_read_ahead_gives_the_stream():
-    with ReadAhead(io.BytesIO(DATA), size=70_001) as ahead:
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_read_ahead_gives_the_stream(algorithm):
+    with ReadAhead(io.BytesIO(DATA), size=70_001, algorithm=algorithm) as ahead:
         pieces = []
         while piece := ahead.read(1):
             pieces.append(piece)
         assert b"".join(pieces) == DATA
         assert ahead.read(1) == b""
-        assert ahead.digest() == f"sha256:{hashlib.sha256(DATA).hexdigest()}"
+        assert ahead.digest() == f"{algorithm}:{hashlib.new(algorithm, DATA).hexdigest()}"
     assert threads() == []
 
 

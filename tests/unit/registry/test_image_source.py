@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 from dataclasses import dataclass
 
@@ -18,7 +19,11 @@ from boxwright.core.reference import Reference
 from boxwright.engine.images import Images
 from boxwright.errors import BoxwrightError, Code, InvalidInputError
 from boxwright.registry.client import RegistryClient
-from boxwright.registry.errors import ManifestNotFoundError, RegistryUnreachableError
+from boxwright.registry.errors import (
+    ContentMismatchError,
+    ManifestNotFoundError,
+    RegistryUnreachableError,
+)
 from boxwright.session.manager import SessionManager
 from boxwright.sources.fetch import BlobFetcher
 from boxwright.sources.image import (
@@ -385,13 +390,47 @@ def test_any_json_is_an_image_or_an_error_of_ours(data, media_type):
         asyncio.run(resolve_manifest(Empty(), "app", root, body, AMD64))
 
 
-def test_only_sha256(run, setup):
+def _sha512(data):
+    return Digest(f"sha512:{hashlib.sha512(data).hexdigest()}")
+
+
+def test_images_by_other_digests_than_sha256(run, setup):
     async def work():
         async with FakeRegistry() as registry, setup() as made:
-            config = {"mediaType": "c", "digest": "sha512:" + "0" * 128, "size": 2}
-            registry.put_manifest("team/app", "1", {"schemaVersion": 2, "config": config})
-            with pytest.raises(MalformedImageError, match="sha256"):
-                await made.config(f"{registry.host}/team/app:1")
+            ids = [_sha512(b"tar")]
+            config = json.dumps({"rootfs": {"type": "layers", "diff_ids": ids}}).encode()
+            parts = [
+                {"mediaType": "a/b", "digest": _sha512(data), "size": len(data)}
+                for data in (config, b"layer")
+            ]
+            for data in (config, b"layer"):
+                registry.blobs["team/app", _sha512(data)] = data
+            manifest = {"schemaVersion": 2, "config": parts[0], "layers": parts[1:]}
+            body = json.dumps({**manifest, "mediaType": MANIFEST}).encode()
+            digest = _sha512(body)
+            registry.manifests["team/app", digest] = (MANIFEST, body)
+            registry.tags["team/app", "1"] = digest
+            name = f"{registry.host}/team/app"
+            # What the registry knows it by, not the sha256 by which it could not be asked for.
+            for reference in (f"{name}:1", f"{name}@{digest}"):
+                assert (await made.config(reference))[1:] == (digest, config)
+            asked = len(registry.requests)
+            assert (await made.config(f"{name}@{digest}"))[1:] == (digest, config)
+            assert len(registry.requests) == asked
+
+            remote = RegistryImage(Reference.parse(name), made.clients, ())
+            layer = Descriptor("a/b", _sha512(b"layer"), 5)
+            await made.fetcher.fetch(remote, layer)
+            assert made.store.blobs.read(layer.digest) == b"layer"
+
+            registry.manifests["team/app", digest] = (MANIFEST, body + b" ")
+            with pytest.raises(ContentMismatchError):
+                await remote.manifest(digest)
+            # A registry that says nonsense by a tag is not believed.
+            found, _ = await RegistryImage(
+                Reference.parse(f"{name}:1"), made.clients, ()
+            ).manifest(None)
+            assert found.digest == Digest.of(body + b" ")
 
     run(work())
 

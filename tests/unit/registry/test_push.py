@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 
 import pytest
 
+from boxwright.core.digest import Digest
 from boxwright.registry.errors import (
     ContentMismatchError,
     RegistryAuthError,
@@ -247,3 +249,18 @@ def test_registry_insecure_takes_http_and_unknown_certificates(kit, run, authori
             return sent, _stored(kit, registry, b"x")
 
     assert run(work()) == (True, b"x")
+
+
+def test_a_registry_without_tags_as_parameters_gets_the_tag_by_itself(kit, run):
+    async def work():
+        async with FakeRegistry() as registry, kit.client() as client:
+            digest = Digest(f"sha512:{hashlib.sha512(b'{}').hexdigest()}")
+            ref = kit.ref(registry)
+            assert await client.push_manifest(ref, "a/b", b"{}", digest=digest) == digest
+            assert registry.manifests["team/app", digest] == ("a/b", b"{}")
+            assert registry.tags == {("team/app", "1"): kit.descriptor(b"{}").digest}
+            assert await client.push_manifest(
+                ref, "a/b", b"[]", digest=kit.descriptor(b"[]").digest
+            )
+
+    run(work())

@@ -8,7 +8,11 @@ import os
 
 import pytest
 
+from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
+from boxwright.core.reference import Reference
+from boxwright.engine.verify import ImageGraph, verify_push
+from boxwright.registry.client import RegistryClient
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 DATA = os.urandom(300_000)
@@ -120,5 +124,38 @@ def test_tags_come_with_a_push_by_digest_only_and_all_must_be_valid(served, run)
             answer = await peer("PUT", "/app/manifests/v2?tag=v3", body, Content_Type=MANIFEST)
             assert (answer.status, "OCI-Tag" in answer.headers) == (201, False)
             assert (await peer("GET", "/app/tags/list")).json["tags"] == ["v1", "v2"]
+
+    run(work())
+
+
+def test_our_client_brings_an_image_by_sha512(served, run):
+    async def work():
+        async with served() as peer:
+            client = RegistryClient()
+            ref = Reference.parse(f"{peer.url.removeprefix('http://')}/app:1")
+            layer = Descriptor("a/b", sha512(DATA), len(DATA))
+            body = json.dumps(
+                {
+                    "schemaVersion": 2,
+                    "mediaType": MANIFEST,
+                    "config": described(DATA),
+                    "layers": [described(DATA)],
+                }
+            ).encode()
+            root = Descriptor(MANIFEST, sha512(body), len(body))
+
+            async def read():
+                yield DATA
+
+            try:
+                assert await client.push_blob(ref, layer, read)
+                for _ in range(2):
+                    told = await client.push_manifest(ref, MANIFEST, body, digest=root.digest)
+                    assert told == root.digest
+                graph = ImageGraph({layer.digest: layer}, [root])
+                await verify_push(client, ref, root, graph, insecure=None, by_digest=False)
+                assert await client.fetch_manifest(ref) == (root, body)
+            finally:
+                await client.close()
 
     run(work())

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from boxwright.core.digest import Digest
+from boxwright.core.digest import Digest, new_hash
 from boxwright.errors import BoxwrightError, Code, InvalidInputError, NotFoundError
 from boxwright.oci.mediatypes import is_index, is_manifest
 from boxwright.session.providers.layoutindex import (
@@ -28,7 +28,7 @@ CACHE_PREFIX = "local:"
 EXPORT_STORE = "export"
 _TAG = "org.opencontainers.image.ref.name"
 _CHUNK_BYTES = 1 << 20
-_BLOB = re.compile(r"[0-9a-f]{64}\Z")
+_BLOB = re.compile(r"[0-9a-f]{64,128}\Z")
 
 
 class ContentMismatchError(BoxwrightError):
@@ -123,16 +123,15 @@ class OciLayouts:
         target = self._path(store_id, digest)
         if target.exists():
             return
-        import hashlib
-
         staged = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        hasher = hashlib.sha256()
+        hasher = new_hash(digest.algorithm)
         try:
+            target.parent.mkdir(exist_ok=True)
             with staged.open("xb") as file:
                 for piece in pieces:
                     hasher.update(piece)
                     file.write(piece)
-            if Digest.from_hex(hasher.hexdigest()) != digest:
+            if hasher.hexdigest() != digest.hex:
                 raise ContentMismatchError(f"content {digest} arrived damaged")
             staged.replace(target)
         finally:
@@ -205,12 +204,12 @@ def remove_unreferenced(folder: Path) -> int:
         LayoutError: the index, or a manifest that it leads to, can't be read; nothing is removed.
         OSError: a blob can't be removed.
     """
-    blobs = folder / "blobs/sha256"
+    blobs = folder / "blobs"
     pending: list[Any] = list(read_index(folder).get("manifests") or [])
     kept: set[str] = set()
     while pending:
         entry = pending.pop()
-        name = str(entry.get("digest", "")).removeprefix("sha256:")
+        name = str(entry.get("digest", "")).replace(":", "/", 1)
         media_type = str(entry.get("mediaType", ""))
         if name in kept:
             continue
@@ -219,7 +218,8 @@ def remove_unreferenced(folder: Path) -> int:
             document = read_document(blobs / name)
             pending += [*(document.get("manifests") or ()), *(document.get("layers") or ())]
             pending += [document["config"]] if document.get("config") else []
-    unused = [path for path in blobs.iterdir() if _BLOB.match(path.name) and path.name not in kept]
+    found = [path for path in blobs.glob("*/*") if _BLOB.match(path.name)]
+    unused = [path for path in found if str(path.relative_to(blobs)) not in kept]
     for path in unused:
         path.unlink()
     return len(unused)
