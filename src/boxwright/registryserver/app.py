@@ -23,7 +23,13 @@ from boxwright.errors import BoxwrightError, InvalidInputError
 from boxwright.registry.client import NOT_KEPT
 from boxwright.registryserver.repositories import ManifestInvalidError, Repositories
 from boxwright.registryserver.sendfile import BlobResponse
-from boxwright.registryserver.uploads import RangeError, UnknownUploadError, Upload, Uploads
+from boxwright.registryserver.uploads import (
+    RangeError,
+    StalledUploadError,
+    UnknownUploadError,
+    Upload,
+    Uploads,
+)
 from boxwright.store.errors import DigestMismatchError, DiskFullError
 from boxwright.store.store import Store
 
@@ -141,6 +147,8 @@ class RegistryApp:
                 detail = {"digest": exc.missing}
                 return _error(404, "MANIFEST_BLOB_UNKNOWN", str(exc), detail=detail)
             return _error(400, "MANIFEST_INVALID", str(exc))
+        except StalledUploadError as exc:
+            return _error(408, "BLOB_UPLOAD_INVALID", str(exc))
         except UnknownUploadError as exc:
             return _error(404, "BLOB_UPLOAD_UNKNOWN", str(exc))
         except RangeError as exc:
@@ -291,7 +299,11 @@ class RegistryApp:
         elif "digest" in request.query:
             digest = Digest(request.query["digest"])
             upload = self._uploads.start(name, digest.algorithm)
-            return await self._complete(request, upload, digest)
+            try:
+                return await self._complete(request, upload, digest)
+            except BaseException:
+                self._uploads.cancel(upload)  # nobody was told where to go on with it
+                raise
         upload = self._uploads.start(name, algorithm)
         return web.Response(
             status=202,
