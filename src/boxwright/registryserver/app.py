@@ -21,6 +21,12 @@ from boxwright.core.digest import CANONICAL, Digest
 from boxwright.core.workers import to_worker
 from boxwright.errors import BoxwrightError, InvalidInputError
 from boxwright.registry.client import NOT_KEPT
+from boxwright.registryserver.conditions import (
+    Condition,
+    PreconditionFailedError,
+    entity_tag,
+    is_range_for,
+)
 from boxwright.registryserver.repositories import ManifestInvalidError, Repositories
 from boxwright.registryserver.sendfile import BlobResponse
 from boxwright.registryserver.uploads import (
@@ -38,6 +44,9 @@ _log = logging.getLogger(__name__)
 MANIFEST_LIMIT_BYTES = 4 << 20
 _NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
 _TAG = re.compile(r"\w[\w.-]{0,127}\Z", re.ASCII)
+_NAME_LIMIT = 255
+_READS = {"Allow": "GET, HEAD"}
+_PAGE = re.compile(r"[0-9]{1,9}\Z")
 _CONTENT_RANGE = re.compile(r"(?:bytes )?(\d+)-(\d+)")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -119,7 +128,7 @@ class RegistryApp:
             challenge = {"WWW-Authenticate": 'Basic realm="boxwright"'}
             return _error(401, "UNAUTHORIZED", "authentication required", headers=challenge)
         if self._options.read_only and request.method not in {"GET", "HEAD"}:
-            return _error(405, "UNSUPPORTED", "this registry is read-only")
+            return _error(405, "UNSUPPORTED", "this registry is read-only", headers=_READS)
         return None
 
     def _is_known(self, header: str) -> bool:
@@ -137,11 +146,16 @@ class RegistryApp:
 
     async def _handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            if len(request.match_info.get("name", "")) > _NAME_LIMIT:
+                return _error(404, "NAME_INVALID", "the repository name is too long")
             return await handler(request)
         except web.HTTPNotFound:
             return _error(404, "NAME_INVALID", "no such endpoint or an invalid repository name")
-        except web.HTTPMethodNotAllowed:
-            return _error(405, "UNSUPPORTED", "the operation is unsupported")
+        except web.HTTPMethodNotAllowed as exc:
+            headers = {"Allow": exc.headers["Allow"]}
+            return _error(405, "UNSUPPORTED", "the operation is unsupported", headers=headers)
+        except PreconditionFailedError as exc:
+            return _error(412, "PRECONDITION_FAILED", str(exc))
         except ManifestInvalidError as exc:
             if exc.missing is not None:
                 detail = {"digest": exc.missing}
@@ -208,10 +222,14 @@ class RegistryApp:
         headers = {
             "Docker-Content-Digest": found.digest,
             "Content-Type": found.media_type,
-            "ETag": f'"{found.digest}"',
+            "ETag": entity_tag(found.digest),
         }
         if not found.is_kept:
             headers[NOT_KEPT] = "true"
+        condition = Condition.of(request.headers)
+        condition.check_match(found.digest)
+        if condition.is_known(found.digest):
+            return web.Response(status=304, headers=headers)
         if request.method == "HEAD":
             return web.Response(headers={**headers, "Content-Length": str(found.size)})
         body = await to_worker(self._store.blobs.read, found.digest)
@@ -243,6 +261,7 @@ class RegistryApp:
             request.content_type,
             bytes(body),
             self._store.clock.now_ns(),
+            Condition.of(request.headers),
         )
         headers = {
             "Location": f"/v2/{name}/manifests/{digest}",
@@ -256,7 +275,10 @@ class RegistryApp:
 
     async def _delete_manifest(self, request: web.Request) -> web.Response:
         name, reference = request.match_info["name"], request.match_info["reference"]
-        if not await to_worker(self._repositories.delete_manifest, name, reference):
+        if ":" in reference:
+            Digest(reference)
+        condition = Condition.of(request.headers)
+        if not await to_worker(self._repositories.delete_manifest, name, reference, condition):
             return _error(404, "MANIFEST_UNKNOWN", "manifest unknown")
         return web.Response(status=202)
 
@@ -274,12 +296,20 @@ class RegistryApp:
             "Content-Type": "application/octet-stream",
             "Cache-Control": "max-age=31536000",
         }
-        return BlobResponse(self._store.blobs.path(digest), headers=headers)
+        condition = Condition.of(request.headers)
+        condition.check_match(digest)
+        tag = entity_tag(digest)
+        if condition.is_known(digest):
+            return web.Response(status=304, headers={**headers, "ETag": tag})
+        in_part = request.method == "GET" and is_range_for(request.headers, digest)
+        path = self._store.blobs.path(digest)
+        return BlobResponse(path, headers=headers, entity_tag=tag, in_part=in_part)
 
     async def _delete_blob(self, request: web.Request) -> web.Response:
         name, digest = request.match_info["name"], Digest(request.match_info["digest"])
         if await to_worker(self._repositories.needs_blob, name, digest):
-            return _error(405, "UNSUPPORTED", "a manifest of this repository needs the blob")
+            needed = "a manifest of this repository needs the blob"
+            return _error(405, "UNSUPPORTED", needed, headers=_READS)
         was_shown = await to_worker(self._repositories.remove_blob, name, digest)
         if not was_shown:
             return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
@@ -396,7 +426,7 @@ def _page(
     rest = [item for item in items if item > last] if last else items
     limit_text = request.query.get("n", "")
     headers = {}
-    if limit_text.isdigit():
+    if _PAGE.match(limit_text):
         limit = int(limit_text)
         if len(rest) > limit > 0:
             rest = rest[:limit]

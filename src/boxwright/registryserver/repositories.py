@@ -12,7 +12,7 @@ expires, in which it waits for its manifest.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from boxwright.core.dataclass import dataclass
@@ -20,6 +20,7 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.core.reference import Reference
 from boxwright.errors import BoxwrightError
+from boxwright.registryserver.conditions import ANYTHING, Condition
 from boxwright.store import trace
 from boxwright.store.store import Store
 
@@ -195,16 +196,18 @@ class Repositories:
         self,
         repository: str,
         digest: Digest,
-        tags: Iterable[str],
+        tags: Sequence[str],
         media_type: str,
         body: bytes,
         now_ns: int,
+        condition: Condition = ANYTHING,
     ) -> Digest | None:
         """Store a manifest under its digest and any tags; return its subject's digest.
 
         Raises:
             DigestMismatchError: it has another digest.
             ManifestInvalidError: malformed, or something it needs is not in this repository.
+            PreconditionFailedError: what has these names is not what ``condition`` says.
         """
         data, blobs, manifests = referenced(body)
         subject_digest = _subject(data)
@@ -233,13 +236,19 @@ class Repositories:
             kind = str(stated or media_type)
             annotations = json.dumps(data.get("annotations") or {})
             row = (repository, digest, kind, subject_digest, artifact_type, annotations)
-            self._record(row, tags, now_ns)
+            self._record(row, tags, now_ns, condition)
             trace.point("manifest-recorded")
         return subject_digest
 
-    def _record(self, row: tuple[Any, ...], tags: Iterable[str], now_ns: int) -> None:
+    def _record(
+        self, row: tuple[Any, ...], tags: Sequence[str], now_ns: int, condition: Condition
+    ) -> None:
         repository, digest = row[:2]
         with self._db.transaction(durable=True) as cursor:
+            for name in (tags or [str(digest)]) if condition != ANYTHING else ():
+                # Nobody changes it between this look and the rows: of several who saw the same
+                # state, one writes.
+                condition.check_write(self._known(repository, name))
             cursor.execute(
                 "INSERT OR REPLACE INTO registry_manifests"
                 " (repository, digest, media_type, subject, artifact_type, annotations)"
@@ -252,9 +261,25 @@ class Repositories:
                 [(repository, tag, digest, now_ns) for tag in tags],
             )
 
-    def delete_manifest(self, repository: str, reference: str) -> bool:
-        """Remove a tag, or a manifest with all its tags; return whether it was there."""
+    def _known(self, repository: str, name: str) -> str | None:
+        """Return the digest of what has a name; cheap enough for a transaction."""
+        table, column = ("manifests", "digest") if ":" in name else ("tags", "tag")
+        rows = self._db.execute(
+            f"SELECT digest FROM registry_{table} WHERE repository = ? AND {column} = ?",  # noqa: S608
+            (repository, name),
+        )
+        return str(rows[0][0]) if rows else None
+
+    def delete_manifest(
+        self, repository: str, reference: str, condition: Condition = ANYTHING
+    ) -> bool:
+        """Remove a tag, or a manifest with all its tags; return whether it was there.
+
+        Raises:
+            PreconditionFailedError: it is not what ``condition`` says.
+        """
         with self._db.transaction(durable=True) as cursor:
+            condition.check_write(self._known(repository, reference))
             if ":" in reference:
                 cursor.execute(
                     "DELETE FROM registry_manifests WHERE repository = ? AND digest = ?",

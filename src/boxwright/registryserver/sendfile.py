@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 _PIECE_BYTES = 4 << 20
+_CONDITIONAL = frozenset({"if-match", "if-none-match", "if-range"})
+_DATED = frozenset({"if-modified-since", "if-unmodified-since"})
 
 
 class BlobResponse(web.FileResponse):
     """A file response whose slow path hands the file to the socket.
+
+    Its conditions are the caller's: aiohttp knows a file by its time only, and refuses ranges that
+    a server has to ignore.
 
     aiohttp takes that path when the loop can't send files. If a later aiohttp calls it by another
     name, files are read and written in pieces, as without this class.
@@ -21,10 +28,22 @@ class BlobResponse(web.FileResponse):
 
     _transport: asyncio.Transport | None = None
 
+    def __init__(
+        self, path: Path, *, headers: Mapping[str, str], entity_tag: str, in_part: bool
+    ) -> None:
+        super().__init__(path, headers=headers)
+        self._entity_tag = entity_tag
+        self._ignored = _CONDITIONAL | _DATED | (frozenset() if in_part else {"range"})
+
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Remember the connection, then do what every response does."""
         self._transport = request.transport
-        return await super().prepare(request)
+        kept = [(k, v) for k, v in request.headers.items() if k.lower() not in self._ignored]
+        return await super().prepare(request.clone(headers=kept))
+
+    async def _prepare_headers(self) -> None:
+        self.headers["ETag"] = self._entity_tag
+        await super()._prepare_headers()
 
     async def _sendfile_fallback(
         self, writer: AbstractStreamWriter, fobj: IO[Any], offset: int, count: int

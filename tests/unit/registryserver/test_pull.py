@@ -58,6 +58,7 @@ def test_blobs(served, run, method):
         ("bytes=-3", 206, b"789"),
         ("bytes=0-99", 206, b"0123456789"),
         ("bytes=10-", 416, None),
+        ("bytes=5-2", 416, None),
     ],
 )
 def test_blob_ranges(served, run, ranged, status, body):
