@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import shutil
 import subprocess
@@ -55,18 +56,19 @@ def our_registry(root: Path, *arguments: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def cncf_registry(folder: Path) -> Iterator[str]:
-    """Run Debian's docker-registry; yield ``host:port``."""
+def cncf_registry(folder: Path, mirrored: str = "") -> Iterator[str]:
+    """Run Debian's docker-registry, maybe as a mirror of another one; yield ``host:port``."""
     with kept_port() as port:
-        yield from _cncf_registry(folder, port)
+        yield from _cncf_registry(folder, port, mirrored)
 
 
-def _cncf_registry(folder: Path, port: int) -> Iterator[str]:
+def _cncf_registry(folder: Path, port: int, mirrored: str) -> Iterator[str]:
     config = folder / "registry.yml"
-    config.write_text(
+    text = (
         f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {folder}/data\n"
         f"http:\n  addr: 127.0.0.1:{port}\n"
     )
+    config.write_text(text + (f"proxy:\n  remoteurl: http://{mirrored}\n" if mirrored else ""))
     with open(folder / "registry.log", "wb") as log:
         program = shutil.which("docker-registry") or "docker-registry"
         process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log)
@@ -101,7 +103,6 @@ def _skopeo(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[
 def _layout(folder: Path, layers: int = 3) -> Path:
     """Write an OCI layout with one small image, tagged ``1``."""
     import gzip
-    import hashlib
     import io
     import tarfile
 
@@ -188,6 +189,49 @@ def test_registry_to_registry(tmp_path):
         both = ("--src-tls-verify=false", "--dest-tls-verify=false")
         _skopeo("copy", *both, f"docker://{theirs}/app:1", f"docker://{ours}/app:1")
         _skopeo("copy", *both, f"docker://{ours}/app:1", f"docker://{theirs}/back:1")
+
+
+@pytest.mark.peer("skopeo")
+@pytest.mark.peer("docker-registry")
+def test_a_mirror_of_ours_serves_what_ours_has(tmp_path):
+    layout = _layout(tmp_path / "layout")
+    digest = json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
+    with (
+        our_registry(tmp_path / "root") as ours,
+        cncf_registry(tmp_path, mirrored=ours) as mirror,
+    ):
+        target = f"docker://{ours}/team/app:1"
+        _skopeo("copy", "--dest-tls-verify=false", f"oci:{layout}:1", target)
+        source = f"docker://{mirror}/team/app"
+        for number in range(2):  # from ours, and from what the mirror has kept
+            back = tmp_path / f"back-{number}"
+            _skopeo("copy", "--src-tls-verify=false", f"{source}:1", f"oci:{back}:1")
+            names = {path.name for path in (back / "blobs/sha256").iterdir()}
+            assert names == {path.name for path in (layout / "blobs/sha256").iterdir()}
+        raw = _skopeo("inspect", "--tls-verify=false", "--raw", f"{source}@{digest}").stdout
+        assert f"sha256:{hashlib.sha256(raw.encode()).hexdigest()}" == digest
+        gone = _skopeo("inspect", "--tls-verify=false", f"{source}:none", check=False)
+        assert "manifest unknown" in gone.stderr
+
+
+@pytest.mark.peer("skopeo")
+def test_skopeo_keeps_repositories_in_step(tmp_path):
+    layout = _layout(tmp_path / "layout")
+    with our_registry(tmp_path / "root") as host:
+        plain = ("--src-tls-verify=false", "--dest-tls-verify=false")
+        for tag in ("1", "2"):
+            target = f"docker://{host}/team/app:{tag}"
+            _skopeo("copy", "--dest-tls-verify=false", f"oci:{layout}:1", target)
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        name = f"{host}/team/app"
+        _skopeo("sync", "--src", "docker", "--dest", "dir", plain[0], name, str(folder))
+        _skopeo("sync", "--src", "dir", "--dest", "docker", plain[1], str(folder), f"{host}/a")
+        _skopeo("sync", "--src", "docker", "--dest", "docker", *plain, name, f"{host}/b")
+        for copied in ("a", "b"):
+            where = f"docker://{host}/{copied}/app"
+            listed = json.loads(_skopeo("list-tags", "--tls-verify=false", where).stdout)
+            assert listed["Tags"] == ["1", "2"]
 
 
 def _push(host: str, root: Path, auth: StaticAuth | None = None) -> tuple[Descriptor, list[bytes]]:
