@@ -36,7 +36,7 @@ from boxwright.registryserver.uploads import (
     Upload,
     Uploads,
 )
-from boxwright.store.errors import DigestMismatchError, DiskFullError
+from boxwright.store.errors import DigestMismatchError, DiskCapError, DiskFullError
 from boxwright.store.store import Store
 
 _log = logging.getLogger(__name__)
@@ -48,6 +48,16 @@ _NAME_LIMIT = 255
 _READS = {"Allow": "GET, HEAD"}
 _PAGE = re.compile(r"[0-9]{1,9}\Z")
 _CONTENT_RANGE = re.compile(r"(?:bytes )?(\d+)-(\d+)")
+_REFUSALS = (
+    (PreconditionFailedError, 412, "PRECONDITION_FAILED"),
+    (StalledUploadError, 408, "BLOB_UPLOAD_INVALID"),
+    (UnknownUploadError, 404, "BLOB_UPLOAD_UNKNOWN"),
+    (RangeError, 416, "BLOB_UPLOAD_INVALID"),
+    (DigestMismatchError, 400, "DIGEST_INVALID"),
+    (DiskFullError, 507, "DENIED"),
+    (DiskCapError, 507, "DENIED"),
+    (InvalidInputError, 400, "DIGEST_INVALID"),
+)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -154,26 +164,18 @@ class RegistryApp:
         except web.HTTPMethodNotAllowed as exc:
             headers = {"Allow": exc.headers["Allow"]}
             return _error(405, "UNSUPPORTED", "the operation is unsupported", headers=headers)
-        except PreconditionFailedError as exc:
-            return _error(412, "PRECONDITION_FAILED", str(exc))
         except ManifestInvalidError as exc:
             if exc.missing is not None:
                 detail = {"digest": exc.missing}
                 return _error(404, "MANIFEST_BLOB_UNKNOWN", str(exc), detail=detail)
             return _error(400, "MANIFEST_INVALID", str(exc))
-        except StalledUploadError as exc:
-            return _error(408, "BLOB_UPLOAD_INVALID", str(exc))
-        except UnknownUploadError as exc:
-            return _error(404, "BLOB_UPLOAD_UNKNOWN", str(exc))
-        except RangeError as exc:
-            return _error(416, "BLOB_UPLOAD_INVALID", str(exc))
-        except DigestMismatchError as exc:
-            return _error(400, "DIGEST_INVALID", str(exc))
-        except DiskFullError as exc:
-            return _error(507, "DENIED", str(exc))
-        except InvalidInputError as exc:
-            return _error(400, "DIGEST_INVALID", str(exc))
+        except (ConnectionError, web.RequestPayloadError) as exc:
+            _log.info("registry: %s %s broke off: %s", request.method, request.path, exc)
+            return _error(400, "BLOB_UPLOAD_INVALID", "the request broke off")
         except BoxwrightError as exc:
+            for kind, status, code in _REFUSALS:
+                if isinstance(exc, kind):
+                    return _error(status, code, str(exc))
             _log.warning("registry: %s %s: %s", request.method, request.path, exc)
             return _error(500, "UNKNOWN", str(exc))
 

@@ -130,7 +130,10 @@ async def serving(store: Store, options: ListenOptions) -> AsyncIterator[str]:
     """
     context = options.ssl_context()
     runner = web.AppRunner(
-        make_app(store, options.server), access_log=None, shutdown_timeout=_SHUTDOWN_S
+        make_app(store, options.server),
+        access_log=None,
+        shutdown_timeout=_SHUTDOWN_S,
+        auto_decompress=False,  # what has a digest is stored as it came, whatever the headers say
     )
     await runner.setup()
     try:

@@ -145,6 +145,9 @@ class Uploads:
             self._check(upload)  # cancelled, and woken for that
             self._uploads.pop(upload.id, None)
             raise StalledUploadError("nothing more came of a blob", detail=upload.id) from exc
+        except BoxwrightError:
+            self._uploads.pop(upload.id, None)  # what was staged is gone
+            raise
         finally:
             upload.patience = None
         self._check(upload)

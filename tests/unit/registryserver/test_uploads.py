@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
+from pathlib import Path
+
+import pytest
 
 from boxwright.core.digest import Digest
 from boxwright.registryserver import uploads
+from boxwright.store.blobs import BlobWriter
+from boxwright.store.errors import DiskCapError, DiskFullError
 
 DATA = os.urandom(300_000)
 DIGEST = Digest.of(DATA)
@@ -70,6 +76,58 @@ def test_a_single_post_that_breaks_off_leaves_nothing(served, run):
             await _until_staged(peer, staged=True)
             writer.transport.abort()
             await _until_staged(peer, staged=False)
+
+    run(work())
+
+
+def test_a_client_that_goes_away_is_no_error_of_ours(served, run, caplog):
+    async def work():
+        async with served() as peer:
+            for method in ("PATCH", "PUT"):
+                where = await _begin(peer)
+                _, writer = await _half(peer, method, f"{where}?digest={DIGEST}")
+                writer.transport.abort()
+                await peer("PATCH", where)  # waits until the other has noticed
+            _, writer = await _half(peer, "PUT", "/v2/app/manifests/v1", b"{")
+            writer.transport.abort()
+            await asyncio.sleep(0.1)
+        assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        DiskCapError(cap=1, used=1, needed=1),
+        DiskFullError(Path("file"), needed=1, available=0),
+    ],
+)
+def test_no_room(served, run, monkeypatch, failure):
+    def write(self, data):
+        raise failure
+
+    async def work():
+        async with served() as peer:
+            monkeypatch.setattr(BlobWriter, "write", write)
+            answer = await peer("POST", f"/app/blobs/uploads/?digest={DIGEST}", DATA)
+            assert (answer.status, answer.code) == (507, "DENIED")
+            where = await _begin(peer)
+            assert (await peer("PATCH", where, DATA)).status == 507
+            assert (await peer("PATCH", where, DATA)).code == "BLOB_UPLOAD_UNKNOWN"
+            assert os.listdir(peer.store.blobs.ingest) == []
+
+    run(work())
+
+
+def test_a_body_is_stored_as_it_came(served, run):
+    async def work():
+        async with served() as peer:
+            for data in (gzip.compress(DATA), b"not compressed at all"):
+                where = f"{await _begin(peer)}?digest={Digest.of(data)}"
+                answer = await peer("PUT", where, data, Content_Encoding="gzip")
+                assert answer.status == 201
+                assert (await peer("GET", f"/app/blobs/{Digest.of(data)}")).body == data
 
     run(work())
 
