@@ -461,6 +461,10 @@ def test_errors_name_paths_of_the_image(tmp_path: Path) -> None:
         action.rm.path = "/missing"
         with pytest.raises(SourceMissingError):
             await world.run([source], action)
+        action = pb.FileAction(input=0, secondaryInput=-1, output=0)
+        action.mkfile.path = "/"
+        with pytest.raises(FileOpError, match="is a directory"):
+            await world.run([source], action)
 
     play(tmp_path, scenario)
 

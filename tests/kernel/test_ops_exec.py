@@ -215,6 +215,24 @@ def test_outputs_of_several_mounts(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+def test_numbers_of_outputs_may_leave_gaps_and_repeat(tmp_path: Path) -> None:
+    async def scenario(world: World, base: ImmutableRef) -> None:
+        outputs = await world.run(
+            "touch /a/in-a /b/in-b",
+            [base],
+            pb.Mount(input=-1, dest="/t", output=0, mountType=pb.MountType.TMPFS),
+            pb.Mount(input=-1, dest="/a", output=7),
+            pb.Mount(input=-1, dest="/b", output=7),
+        )
+        found = []
+        for ref in outputs[1:]:
+            async with ref.mounted() as root:
+                found.append([path.name for path in root.iterdir()])
+        assert found == [["in-a"], ["in-b"]]
+
+    play(tmp_path, scenario)
+
+
 def test_selectors_stay_inside_their_tree(tmp_path: Path) -> None:
     async def scenario(world: World, base: ImmutableRef) -> None:
         (tmp_path / "outside").mkdir()

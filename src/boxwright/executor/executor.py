@@ -247,7 +247,7 @@ class Executor:
             },
             "args": list(process.args),
             "env": dedupe_env(process.env),
-            "cwd": process.cwd or "/",
+            "cwd": rootfs.working_folder(process),
             "capabilities": {
                 name: list(capabilities.DEFAULT) for name in ("bounding", "effective", "permitted")
             },

@@ -47,7 +47,7 @@ def prepare(root: str, process: ProcessSpec, *, has_sys: bool = True) -> Prepare
 
     Raises:
         UserLookupError: the user or group does not exist in ``root``.
-        RuntimeFailedError: the working folder can't be made.
+        RuntimeFailedError: the working folder is no absolute path or can't be made.
     """
     root_fd = rootpath.open_root(root)
     try:
@@ -56,10 +56,24 @@ def prepare(root: str, process: ProcessSpec, *, has_sys: bool = True) -> Prepare
         stubs = make_stubs(root_fd, _mount_points(process), recursive=recursive)
         for name in _KERNEL_FOLDERS if has_sys else _KERNEL_FOLDERS[:-1]:
             _make_kernel_folder(root_fd, name)
-        _make_working_folder(root_fd, process.cwd, user)
+        _make_working_folder(root_fd, working_folder(process), user)
     finally:
         os.close(root_fd)
     return PreparedRoot(user, stubs)
+
+
+def working_folder(process: ProcessSpec) -> str:
+    """Return the folder that a process starts in.
+
+    Raises:
+        RuntimeFailedError: it is no absolute path. runc, which upstream's steps run in, refuses
+            it; crun would start in some folder.
+    """
+    if not process.cwd:
+        raise RuntimeFailedError("Cwd property must not be empty")
+    if not process.cwd.startswith("/"):
+        raise RuntimeFailedError("Cwd must be an absolute path", detail=process.cwd)
+    return process.cwd
 
 
 def _make_kernel_folder(root_fd: int, name: bytes) -> None:

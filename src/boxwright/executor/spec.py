@@ -186,7 +186,7 @@ def _process(inputs: SpecInputs, *, insecure: bool) -> Json:
         },
         "args": list(process.args),
         "env": dedupe_env(process.env),
-        "cwd": posixpath.join("/", process.cwd),
+        "cwd": process.cwd,
         "capabilities": sets,
         "noNewPrivileges": False,
     }

@@ -213,7 +213,7 @@ def output_count(op: pb.Op) -> int:
     """Return the number of outputs that an op has."""
     kind = op.WhichOneof("op")
     if kind == "exec":
-        return len(_exec_outputs(op))
+        return len(output_mounts(op.exec))
     if kind == "file":
         return sum(1 for action in op.file.actions if action.output != EMPTY)
     if kind == "passthrough":
@@ -245,16 +245,21 @@ def _validate_source(op: pb.Op) -> str:
     return "" if op.source.identifier else "a source has no identifier"
 
 
-def _exec_outputs(op: pb.Op) -> list[int]:
-    """Return the numbers of a command's outputs, sorted.
+def output_mounts(command: pb.ExecOp) -> list[int]:
+    """Return which mounts of a command are its outputs, in the order of the outputs.
 
-    Only mounts of trees have one: clients leave the field of secret and ssh mounts at 0.
+    Upstream counts: the numbers in the mounts only say whether there is an output, and may leave
+    gaps or repeat. Mounts of other kinds than trees have none, and clients leave their field at 0.
     """
-    return sorted(
-        mount.output
-        for mount in op.exec.mounts
-        if mount.output != EMPTY and mount.mountType not in {pb.MountType.SECRET, pb.MountType.SSH}
-    )
+    return [
+        position
+        for position, mount in enumerate(command.mounts)
+        if mount.output != EMPTY
+        and (
+            mount.mountType == pb.MountType.BIND
+            or (mount.mountType == pb.MountType.CACHE and mount.input != EMPTY)
+        )
+    ]
 
 
 def _validate_exec(op: pb.Op) -> str:
@@ -269,9 +274,6 @@ def _validate_exec(op: pb.Op) -> str:
     for mount in op.exec.mounts:
         if not EMPTY <= mount.input < len(op.inputs):
             return f"the mount {mount.dest!r} refers to input {mount.input}"
-    outputs = _exec_outputs(op)
-    if outputs != list(range(len(outputs))):
-        return f"a command's outputs are numbered {outputs[:10]}"
     return ""
 
 

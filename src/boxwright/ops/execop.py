@@ -161,7 +161,7 @@ class ExecOp:
         return ProcessSpec(
             args=tuple(meta.args),
             env=(*environment(meta), *await self._secret_env(sessions)),
-            cwd=meta.cwd or "/",
+            cwd=meta.cwd,
             user=meta.user,
             hostname=meta.hostname,
             extra_hosts=tuple(extra_host(host) for host in meta.extraHosts),

@@ -131,6 +131,8 @@ def mkfile(root: Path, action: pb.FileActionMkFile, owner: Owner) -> None:
     try:
         place = os.fsdecode(rootpath.resolve(root_fd, os.fsencode(action.path)))
         folder, name = posixpath.split(place)
+        if not name:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         folder_fd = rootpath.open_directory(root_fd, os.fsencode(folder))
         try:
             _write_file(folder_fd, name, action.data, action.mode & _PERMISSIONS)

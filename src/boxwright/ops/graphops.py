@@ -79,10 +79,13 @@ class MergeOp(_KeyedOp):
         self._snapshots = snapshots
 
     async def exec(self, _ctx: JobContext, inputs: Sequence[Result]) -> list[Result]:
-        """Return the merged tree; empty ones do not count."""
+        """Return the merged tree; empty ones do not count.
+
+        Of nothing but empty trees there is no result, as upstream has it: whoever wants one fails.
+        """
         refs = [ref for ref in map(ref_of, inputs) if ref is not None]
         if not refs:
-            return [RefResult(None)]
+            return []
         merged = self._snapshots.merge(refs, description=self._vertex.name)
         return [RefResult(merged)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from boxwright.llb.definition import output_mounts
 from boxwright.llb.graph import Edge, Vertex
 
 
@@ -31,7 +32,8 @@ def _bases(vertex: Vertex, output: int) -> Iterable[int]:
     op = vertex.op
     match op.WhichOneof("op"):
         case "exec":
-            return [mount.input for mount in op.exec.mounts if mount.output == output]
+            mounts = output_mounts(op.exec)
+            return [op.exec.mounts[mounts[output]].input] if output < len(mounts) else []
         case "file":
             return _file_base(vertex, output)
         case "merge":

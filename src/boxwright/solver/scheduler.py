@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterable
 
 from boxwright.core.clock import Clock
-from boxwright.errors import BoxwrightError
+from boxwright.errors import BoxwrightError, Code
 from boxwright.solver.active import ActiveVertex, attribute_error
 from boxwright.solver.cachekey import CacheKey, ExportableKey
 from boxwright.solver.edge import EdgeNode, Level
@@ -36,6 +36,8 @@ class SolverStalledError(BoxwrightError):
 
 class OutputMissingError(BoxwrightError):
     """An op returned fewer outputs than its consumers refer to."""
+
+    code = Code.INVALID
 
 
 class Waiter:
@@ -331,8 +333,8 @@ class Scheduler:
         outputs = await node.active.op.exec(inputs)
         if node.index >= len(outputs):
             raise OutputMissingError(
-                "a build step has too few outputs",
-                detail=f"{node.active.vertex.name}: {len(outputs)}, wanted {node.index + 1}",
+                f"invalid response from exec need {node.index} index "
+                f"but {len(outputs)} results received"
             )
         result = outputs[node.index].clone()
         try:

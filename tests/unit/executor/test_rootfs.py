@@ -91,6 +91,15 @@ def test_working_folder_below_a_file(root: Path) -> None:
     assert "/file/sub" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("cwd", "said"), [("", "must not be empty"), ("work", "must be an absolute path")]
+)
+def test_working_folders_are_absolute(root: Path, cwd: str, said: str) -> None:
+    with pytest.raises(RuntimeFailedError, match=said):
+        rootfs.prepare(str(root), ProcessSpec(("x",), cwd=cwd))
+    assert not (root / "work").exists()
+
+
 def test_open_directory_refuses_links(root: Path) -> None:
     (root / "link").symlink_to("etc")
     fd = rootpath.open_root(root)

@@ -53,7 +53,7 @@ def mounts_of(spec: dict) -> dict[str, dict]:
 
 
 def test_plain_step() -> None:
-    spec = plan(ProcessSpec(("true",), env=("A=1",), cwd="work"))
+    spec = plan(ProcessSpec(("true",), env=("A=1",), cwd="/work"))
     assert spec["ociVersion"] == "1.0.2"
     assert spec["root"] == {"path": "/roots/1", "readonly": False}
     assert spec["hostname"] == "buildkitsandbox"

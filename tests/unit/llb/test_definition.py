@@ -19,6 +19,7 @@ from boxwright.llb.definition import (
     assemble,
     decode,
     load,
+    output_mounts,
     pruned_cache_ids,
     recompute,
 )
@@ -155,7 +156,7 @@ BAD = {
     "no mounts": broken(pb.Op(exec=pb.ExecOp(meta=pb.Meta(args=["x"])))),
     "no root file system": broken(run("x", mounts=[pb.Mount(input=-1, dest="/mnt")])),
     "refers to input 3": broken(run("x", mounts=[pb.Mount(input=3, dest="/")])),
-    "outputs are numbered": broken(run("x", mounts=[pb.Mount(input=-1, dest="/", output=4)])),
+    "output 1": broken(run("x", mounts=[pb.Mount(input=-1, dest="/", output=1)]), index=1),
     "has no actions": broken(pb.Op(file=pb.FileOp())),
     "of no known kind": broken(pb.Op(file=pb.FileOp(actions=[pb.FileAction()]))),
     "has no outputs": broken(
@@ -183,6 +184,20 @@ BAD = {
         pb.Op(build=pb.BuildOp(inputs={"d": pb.BuildInput(input=1)}))
     ),
 }  # fmt: skip
+
+
+def test_the_outputs_of_a_command_are_counted_whatever_their_numbers():
+    mounts = [
+        pb.Mount(input=-1, dest="/", output=4),
+        pb.Mount(input=-1, dest="/tmp", mountType=pb.MountType.TMPFS),
+        pb.Mount(input=-1, dest="/cache", mountType=pb.MountType.CACHE),
+        pb.Mount(input=-1, dest="/lost", output=-1),
+        pb.Mount(input=-1, dest="/a", output=4),
+    ]
+    assert output_mounts(run("x", mounts=mounts).exec) == [0, 4]
+    assert load(define(run("x", mounts=mounts), index=1)).index == 1
+    with pytest.raises(InvalidDefinitionError, match="output 2"):
+        load(define(run("x", mounts=mounts), index=2))
 
 
 @pytest.mark.parametrize("words", BAD)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from boxwright import llb
+from boxwright.core.digest import Digest
 from boxwright.core.platform import Platform
 from boxwright.llb.definition import load
+from boxwright.llb.graph import Edge, Vertex
 from boxwright.ops.layerchain import layer_edges
+from boxwright.wire.pb import ops_pb2 as pb
 
 AMD64 = Platform("linux", "amd64")
 
@@ -53,6 +56,17 @@ def test_all_inputs_of_a_merge_count_and_the_upper_one_of_a_diff() -> None:
         "/bin/one",
         "/bin/two",
     }
+
+
+def test_outputs_are_counted_whatever_their_numbers() -> None:
+    base, seed = (Vertex(Digest.of(name), pb.Op()) for name in (b"base", b"seed"))
+    op = pb.Op()
+    op.exec.mounts.add(input=0, dest="/", output=5)
+    op.exec.mounts.add(input=-1, dest="/tmp", mountType=pb.MountType.TMPFS)
+    op.exec.mounts.add(input=1, dest="/out", output=5)
+    step = Vertex(Digest.of(b"step"), op, (Edge(base, 0), Edge(seed, 0)))
+    assert layer_edges(Edge(step, 0)) == {Edge(step, 0), Edge(base, 0)}
+    assert layer_edges(Edge(step, 1)) == {Edge(step, 1), Edge(seed, 0)}
 
 
 def test_the_output_of_a_mount_stands_on_the_mount() -> None:
