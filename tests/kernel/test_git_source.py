@@ -181,7 +181,17 @@ def test_git_folder_is_kept_whole(tmp_path: Path) -> None:
             assert copy.git("rev-parse", "origin/trunk", **safe)
             assert str(bench.root) not in (root / ".git/config").read_text()
             assert not (root / ".git/logs").exists()
-            assert not (root / ".git/hooks").exists()
+            assert copy.git("config", "core.logAllRefUpdates", **safe) == "true"
+            made = Repository.__new__(Repository)
+            made.path = tmp_path / "made"
+            made.path.mkdir()
+            made.git("init", "--quiet", GIT_CONFIG_NOSYSTEM="1")
+            for name in ("branches", "description", "hooks", "info"):
+                wanted, found = made.path / ".git" / name, root / ".git" / name
+                assert found.exists() == wanted.exists()
+                assert sorted(p.name for p in found.glob("*")) == sorted(
+                    p.name for p in wanted.glob("*")
+                )
             assert not (root / ".git/FETCH_HEAD").exists()
 
     run(tmp_path, use)

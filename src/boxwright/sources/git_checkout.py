@@ -109,9 +109,14 @@ class Checkout:
             await git.run(*update, what=what)
 
     async def _own_repository(self, tree: Path, what: str) -> Git:
-        """Make a repository that stays with the tree; its one ref has its natural name."""
-        await self.bare.anywhere().run("init", "--quiet", *self._format(), str(tree), what=what)
+        """Make a repository that stays with the tree; its one ref has its natural name.
+
+        Steps may work in it: it has the folders and the settings that git gives to repositories.
+        """
+        init = ("init", "--quiet", *self._format(), str(tree))
+        await self.bare.anywhere().with_templates().run(*init, what=what)
         git = self.bare.at(tree / ".git", tree)
+        await git.run("config", "core.logallrefupdates", "true", what=what)
         target = self.found.ref if self.found.ref.startswith("refs/") else ""
         spec = f"{OWN_REFS}{self.found.object_id}:{target}".removesuffix(":")
         await (

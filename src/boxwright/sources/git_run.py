@@ -67,7 +67,7 @@ class Git:
         git_dir: The repository, if there is one.
         work_tree: Where files are checked out.
         settings: Configuration for these calls; values may be secret.
-        environment: Further variables.
+        environment: Further variables; None leaves one out that is set otherwise.
         protocols: What may be spoken, colon-separated.
         secrets: Texts that must not be shown.
         log: Where git's messages go.
@@ -76,7 +76,7 @@ class Git:
     git_dir: Path | None = None
     work_tree: Path | None = None
     settings: Mapping[str, str] = field(default_factory=dict, repr=False)
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    environment: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     protocols: str = NETWORK
     secrets: tuple[str, ...] = field(default=(), repr=False)
     log: LogSink | None = field(default=None, repr=False)
@@ -88,6 +88,10 @@ class Git:
     def anywhere(self) -> Git:
         """Return the same without a repository."""
         return replace(self, git_dir=None, work_tree=None)
+
+    def with_templates(self) -> Git:
+        """Return the same that gives new repositories what git's own templates hold."""
+        return replace(self, environment={**self.environment, "GIT_TEMPLATE_DIR": None})
 
     def locally(self) -> Git:
         """Return the same for calls that only talk to repositories of this machine."""
@@ -183,7 +187,8 @@ class Git:
         for number, (key, value) in enumerate(settings.items()):
             environment[f"GIT_CONFIG_KEY_{number}"] = key
             environment[f"GIT_CONFIG_VALUE_{number}"] = value
-        return environment | dict(self.environment)
+        changed = environment | dict(self.environment)
+        return {name: value for name, value in changed.items() if value is not None}
 
     async def _talk(self, process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
         assert process.stdout is not None
