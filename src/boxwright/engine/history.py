@@ -13,6 +13,7 @@ these milliseconds loses the record, and nothing of the build's results.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -27,6 +28,7 @@ from boxwright.engine.errors import UnknownBuildError
 from boxwright.engine.historyfilter import compile_history_filters
 from boxwright.engine.keyrecords import KeyRecords
 from boxwright.engine.recorder import read_record
+from boxwright.errors import InvalidInputError
 from boxwright.store import trace
 from boxwright.store.store import Store
 from boxwright.wire.pb import control_pb2
@@ -212,29 +214,29 @@ class History:
         return buildspans.build_spans(record, messages)
 
     async def listen(self, request: control_pb2.BuildHistoryRequest) -> AsyncIterator[Event]:
-        """Yield running and finished builds, then (unless ``EarlyExit``) what happens next."""
-        wanted = self._filter(request)
+        """Yield running and finished builds, then (unless ``EarlyExit``) what happens next.
+
+        As upstream has it, filters and the limit choose among the builds that have ended alone.
+
+        Raises:
+            InvalidInputError: a filter is malformed, or the limit negative.
+        """
         await self.written()
         queue: asyncio.Queue[Event] = asyncio.Queue()
         self._listeners.add(queue)
         try:
-            count = 0
             for event in self._snapshot(request):
-                if wanted(event.record):
-                    yield event
-                    count += 1
-                    if request.Limit and count >= request.Limit:
-                        break
+                yield event
             if request.EarlyExit:
                 return
             while True:
                 event = await queue.get()
-                if wanted(event.record) or event.type == control_pb2.DELETED:
+                if request.Ref in {"", event.record.Ref}:
                     yield event
         finally:
             self._listeners.discard(queue)
 
-    def _snapshot(self, request: control_pb2.BuildHistoryRequest) -> list[Event]:
+    def _snapshot(self, request: control_pb2.BuildHistoryRequest) -> Iterator[Event]:
         saved: list[Record] = []
         if not request.ActiveOnly:
             rows = self._store.db.execute(
@@ -247,20 +249,17 @@ class History:
             for record in self._active.values()
             if record.Ref not in known or not record.HasField("CompletedAt")  # being announced
         ]
-        return [
-            *(Event(type=control_pb2.STARTED, record=record) for record in running),
-            *(Event(type=control_pb2.COMPLETE, record=record) for record in saved),
-        ]
-
-    def _filter(self, request: control_pb2.BuildHistoryRequest) -> Callable[[Record], bool]:
+        for record in running:
+            if request.Ref in {"", record.Ref}:
+                yield Event(type=control_pb2.STARTED, record=record)
+        if request.ActiveOnly:
+            return
         matches = compile_history_filters(request.Filter, self._clock.now_ns())
-
-        def wanted(record: Record) -> bool:
-            if request.Ref and record.Ref != request.Ref:
-                return False
-            return matches(record)
-
-        return wanted
+        if request.Limit < 0:
+            raise InvalidInputError(f"invalid limit {request.Limit}")
+        wanted = (r for r in saved if request.Ref in {"", r.Ref} and matches(r))
+        for record in itertools.islice(wanted, request.Limit or None):
+            yield Event(type=control_pb2.COMPLETE, record=record)
 
     def _publish(self, event: Event) -> None:
         for queue in self._listeners:

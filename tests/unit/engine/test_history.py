@@ -15,6 +15,7 @@ from boxwright.core.clock import SystemClock
 from boxwright.engine.engine import Engine
 from boxwright.engine.errors import EngineClosingError, UnknownBuildError
 from boxwright.engine.history import History, Record
+from boxwright.errors import InvalidInputError
 from boxwright.store.store import Store
 from boxwright.wire.pb import control_pb2
 
@@ -167,3 +168,42 @@ def test_a_record_that_fails_is_logged_and_nobody_waits_for_ever(
         asyncio.run(asyncio.wait_for(main(), 60))
     assert "the record of build a is lost" in caplog.text
     assert "no record today" in caplog.text
+
+
+def test_filters_and_limits_choose_among_builds_that_have_ended(history: History) -> None:
+    async def main() -> None:
+        for number, ref in enumerate(("a", "b", "c")):
+            record = Record(Ref=ref)
+            record.CreatedAt.FromSeconds(number)
+            record.CompletedAt.FromSeconds(number + 1)
+            history._save(record)
+        history.started(Record(Ref="now"))
+
+        async def found(**fields: Any) -> list[str]:
+            request = control_pb2.BuildHistoryRequest(EarlyExit=True, **fields)
+            return [event.record.Ref async for event in history.listen(request)]
+
+        assert await found(Filter=["ref==b"]) == ["now", "b"]
+        assert await found(Filter=["status==running"]) == ["now"]
+        assert await found(Limit=2) == ["now", "c", "b"]
+        assert await found(Limit=1, Filter=["status==completed"]) == ["now", "c"]
+        assert await found(Ref="a") == ["a"]
+        assert await found(ActiveOnly=True, Filter=["duration>x"], Limit=-1) == ["now"]
+        for wrong in ({"Filter": ["duration>x"]}, {"Limit": -1}):
+            with pytest.raises(InvalidInputError):
+                await found(**wrong)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_listener_to_one_build_hears_of_no_other(history: History) -> None:
+    async def main() -> None:
+        events = history.listen(control_pb2.BuildHistoryRequest(Ref="b", Filter=["ref==x"]))
+        coming = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        for ref in ("a", "b"):
+            history._publish(Event(type=control_pb2.DELETED, record=Record(Ref=ref)))
+        assert (await coming).record.Ref == "b"
+        await events.aclose()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
