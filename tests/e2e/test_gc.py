@@ -38,7 +38,7 @@ def test_what_a_daemon_alone_knows_counts(
     context.dockerfile("FROM base\nRUN head -c 3000000 /dev/urandom > /file\n")
     config, addr = tmp_path / "daemon.toml", ("--addr", daemon.address)
     # More free space than the disk has.
-    config.write_text(POLICY + 'maxUsedSpace = "1TB"\nminFreeSpace = "100%"\n')
+    config.write_text(POLICY + 'maxUsedSpace = "1TB"\nminFreeSpace = "1000TB"\n')
     daemon.start()
     image = ("-o", "type=image,name=example.org/app:1,compression=uncompressed,unpack=false")
     cli(*addr, "build", *image, context.path).ok()

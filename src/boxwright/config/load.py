@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -190,6 +191,22 @@ def parse_size(value: str | int, *, total_bytes: int) -> int:
             "invalid size", detail=repr(value), hint="write 10GB, 512MiB, 20% or bytes"
         )
     return int(amount * scale)
+
+
+def parse_disk_space(value: str | int, *, disk_bytes: int) -> int:
+    """Read a size of BuildKit's garbage collection: of 1024s, whatever the unit's name.
+
+    A percentage is as many GB as that part of the disk has GiB, and one more.
+
+    Raises:
+        ConfigError: it is no size.
+    """
+    text = value.strip().lower() if isinstance(value, str) else ""
+    if text.endswith("%"):
+        share = parse_size(text, total_bytes=disk_bytes)
+        return (share // (1 << 30) + 1) * 10**9 if text.strip("0.%") else 0
+    match = re.fullmatch(r"([\d.]+) ?([kmgt])(i?b)?", text)
+    return parse_size(f"{match[1]}{match[2]}ib" if match else value, total_bytes=disk_bytes)
 
 
 def parse_timeout_s(value: str | int) -> float:

@@ -171,7 +171,11 @@ class GcPolicyConfig:
     )
     keep_bytes: str | int = key("keepBytes", 0, "Deprecated spelling of reservedSpace.")
     reserved_space: str | int = key(
-        "reservedSpace", 0, "Bytes, size or percentage that are always kept.", example="10GB"
+        "reservedSpace",
+        0,
+        "Bytes, size or percentage that are always kept; without maxUsedSpace and minFreeSpace, all "
+        "that is kept.",
+        example="10GB",
     )
     max_used_space: str | int = key(
         "maxUsedSpace",
@@ -240,19 +244,24 @@ class OciWorkerConfig:
     gc: bool = key("gc", True, "Collect garbage by itself.")
     gc_keep_storage: str | int = key("gckeepstorage", 0, "Deprecated spelling of reservedSpace.")
     reserved_space: str | int = key(
-        "reservedSpace", 0, "Space that collection leaves alone.", example="10GB"
+        "reservedSpace",
+        0,
+        "Space that collection leaves alone; without maxUsedSpace and minFreeSpace, all that the "
+        "state may use.",
+        example="10GB",
     )
     max_used_space: str | int = key(
         "maxUsedSpace",
         0,
-        "Space that the state may use at most; 80% of the disk, 100GB at most, where minFreeSpace "
-        "is not set either.",
+        "Space that the state may use at most; 80% of the disk, 100GB at most, where reservedSpace "
+        "and minFreeSpace are not set either.",
         example="60%",
     )
     min_free_space: str | int = key(
         "minFreeSpace",
         0,
-        "Space of the disk to keep free; 20% where maxUsedSpace is not set either.",
+        "Space of the disk to keep free; 20% where reservedSpace and maxUsedSpace are not set "
+        "either.",
         example="20%",
     )
     gc_policy: tuple[GcPolicyConfig, ...] = key("gcpolicy", (), "Rules, tried in their order.")

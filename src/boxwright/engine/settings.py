@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from boxwright.config.load import parse_duration_ns, parse_size
+from boxwright.config.load import parse_disk_space, parse_duration_ns
 from boxwright.config.schema import Config, OciWorkerConfig
 from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.engine.usage import PrunePolicy
-from boxwright.errors import BoxwrightError, Code
 
-_GIB = 1 << 30
 _GB = 10**9
 _TWO_DAYS_NS = 48 * 3600 * 10**9
 _SIXTY_DAYS_NS = 60 * 24 * 3600 * 10**9
@@ -31,20 +29,6 @@ def default_root(environment: Mapping[str, str], *, is_root: bool) -> Path:
     )
 
 
-class OnlyFloorError(BoxwrightError):
-    """Rules that say how much is kept, and none how much may be used."""
-
-    code = Code.INVALID
-
-    def __init__(self, count: int) -> None:
-        super().__init__(
-            "the garbage collection rules are only floors",
-            detail=f"{count} [[worker.oci.gcpolicy]] with reservedSpace (keepBytes), which is "
-            "kept in any case; no rule says how much may be used",
-            hint='add maxUsedSpace = "20GB" (a ceiling) or minFreeSpace = "10%" to a rule',
-        )
-
-
 @dataclass(frozen=True)
 class EngineSettings:
     """Everything that an engine needs to know before it opens its state folder.
@@ -60,34 +44,21 @@ class EngineSettings:
     keeps_provenance: bool = False
 
 
-def _refuse_only_floors(rules: Sequence[PrunePolicy]) -> None:
-    limited = any(
-        rule.max_used_space or rule.min_free_space or rule.keep_duration_ns for rule in rules
-    )
-    if not limited and any(rule.reserved_space for rule in rules):
-        raise OnlyFloorError(len(rules))
-
-
-def _share(disk_bytes: int, percent: int) -> int:
-    """Return a part of the disk as BuildKit rounds it: as many GB as it has GiB, and one more."""
-    return (disk_bytes * percent // 100 // _GIB + 1) * _GB
-
-
 def gc_policies(worker: OciWorkerConfig, disk_bytes: int) -> list[PrunePolicy]:
     """Return the rules of garbage collection; BuildKit's default ones if none are configured.
 
-    Its default limits hold where neither ``maxUsedSpace`` nor ``minFreeSpace`` is configured.
+    Its default limits hold where none is configured: ``reservedSpace`` alone is one, because a rule
+    without a ceiling removes all that it may down to its floor.
 
     Raises:
         ConfigError: a size or duration can't be read.
-        OnlyFloorError: no rule has a limit.
     """
 
     def size(value: str | int) -> int:
-        return parse_size(value, total_bytes=disk_bytes)
+        return parse_disk_space(value, disk_bytes=disk_bytes)
 
     if worker.gc_policy:
-        rules = [
+        return [
             PrunePolicy(
                 all=rule.all,
                 filters=rule.filters,
@@ -98,13 +69,13 @@ def gc_policies(worker: OciWorkerConfig, disk_bytes: int) -> list[PrunePolicy]:
             )
             for rule in worker.gc_policy
         ]
-        _refuse_only_floors(rules)
-        return rules
-    reserved = size(worker.reserved_space) or size(worker.gc_keep_storage)
-    ceiling, free = size(worker.max_used_space), size(worker.min_free_space)
-    if not (ceiling or free):  # who says what may be used gets no other limits besides
-        reserved = reserved or min(10 * _GB, _share(disk_bytes, 10))
-        ceiling, free = min(100 * _GB, _share(disk_bytes, 80)), _share(disk_bytes, 20)
+    reserved, ceiling = size(worker.reserved_space), size(worker.max_used_space)
+    free = size(worker.min_free_space)
+    if not (reserved or ceiling or free):  # who says what may be used gets no other limits besides
+        reserved = size(worker.gc_keep_storage)
+    if not (reserved or ceiling or free):
+        reserved = min(10 * _GB, size("10%"))
+        ceiling, free = min(100 * _GB, size("80%")), size("20%")
     limited = PrunePolicy(reserved_space=reserved, max_used_space=ceiling, min_free_space=free)
     short_lived = PrunePolicy(
         filters=("type==source.local", "type==exec.cachemount", "type==source.git.checkout"),

@@ -107,10 +107,30 @@ def test_sizes(text: str | int, wanted: int) -> None:
     assert loader.parse_size(text, total_bytes=1000) == wanted
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("10GB", 10 << 30),
+        ("10 g", 10 << 30),
+        ("512MiB", 512 << 20),
+        ("1.5k", 1536),
+        ("1000", 1000),
+        ("7b", 7),
+        (7, 7),
+        ("10%", 11 * 10**9),
+        ("0%", 0),
+    ],
+)
+def test_sizes_of_garbage_collection_are_buildkits(text: str | int, wanted: int) -> None:
+    assert loader.parse_disk_space(text, disk_bytes=100 << 30) == wanted
+
+
 @pytest.mark.parametrize("text", ["x", "10XB", "-3k", "120%", -1, ""])
 def test_bad_sizes(text: str | int) -> None:
     with pytest.raises(loader.ConfigError):
         loader.parse_size(text, total_bytes=1000)
+    with pytest.raises(loader.ConfigError):
+        loader.parse_disk_space(text, disk_bytes=1000)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,9 @@ def test_default_policies_have_a_ceiling() -> None:
         (OciWorkerConfig(min_free_space="50GB"), (0, 0, 50)),
         (OciWorkerConfig(max_used_space="500GB"), (0, 500, 0)),
         (OciWorkerConfig(max_used_space="500GB", reserved_space="30GB"), (30, 500, 0)),
-        (OciWorkerConfig(gc_keep_storage="30GB"), (30, 100, 201)),
+        (OciWorkerConfig(reserved_space="30GB"), (30, 0, 0)),
+        (OciWorkerConfig(gc_keep_storage="30GB"), (30, 0, 0)),
+        (OciWorkerConfig(gc_keep_storage="30GB", min_free_space="50GB"), (0, 0, 50)),
     ],
 )
 def test_a_limit_of_the_configuration_stands_alone(
@@ -130,12 +132,19 @@ def test_a_limit_of_the_configuration_stands_alone(
     _, *rules = gc_policies(worker, 1000 * GIB)
     for rule in rules:
         found = (rule.reserved_space, rule.max_used_space, rule.min_free_space)
-        assert found == tuple(size * 10**9 for size in limits)
+        assert found == tuple(size * GIB for size in limits)
+
+
+def test_what_is_reserved_is_the_ceiling_where_no_other_is() -> None:
+    rules = (GcPolicyConfig(all=True, keep_bytes=1000), GcPolicyConfig(reserved_space=2000))
+    found = gc_policies(OciWorkerConfig(gc_policy=rules), 1 << 40)
+    assert [rule.reserved_space for rule in found] == [1000, 2000]
+    assert [rule.keep_bytes(5000, 0) for rule in found] == [1000, 2000]
 
 
 def test_configured_policies() -> None:
     rule = GcPolicyConfig(all=True, keep_duration="1h", keep_bytes="5GB", max_used_space="10%")
-    (policy,) = gc_policies(OciWorkerConfig(gc_policy=(rule,)), 1000)
+    (policy,) = gc_policies(OciWorkerConfig(gc_policy=(rule,)), 1000 * GIB)
     assert policy == PrunePolicy(
-        all=True, keep_duration_ns=3600 * 10**9, reserved_space=5 * 10**9, max_used_space=100
+        all=True, keep_duration_ns=3600 * 10**9, reserved_space=5 * GIB, max_used_space=101 * 10**9
     )
