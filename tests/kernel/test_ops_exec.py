@@ -233,6 +233,20 @@ def test_numbers_of_outputs_may_leave_gaps_and_repeat(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+def test_mounts_lie_where_their_cleaned_paths_say(tmp_path: Path) -> None:
+    async def scenario(world: World, base: ImmutableRef) -> None:
+        [left] = await world.run(
+            "test -d /n; touch /n/x; ! touch /t/x",
+            [base],
+            pb.Mount(input=-1, dest="/../m/..//n/", output=-1),
+            pb.Mount(input=-1, dest="t", output=-1, mountType=pb.MountType.TMPFS, readonly=True),
+        )
+        async with left.mounted() as root:
+            assert not {"m", "n", "t"} & {path.name for path in root.iterdir()}
+
+    play(tmp_path, scenario)
+
+
 def test_selectors_stay_inside_their_tree(tmp_path: Path) -> None:
     async def scenario(world: World, base: ImmutableRef) -> None:
         (tmp_path / "outside").mkdir()

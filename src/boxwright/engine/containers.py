@@ -25,7 +25,13 @@ from boxwright.executor.process import NetworkMode, ProcessSpec, SecurityMode
 from boxwright.executor.streams import InputPipe, OutputPipe, TerminalPipe
 from boxwright.executor.users import User, find_user
 from boxwright.llb.exec_op import default_path
-from boxwright.ops.execmounts import MountPlanner, MountWorld, PreparedMounts, load_secret
+from boxwright.ops.execmounts import (
+    MountPlanner,
+    MountWorld,
+    PreparedMounts,
+    destination,
+    load_secret,
+)
 from boxwright.ops.execop import environment, extra_host
 from boxwright.session.manager import SessionGroup
 from boxwright.snapshots.refs import ImmutableRef
@@ -289,7 +295,7 @@ class Container:
             return self.prepared.root
         for mount in self.prepared.mounts:
             source = getattr(mount, "source", None)
-            if mount.dest == os.path.join("/", dest) and isinstance(source, Path):
+            if mount.dest == destination(dest, "/") and isinstance(source, Path):
                 return source
         raise NotFoundError(f"mount {dest} can't be read")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 
 from boxwright.core.dataclass import dataclass
@@ -16,6 +17,8 @@ from boxwright.linux.files import openat2_in_root
 
 _MAX_FILE_BYTES = 10 << 20
 _MAX_ID = 0xFFFF_FFFF
+_MAX_LOOKED_UP = 0x7FFF_FFFF
+_MAX_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +74,18 @@ def _number(text: str, *, root: bool = False) -> int | None:
     return None
 
 
+def _looked_up_number(text: str) -> int | None:
+    """Return the number that a part of ``user[:group]`` is; upstream's look-up takes fewer."""
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        return None
+    if len(text) > _MAX_DIGITS or not 0 <= int(text) <= _MAX_LOOKED_UP:
+        raise UserLookupError(f"uids and gids must be in range 0-{_MAX_LOOKED_UP}")
+    return int(text)
+
+
 def _look_up(root_fd: int, text: str) -> User:
-    user_part, _, group_part = text.partition(":")
-    number = _number(user_part)
+    user_part, group_part, *_ = *text.split(":"), ""
+    number, group_number = map(_looked_up_number, (user_part, group_part))
     entry = None
     for candidate in _read_passwd(root_fd):
         if (candidate.uid == number) if number is not None else (candidate.name == user_part):
@@ -86,7 +98,8 @@ def _look_up(root_fd: int, text: str) -> User:
         )
     uid, gid = (entry.uid, entry.gid) if entry else (number or 0, 0)
     if group_part:
-        return User(uid, find_group(root_fd, group_part))
+        found = group_number if group_number is not None else find_group(root_fd, group_part)
+        return User(uid, found)
     if entry is None:
         return User(uid, gid)
     extra = tuple(g.gid for g in _read_group(root_fd) if entry.name in g.members)

@@ -140,7 +140,7 @@ class MountPlanner:
                 root = await self._root(mount)
                 read_only_root = mount.readonly
                 continue
-            spec = await self._mount(mount, _destination(mount.dest, cwd))
+            spec = await self._mount(mount, destination(mount.dest, cwd))
             if spec is not None:
                 planned.append(spec)
         if root is None:
@@ -179,7 +179,7 @@ class MountPlanner:
             case pb.MountType.CACHE:
                 return await self._cache(mount, dest)
             case pb.MountType.TMPFS:
-                return TmpfsMount(dest, max(mount.TmpfsOpt.size, 0))
+                return TmpfsMount(dest, max(mount.TmpfsOpt.size, 0), mount.readonly)
             case pb.MountType.SECRET:
                 return await self._secret(mount, dest)
             case pb.MountType.SSH:
@@ -342,7 +342,7 @@ def _unpin(target: Path) -> None:
         target.unlink()
 
 
-def _destination(dest: str, cwd: str) -> str:
-    if dest.startswith("/"):
-        return dest
-    return posixpath.join("/", cwd, dest)
+def destination(dest: str, cwd: str) -> str:
+    """Return where in a command's world a mount lies."""
+    found = posixpath.normpath(posixpath.join("/", cwd, dest))
+    return "/" + found.lstrip("/")

@@ -216,6 +216,10 @@ def extra_host(host: pb.HostIP) -> tuple[str, str]:
     """
     try:
         address = ipaddress.ip_address(host.IP)
+        if isinstance(address, ipaddress.IPv6Address):
+            if address.scope_id is not None:
+                raise ValueError("an address with a zone")
+            address = address.ipv4_mapped or address
     except ValueError as exc:
         raise InvalidOpError(f"failed to parse IP {host.IP!r} of host {host.Host}") from exc
     if not host.Host or any(char.isspace() for char in host.Host):

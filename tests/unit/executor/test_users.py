@@ -52,6 +52,9 @@ def root(tmp_path: Path) -> Path:
         ("77:staff", User(77, 50)),
         ("4294967295:0", User(4294967295, 0)),
         ("1234", User(1234, 0)),
+        ("+77:staff:x", User(77, 50)),
+        ("0:0:0", User(0, 0)),
+        (":7", User(0, 7)),
     ],
 )
 def test_lookup(root: Path, text: str, user: User) -> None:
@@ -61,6 +64,12 @@ def test_lookup(root: Path, text: str, user: User) -> None:
 @pytest.mark.parametrize("text", ["nobody", "bob:nogroup", "4294967296:0", "bob:-1"])
 def test_unknown_names(root: Path, text: str) -> None:
     with pytest.raises(UserLookupError):
+        look_up(root, text)
+
+
+@pytest.mark.parametrize("text", ["-1", "2147483648", "bob:-1", "9" * 5000])
+def test_numbers_that_are_no_ids(root: Path, text: str) -> None:
+    with pytest.raises(UserLookupError, match="must be in range 0-2147483647"):
         look_up(root, text)
 
 
