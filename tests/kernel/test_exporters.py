@@ -350,6 +350,9 @@ def test_image_is_named_pinned_and_pushed(tmp_path):
         wild = await parts.export("image", source, name="*", store="false")
         assert wild.response["image.name"] == "from-frontend"
         assert len(parts.store.images.list()) == 3
+        odd = await parts.export("image", source, name="Upper,two words", name_canonical="true")
+        assert odd.response["image.name"] == "Upper,two words"
+        assert len(parts.store.images.list()) == 3
         await ref.release()
 
     run(tmp_path, body)

@@ -15,6 +15,7 @@ _HOST = re.compile(
     r"|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?\Z"
 )
 _IDENTIFIER = re.compile(r"[a-f0-9]{64}\Z")
+_MAX_PATH = 255
 DEFAULT_HOST = "docker.io"
 
 
@@ -74,8 +75,6 @@ class Reference:
         head, colon, tail = rest.rpartition(":")
         if colon and "/" not in tail:
             rest, tag = head, tail
-            if not _TAG.match(tag):
-                raise InvalidInputError("invalid reference format", detail=f"tag {tag!r}")
         first, slash, remainder = rest.partition("/")
         has_host = "." in first or ":" in first or first == "localhost" or first != first.lower()
         if slash and has_host:
@@ -86,9 +85,17 @@ class Reference:
             host = DEFAULT_HOST
         if host == DEFAULT_HOST and "/" not in path:
             path = f"library/{path}"
+        if path != path.lower():
+            detail = f"repository name ({path}) must be lowercase"
+            raise InvalidInputError("invalid reference format", detail=detail)
+        if colon and "/" not in tail and not _TAG.match(tag):
+            raise InvalidInputError("invalid reference format", detail=f"tag {tag!r}")
+        if len(path) > _MAX_PATH:
+            raise InvalidInputError(
+                f"repository name must not be more than {_MAX_PATH} characters"
+            )
         if not _HOST.match(host):
             raise InvalidInputError("invalid reference format", detail=f"registry {host!r}")
         if not path or not all(_COMPONENT.match(part) for part in path.split("/")):
-            hint = "repository name must be lowercase" if path != path.lower() else ""
-            raise InvalidInputError("invalid reference format", detail=repr(text), hint=hint)
+            raise InvalidInputError("invalid reference format", detail=repr(text))
         return cls(host, path, tag, digest)

@@ -21,7 +21,7 @@ from boxwright.core.reference import Reference
 from boxwright.core.workers import to_worker
 from boxwright.engine.parallel import gather_or_cancel
 from boxwright.engine.verify import ImageGraph, verify_push
-from boxwright.errors import named
+from boxwright.errors import InvalidInputError, named
 from boxwright.oci.manifest import Index, Manifest
 from boxwright.oci.mediatypes import is_index
 from boxwright.progress.step import StepProgress
@@ -65,6 +65,8 @@ class Pusher:
         """
         with named(f"failed to push {name}"):
             ref = Reference.parse(name)
+            if by_digest and (ref.tag or ref.digest):
+                raise InvalidInputError(f"can't push tagged ref {ref} by digest")
             if not by_digest:
                 ref = ref.with_default_tag()
             allow_insecure = True if insecure else None

@@ -27,7 +27,7 @@ from boxwright.exporters.base import (
     source_epoch,
 )
 from boxwright.exporters.image import image_names, image_response, with_attributes
-from boxwright.exporters.options import ImageOptions
+from boxwright.exporters.options import ImageOptions, check_names
 from boxwright.exporters.writer import CommittedImage, commit_image, layer_forms
 from boxwright.fsutil.tar import Entry, EntryType, TarWriter
 from boxwright.oci import layout
@@ -69,6 +69,7 @@ class ArchiveExporter:
             InvalidInputError: a value is malformed.
         """
         options, rest = ImageOptions.take(attributes)
+        check_names(options.name, "parse")
         tar = parse_bool("tar", rest.pop("tar"), empty=True) if "tar" in rest else True
         return cls(kind, options, tar, rest)
 

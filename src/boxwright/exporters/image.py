@@ -23,7 +23,7 @@ from boxwright.exporters.base import (
     ExportSource,
     parse_bool,
 )
-from boxwright.exporters.options import ImageOptions
+from boxwright.exporters.options import ImageOptions, check_names
 from boxwright.exporters.writer import CommittedImage, commit_image, layer_forms
 from boxwright.snapshots.layers import LayerForm
 from boxwright.store import trace
@@ -84,6 +84,8 @@ class ImageExporter:
         for key, attribute in _FLAGS.items():
             if key in rest:
                 setattr(exporter, attribute, parse_bool(key, rest.pop(key), empty=True))
+        if exporter.push:
+            check_names(options.name, "push")
         exporter.dangling_prefix = rest.pop("dangling-name-prefix", "")
         exporter.metadata = rest
         return exporter
@@ -131,7 +133,7 @@ class ImageExporter:
         """
         if self.store is not None or not self.push:
             return self.store is False
-        names = [_full_name(name) for name in image_names(source, self.options)]
+        names = [*filter(None, map(_full_name, image_names(source, self.options)))]
         return not await to_worker(lambda: any(map(context.store.images.get, names)))
 
     def _names(self, source: ExportSource, descriptor: Descriptor) -> list[str]:
@@ -141,8 +143,10 @@ class ImageExporter:
         return names
 
     async def _tag(self, name: str, descriptor: Descriptor, context: ExportContext) -> None:
+        full = _full_name(name)
+        if full is None:
+            return
         with context.step.part(f"naming to {name}"):
-            full = _full_name(name)
             await to_worker(context.store.images.set, full, descriptor)
             trace.point("image-named")
             if self.name_canonical and "@" not in name:
@@ -205,11 +209,13 @@ def image_response(image: CommittedImage) -> dict[str, str]:
     return response
 
 
-def _full_name(name: str) -> str:
-    """Return a name as the store keeps it; one that is no reference (dangling) stays as it is."""
+def _full_name(name: str) -> str | None:
+    """Return a name as the store keeps it; a dangling one that is no reference stays as it is.
+
+    None is for others: upstream takes any text for a name that nothing is pushed under, and nothing
+    could ask for the image by it.
+    """
     try:
         return str(Reference.parse(name).with_default_tag())
     except InvalidInputError:
-        if "@" not in name:
-            raise
-        return name
+        return name if "@" in name else None

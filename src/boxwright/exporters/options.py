@@ -7,7 +7,7 @@ from typing import Self
 
 from boxwright.core.dataclass import dataclass, field
 from boxwright.core.reference import Reference
-from boxwright.errors import InvalidInputError
+from boxwright.errors import InvalidInputError, named
 from boxwright.exporters.annotations import AnnotationSet
 from boxwright.exporters.base import parse_bool, parse_epoch
 from boxwright.fsutil.compress import Compression
@@ -64,7 +64,6 @@ class ImageOptions:
             options.epoch_set = True
             options.epoch_s = parse_epoch("source-date-epoch", rest.pop("source-date-epoch"))
         options.name = rest.pop("name", "")
-        _check_names(options.name)
         if "oci-mediatypes" in rest:
             options.oci_types = parse_bool("oci-mediatypes", rest.pop("oci-mediatypes"))
         if "oci-artifact" in rest:
@@ -87,11 +86,16 @@ class ImageOptions:
         return options, rest
 
 
-def _check_names(names: str) -> None:
-    """Refuse a malformed name now, not when the build has ended."""
+def check_names(names: str, verb: str) -> None:
+    """Refuse a malformed name now, not when the build has ended.
+
+    Raises:
+        InvalidInputError: saying what would fail: to ``verb`` it.
+    """
     for name in names.split(","):
         if name and name != "*":
-            Reference.parse(name)
+            with named(f"failed to {verb} {name}"):
+                Reference.parse(name)
 
 
 def _compression(rest: dict[str, str]) -> Compression:

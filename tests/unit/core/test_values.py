@@ -131,6 +131,14 @@ def test_malformed_references(text: str) -> None:
         Reference.parse(text)
 
 
+def test_what_is_wrong_with_a_reference_is_said():
+    with pytest.raises(InvalidInputError, match=r"name \(library/Foo\) must be lowercase"):
+        Reference.parse("Foo:v1")
+    with pytest.raises(InvalidInputError, match="not be more than 255 characters"):
+        Reference.parse("a" * 256)
+    assert Reference.parse("example.org/" + "a" * 255)
+
+
 def test_descriptor_round_trip() -> None:
     made = Descriptor(
         "application/x",

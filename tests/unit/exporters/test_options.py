@@ -56,14 +56,21 @@ def test_defaults():
         {"source-date-epoch": "now"},
         {"oci-artifact": "true", "oci-mediatypes": "false"},
         {"annotation-layer.k": "v"},
-        {"name": "good:v1,BAD/Name"},
-        {"name": "a b"},
         {"annotation[nowhere/].k": "v"},
     ],
 )
 def test_malformed_attributes(attributes):
     with pytest.raises(InvalidInputError):
         ImageOptions.take(attributes)
+
+
+@pytest.mark.parametrize("name", ["good:v1,a.b/BAD/Name", "a b", "a" * 300, "a:", "https://a"])
+def test_names_have_to_be_references_where_they_are_used(name):
+    with pytest.raises(InvalidInputError, match="failed to parse "):
+        resolve_exporter("oci", {"name": name})
+    with pytest.raises(InvalidInputError, match="failed to push "):
+        resolve_exporter("image", {"name": name, "push": "true"})
+    assert resolve_exporter("image", {"name": name}).options.name == name
 
 
 def test_image_attributes():

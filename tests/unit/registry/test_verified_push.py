@@ -12,7 +12,7 @@ from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.engine.push import Pusher
 from boxwright.engine.verify import PushVerificationError
-from boxwright.errors import Code
+from boxwright.errors import Code, InvalidInputError
 from boxwright.progress.events import StatusEvent
 from boxwright.progress.step import step
 from boxwright.progress.stream import ProgressStream
@@ -156,6 +156,18 @@ def test_by_digest_writes_no_tag(kit, run, image):
     registry = run(work())
     assert registry.tags == {}
     assert ("team/app", image.root.digest) in registry.manifests
+
+
+def test_a_tag_can_not_be_pushed_by_digest(kit, run, image):
+    async def work():
+        async with FakeRegistry() as registry:
+            with pytest.raises(
+                InvalidInputError, match=r"can't push tagged ref .*/team/app:v1 by"
+            ):
+                await push(kit, image, f"{registry.host}/team/app:v1", by_digest=True)
+            return registry
+
+    assert run(work()).requests == []
 
 
 def test_what_is_shown_of_a_layer_ends_when_it_fails(kit, run, image):
