@@ -205,6 +205,30 @@ def test_one_source_copied_twice_is_two_files(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+def test_files_of_a_stack_copied_by_two_ways_are_two_files(tmp_path: Path) -> None:
+    def lower(root: Path) -> None:
+        (root / "a/b").mkdir(parents=True)
+        (root / "a/b/file").write_bytes(b"1")
+
+    def upper(root: Path) -> None:
+        (root / "way").symlink_to("a/b")
+
+    async def scenario(world: World) -> None:
+        source = await world.tree(upper, await world.tree(lower))
+        first = copy("/a", "/p/", output=-1)
+        for way in ("/way", "/a/b"):
+            out = await world.run([None, source], first, copy(way, "/p/", first=2))
+            async with world.files(out) as root:
+                assert (root / "p/file").stat().st_ino != (root / "p/b/file").stat().st_ino
+            out = await world.run(
+                [None, source], copy(way, "/p/", output=-1), copy("/", "/", first=2)
+            )
+            async with world.files(out) as root:
+                assert (root / "p/file").stat().st_ino != (root / "a/b/file").stat().st_ino
+
+    play(tmp_path, scenario)
+
+
 def test_owner_mode_and_time_change(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         below, source = await world.tree(base), await world.tree(context)

@@ -224,7 +224,9 @@ class TreeCopier:
             self._queue_file(path, target)
             return
         own = self.source.own_path(source, is_dir=False) if self.upper is None else None
-        self._copy_file(own or source_path, target_path, info)
+        if own is not None:  # known by its layer's numbers: an overlay shows another device
+            source_path, info = own, os.lstat(own)
+        self._copy_file(source_path, target_path, info)
 
     def _match(self, inner: str, above: _Matches) -> tuple[bool, bool, _Matches]:
         """Return whether the entry is wanted, whether a pattern excludes it, and what follows."""
@@ -404,8 +406,10 @@ class TreeCopier:
     ) -> None:
         info = entry.stat(follow_symlinks=False)
         if folders is None:
-            path = self.source.own_path(_join(source, entry.name), is_dir=False) or entry.path
-            self._copy_file(path, _join(target, entry.name), info)
+            path = self.source.own_path(_join(source, entry.name), is_dir=False)
+            if path is not None:
+                info = os.lstat(path)
+            self._copy_file(path or entry.path, _join(target, entry.name), info)
         elif self._fixed is not None and stat.S_ISREG(info.st_mode):
             self.linker.copy_file(entry.name, info, folders, self._fixed)
         elif not is_whiteout(info):
