@@ -185,6 +185,15 @@ def test_ignore_files(build: Builder, context: Context) -> None:
     assert "not found" in done.err
 
 
+def test_a_folder_is_no_ignore_file(build: Builder, context: Context) -> None:
+    context.write("ctx/Dockerfile", "FROM scratch\nCOPY . /all\n")
+    context.write("ctx/.dockerignore/a", "b.txt")
+    context.write("ctx/Dockerfile.dockerignore/a", "b.txt")
+    context.write("ctx/b.txt", "b")
+    image = build(where=context.path / "ctx")
+    assert {".dockerignore/a", "b.txt"} <= set(image.names("all"))
+
+
 def test_hard_links_and_copies_of_one_file(build: Builder, context: Context) -> None:
     """Two copies of one file are two files, also when the folder is copied once more."""
     context.write("f", "same")

@@ -167,7 +167,7 @@ class BuildContexts:
             data = await _first_of(ref, (filename, *alternative))
         if data is None:
             raise DockerfileNotFoundError(filename)
-        ignore = await _first_of(ref, (filename + DOCKERIGNORE,))
+        ignore = await _ignore_of(ref, filename + DOCKERIGNORE)
         if ignore is not None:
             self._ignore, self._ignore_name = ignore, filename + DOCKERIGNORE
         source_map = SourceMap(filename, "Dockerfile", data, definition)
@@ -197,7 +197,7 @@ class BuildContexts:
         )
         ref = await self.bridge.solve(state.marshal())
         try:
-            return await _first_of(ref, (DOCKERIGNORE,)) or b""
+            return await _ignore_of(ref, DOCKERIGNORE) or b""
         except BoxwrightError as exc:
             if exc.code not in _NO_FOLDER:
                 raise
@@ -352,7 +352,7 @@ class NamedContext:
             name=f"[context {self.key}] load {DOCKERIGNORE}",
         )
         ref = await self.contexts.bridge.solve(state.marshal(), evaluate=True)
-        ignore = await _first_of(ref, (DOCKERIGNORE,)) or b""
+        ignore = await _ignore_of(ref, DOCKERIGNORE) or b""
         shared = self.contexts.bridge.opts.get(f"sharedkey:localdir:{self.key}", "")
 
         def load() -> State:
@@ -479,6 +479,16 @@ async def _first_of(ref: FrontendRef | None, names: Sequence[str]) -> bytes | No
             if exc.vertex:
                 raise  # of a step that was to make the folder, such as a branch that is not there
     return None
+
+
+async def _ignore_of(ref: FrontendRef | None, name: str) -> bytes | None:
+    """Return the text of an ignore file; as upstream has it, a folder of that name is none."""
+    try:
+        return await _first_of(ref, (name,))
+    except InvalidInputError as exc:
+        if exc.vertex:
+            raise
+        return None
 
 
 def _head(definition: pb.Definition) -> str:

@@ -164,8 +164,8 @@ def lint_config(source: bytes, filename: str, option: LintConfig | None) -> Lint
     if option is not None:
         return option
     directive = find_directive("check", source)
-    try:
-        return LintConfig.parse(directive.value if directive is not None else "")
+    try:  # as upstream reads it, the value of this directive ends at a space
+        return LintConfig.parse(directive.value.partition(" ")[0] if directive is not None else "")
     except InvalidInputError as error:
         assert directive is not None
         raise DockerfileError(

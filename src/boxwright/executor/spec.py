@@ -14,6 +14,7 @@ from pathlib import Path
 from boxwright.core.dataclass import dataclass
 from boxwright.errors import InvalidInputError
 from boxwright.executor import capabilities
+from boxwright.executor.errors import RuntimeFailedError
 from boxwright.executor.process import (
     BindMount,
     NetworkMode,
@@ -206,10 +207,17 @@ def _limit(value: int) -> int:
 
 
 def dedupe_env(env: Sequence[str]) -> list[str]:
-    """Return ``env`` with later values in the places of earlier ones of the same name."""
+    """Return ``env`` with later values in the places of earlier ones of the same name.
+
+    Raises:
+        RuntimeFailedError: one has no name, which runc refuses and crun would hand on. Its value
+            may be a secret and is not shown.
+    """
     values: dict[str, str] = {}
     for item in env:
         values[item.partition("=")[0]] = item
+    if "" in values:
+        raise RuntimeFailedError("environment variable name can't be empty")
     return list(values.values())
 
 

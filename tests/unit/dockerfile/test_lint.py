@@ -3,6 +3,7 @@
 import pytest
 
 from boxwright.dockerfile import lint_rules as rules
+from boxwright.dockerfile.convert import lint_config
 from boxwright.dockerfile.dockerignore import ignore_matcher
 from boxwright.dockerfile.errors import DockerfileError
 from boxwright.dockerfile.expand import expand
@@ -263,3 +264,13 @@ def test_ignored_sources(ignore, source, reported):
     linter = Linter()
     report_ignored_source(linter, "COPY", source, ignore_matcher(ignore), HERE)
     assert [warning.rule for warning in linter.warnings] == ["CopyIgnoredFile"] * reported
+
+
+def test_the_value_of_a_check_directive_ends_at_a_space():
+    found = lint_config(
+        b"# check=skip=UndefinedVar, StageNameCasing\nFROM a\n", "Dockerfile", None
+    )
+    assert found.skip >= {"UndefinedVar"}
+    assert "StageNameCasing" not in found.skip
+    with pytest.raises(DockerfileError, match='invalid check option "skip"'):
+        lint_config(b"# check=skip = all\nFROM a\n", "Dockerfile", None)

@@ -8,6 +8,7 @@ import pytest
 
 from boxwright.errors import InvalidInputError
 from boxwright.executor import capabilities, seccomp
+from boxwright.executor.errors import RuntimeFailedError
 from boxwright.executor.process import (
     BindMount,
     NetworkMode,
@@ -186,6 +187,9 @@ def test_tmpfs() -> None:
 
 def test_later_variables_win_in_the_earlier_place() -> None:
     assert dedupe_env(["A=1", "B=2", "A=3=4", "C"]) == ["A=3=4", "B=2", "C"]
+    with pytest.raises(RuntimeFailedError, match="can't be empty") as caught:
+        dedupe_env(["A=1", "=hidden"])
+    assert "hidden" not in str(caught.value)
 
 
 def test_filter_by_capabilities_and_machine() -> None:
