@@ -15,7 +15,7 @@ from boxwright.cli import parse
 from boxwright.cli.errors import UsageError
 from boxwright.cli.parse import Output
 from boxwright.core.dataclass import dataclass, field, replace
-from boxwright.errors import BoxwrightError, Code
+from boxwright.errors import BoxwrightError, Code, InvalidInputError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -386,6 +386,8 @@ def _add_exports(plan: BuildPlan, flags: BuildFlags, *, is_embedded: bool) -> No
             "No output specified. Build result will only remain in the build cache. "
             "To push result image into registry use --push or to load image into docker use --load"
         )
+    for tag in flags.tags:
+        _check_name(tag, "--tag")
     name = ",".join(flags.tags)
     exports: list[Export] = []
     for output in outputs:
@@ -401,6 +403,8 @@ def _add_exports(plan: BuildPlan, flags: BuildFlags, *, is_embedded: bool) -> No
             if _check_image_output(attrs):
                 plan.pushed_names = names
             elif is_embedded:
+                for each in names:
+                    _check_name(each, "--output")
                 plan.stored_names = names
         exports.append(_export(replace(output, attrs=attrs)))
     plan.request.exports = tuple(exports)
@@ -420,6 +424,16 @@ def _outputs(flags: BuildFlags) -> list[Output]:
     if flags.load and not any(o.type == "docker" and not o.dest for o in outputs):
         outputs.append(Output("docker", "", {}))
     return outputs
+
+
+def _check_name(name: str, flag: str) -> None:
+    """Refuse what can't name an image before anything is built: nothing could ask for it."""
+    from boxwright.core.reference import Reference
+
+    try:
+        Reference.parse(name)
+    except InvalidInputError as exc:
+        raise UsageError(f"{flag}: invalid image name {name!r}", detail=str(exc)) from exc
 
 
 def _check_image_output(attrs: Mapping[str, str]) -> bool:

@@ -173,8 +173,7 @@ class GcPolicyConfig:
     reserved_space: str | int = key(
         "reservedSpace",
         0,
-        "Bytes, size or percentage that are always kept; without maxUsedSpace and minFreeSpace, all "
-        "that is kept.",
+        "Bytes, size or percentage that are always kept. Rules that say nothing else are refused.",
         example="10GB",
     )
     max_used_space: str | int = key(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from boxwright.config.load import parse_disk_space, parse_duration_ns
 from boxwright.config.schema import Config, OciWorkerConfig
 from boxwright.core.dataclass import dataclass, field, replace
 from boxwright.engine.usage import PrunePolicy
+from boxwright.errors import BoxwrightError, Code
 
 _GB = 10**9
 _TWO_DAYS_NS = 48 * 3600 * 10**9
@@ -29,6 +30,24 @@ def default_root(environment: Mapping[str, str], *, is_root: bool) -> Path:
     )
 
 
+class OnlyFloorError(BoxwrightError):
+    """Rules that say how much is kept, and none how much may be used.
+
+    Such rules remove all that they may down to what they keep, which is hardly ever meant: in
+    older versions of BuildKit, and under older names of the key, they were ceilings.
+    """
+
+    code = Code.INVALID
+
+    def __init__(self, count: int) -> None:
+        super().__init__(
+            "the garbage collection rules are only floors",
+            detail=f"{count} [[worker.oci.gcpolicy]] with reservedSpace (keepBytes), which is "
+            "kept in any case; no rule says how much may be used",
+            hint='add maxUsedSpace = "20GB" (a ceiling) or minFreeSpace = "10%" to a rule',
+        )
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """Everything that an engine needs to know before it opens its state folder.
@@ -44,6 +63,14 @@ class EngineSettings:
     keeps_provenance: bool = False
 
 
+def _refuse_only_floors(rules: Sequence[PrunePolicy]) -> None:
+    limited = any(
+        rule.max_used_space or rule.min_free_space or rule.keep_duration_ns for rule in rules
+    )
+    if not limited and any(rule.reserved_space for rule in rules):
+        raise OnlyFloorError(len(rules))
+
+
 def gc_policies(worker: OciWorkerConfig, disk_bytes: int) -> list[PrunePolicy]:
     """Return the rules of garbage collection; BuildKit's default ones if none are configured.
 
@@ -52,13 +79,14 @@ def gc_policies(worker: OciWorkerConfig, disk_bytes: int) -> list[PrunePolicy]:
 
     Raises:
         ConfigError: a size or duration can't be read.
+        OnlyFloorError: no configured rule has a limit.
     """
 
     def size(value: str | int) -> int:
         return parse_disk_space(value, disk_bytes=disk_bytes)
 
     if worker.gc_policy:
-        return [
+        rules = [
             PrunePolicy(
                 all=rule.all,
                 filters=rule.filters,
@@ -69,6 +97,8 @@ def gc_policies(worker: OciWorkerConfig, disk_bytes: int) -> list[PrunePolicy]:
             )
             for rule in worker.gc_policy
         ]
+        _refuse_only_floors(rules)
+        return rules
     reserved, ceiling = size(worker.reserved_space), size(worker.max_used_space)
     free = size(worker.min_free_space)
     if not (reserved or ceiling or free):  # who says what may be used gets no other limits besides

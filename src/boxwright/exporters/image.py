@@ -145,7 +145,8 @@ class ImageExporter:
     async def _tag(self, name: str, descriptor: Descriptor, context: ExportContext) -> None:
         full = _full_name(name)
         if full is None:
-            return
+            with context.step.part(f"not stored: {name} is no name that an image could have"):
+                return
         with context.step.part(f"naming to {name}"):
             await to_worker(context.store.images.set, full, descriptor)
             trace.point("image-named")

@@ -76,6 +76,14 @@ def test_embedded_builds_are_stored_under_their_tags(plan):
     assert made.pushed_names == ()
 
 
+@pytest.mark.parametrize(
+    "flags", [{"tags": ("App",)}, {"tags": ("a b",)}, {"outputs": ("type=image,name=App",)}]
+)
+def test_a_name_that_no_image_can_have(plan, flags):
+    with pytest.raises(UsageError, match="invalid image name"):
+        plan(**flags)
+
+
 def test_a_pushed_image_is_said_to_be_pushed(plan):
     for made in (plan(tags=("app",), push=True), plan(outputs=("type=image,name=app,push=1",))):
         assert (made.stored_names, made.pushed_names) == ((), ("app",))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from boxwright.config.schema import GcPolicyConfig, OciWorkerConfig
 from boxwright.engine.gcexplain import explain, policy_of, record_of
+from boxwright.engine.settings import OnlyFloorError, gc_policies
 from boxwright.engine.usage import Candidates, PrunePolicy, allowed_by
 from boxwright.snapshots.usage import SnapshotRecord
 from boxwright.wire.pb import control_pb2, worker_pb2
@@ -139,3 +142,29 @@ def test_messages_of_the_wire() -> None:
     assert policy_of(rule) == PrunePolicy(
         all=True, filters=("a",), keep_duration_ns=3, max_used_space=9
     )
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        (GcPolicyConfig(reserved_space="10GB"),),
+        (GcPolicyConfig(all=True, keep_bytes=1000), GcPolicyConfig(reserved_space="1GB")),
+    ],
+)
+def test_a_policy_of_floors_alone_is_refused(rules: tuple[GcPolicyConfig, ...]) -> None:
+    with pytest.raises(OnlyFloorError) as caught:
+        gc_policies(OciWorkerConfig(gc_policy=rules), 1 << 40)
+    assert "maxUsedSpace" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        GcPolicyConfig(reserved_space="10GB", max_used_space="20GB"),
+        GcPolicyConfig(reserved_space="10GB", min_free_space="10%"),
+        GcPolicyConfig(keep_bytes="10GB", keep_duration="48h"),
+        GcPolicyConfig(all=True),
+    ],
+)
+def test_a_policy_with_a_limit_is_taken(rule: GcPolicyConfig) -> None:
+    assert len(gc_policies(OciWorkerConfig(gc_policy=(rule,)), 1 << 40)) == 1

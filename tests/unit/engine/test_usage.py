@@ -136,10 +136,8 @@ def test_a_limit_of_the_configuration_stands_alone(
 
 
 def test_what_is_reserved_is_the_ceiling_where_no_other_is() -> None:
-    rules = (GcPolicyConfig(all=True, keep_bytes=1000), GcPolicyConfig(reserved_space=2000))
-    found = gc_policies(OciWorkerConfig(gc_policy=rules), 1 << 40)
-    assert [rule.reserved_space for rule in found] == [1000, 2000]
-    assert [rule.keep_bytes(5000, 0) for rule in found] == [1000, 2000]
+    *_, found = gc_policies(OciWorkerConfig(reserved_space=2000), 1 << 40)
+    assert found.reserved_space == found.keep_bytes(5000, 0) == 2000
 
 
 def test_configured_policies() -> None:
