@@ -205,7 +205,7 @@ def test_both_outputs_come_from_one_execution():
 def test_missing_output_is_an_error():
     async def scenario(graph, solver):
         vertex = graph.vertex("a").vertex
-        with pytest.raises(BoxwrightError, match="too few outputs"):
+        with pytest.raises(BoxwrightError, match="but 1 results received"):
             await graph.build(solver, "j0", Edge(vertex, 1))
 
     run(scenario)
