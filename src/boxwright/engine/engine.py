@@ -40,8 +40,9 @@ _STATUS_WAIT_S = 6.0
 _GATEWAY_WAIT_S = 3.0
 _GC_DELAY_S = 1.0
 # Between two collections, as many times what the last one took: with very many records builds
-# that follow each other do not each pay for one.
+# that follow each other do not each pay for one. Never longer than BuildKit waits.
 _GC_REST = 20
+_GC_LONGEST_REST_S = 60.0
 _STATUS_INTERVAL_S = 0.1
 
 
@@ -322,7 +323,8 @@ class Engine:
         with contextlib.suppress(BoxwrightError):
             async for record in self.usage.collect(self._policies):
                 _log.info("removed %s (%s bytes)", record.id, record.size_bytes)
-        self._gc_rest_s = (time.monotonic() - started) * _GC_REST
+        took = time.monotonic() - started
+        self._gc_rest_s = min(took * _GC_REST, _GC_LONGEST_REST_S)
 
 
 def _report_end(task: asyncio.Task[None]) -> None:
