@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -354,6 +355,26 @@ def test_records_say_what_there_is(store):
         assert records[1].parents == (base.id,)
         await tree.release()
         assert [r.in_use for r in manager.records()] == [False]
+
+    asyncio.run(scenario())
+
+
+def test_a_tree_that_is_finished_while_records_are_listed_is_there_once(store):
+    async def scenario():
+        manager = SnapshotManager.open(store)
+        tree = manager.new(None, description="step")
+        read, go_on = manager.table.parents_in_use, threading.Event()
+
+        def late():
+            assert go_on.wait(60)
+            return read()
+
+        manager.table.parents_in_use = late
+        listing = asyncio.ensure_future(manager.list_records())
+        await asyncio.sleep(0)  # what belongs to the event loop has been looked at
+        done = await tree.commit()
+        go_on.set()
+        assert [record.id for record in await listing] == [done.id]
 
     asyncio.run(scenario())
 

@@ -546,6 +546,8 @@ class SnapshotManager:
         held = {key for key, node in self._nodes.items() if node.refs > 0}
         unfinished = [SnapshotRecord.of_mutable(ref) for ref in self._mutable.values()]
         mounts = self.cache_mounts.records() if self.cache_mounts is not None else []
+        # One that is finished before the rows are read would be there twice.
+        shown = {record.id for record in unfinished}
 
         def run() -> list[SnapshotRecord]:
             leased = self.store.leases.snapshots()
@@ -555,6 +557,7 @@ class SnapshotManager:
                     row, in_use=row.id in held, leased=row.id in leased, shared=row.id in used
                 )
                 for row in self.table.all()
+                if row.id not in shown
             ]
             return found + unfinished + mounts
 
