@@ -100,6 +100,7 @@ class Uploader:
             return False
         if prepare is not None:
             await prepare()
+        may_be_forgotten = bool(upload.location)  # begun in place of a mount, maybe long ago
         in_chunks = False
         tries = 0
         while True:
@@ -121,10 +122,10 @@ class Uploader:
             except RegistryError as exc:
                 if exc.status == _TOO_LARGE and not in_chunks:
                     in_chunks = True
-                elif exc.status != 404 or not upload.offset:
+                elif exc.status != 404 or not (upload.offset or may_be_forgotten):
                     raise
                 # Too large in one piece, or the upload is forgotten: begin another.
-                upload.location, upload.offset = "", 0
+                upload.location, upload.offset, may_be_forgotten = "", 0, False
             else:
                 return True
 

@@ -85,6 +85,21 @@ def test_refused_mount_becomes_an_upload(kit, run):
     assert registry.count("POST") == 1
 
 
+@pytest.mark.parametrize(("times", "posts"), [(1, 2), (2, 2)])
+def test_an_upload_in_place_of_a_mount_may_be_forgotten_once(kit, run, times, posts):
+    """The blob may have had to be fetched first, for longer than a registry waits."""
+    gone = [Failure("PUT", "/uploads/", 404, times=times)]
+    faults = Faults(refuse_mounts=True, failures=gone)
+    sent, registry = _upload(kit, run, faults, mount_from="team/base")
+    assert registry.count("POST") == posts
+    if times == 1:
+        assert sent is True
+        assert _stored(kit, registry) == DATA
+    else:
+        assert isinstance(sent, RegistryError)
+        assert sent.status == 404
+
+
 def test_mount_from_where_we_may_not_read_becomes_an_upload(kit, run):
     faults = Faults(failures=[Failure("POST", "/uploads/", 403)])
     sent, registry = _upload(kit, run, faults, mount_from="team/base")
