@@ -78,7 +78,7 @@ class Engine:
         self._build_added = asyncio.Event()
         self._closing = False
         self._gc_task: asyncio.Task[None] | None = None
-        self._gc_rest_s = 0.0
+        self._gc_rests_until_s = 0.0
         self._sync_task = asyncio.ensure_future(parts.snapshots.keep_synced())
         self._sync_task.add_done_callback(_report_end)
         self.log_quota_bytes = parse_size(
@@ -318,13 +318,14 @@ class Engine:
             await self.usage.evict(wanted, self._policies)
 
     async def _collect(self) -> None:
-        await asyncio.sleep(max(_GC_DELAY_S, self._gc_rest_s))
+        await asyncio.sleep(max(_GC_DELAY_S, self._gc_rests_until_s - time.monotonic()))
         started = time.monotonic()
         with contextlib.suppress(BoxwrightError):
             async for record in self.usage.collect(self._policies):
                 _log.info("removed %s (%s bytes)", record.id, record.size_bytes)
-        took = time.monotonic() - started
-        self._gc_rest_s = min(took * _GC_REST, _GC_LONGEST_REST_S)
+        ended = time.monotonic()
+        rest_s = min((ended - started) * _GC_REST, _GC_LONGEST_REST_S)
+        self._gc_rests_until_s = ended + rest_s
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from boxwright.config.schema import GcPolicyConfig, OciWorkerConfig
+from boxwright.engine.engine import Engine
 from boxwright.engine.settings import gc_policies
 from boxwright.engine.usage import Candidates, PrunePolicy, field_of, to_message
 from boxwright.snapshots.usage import SnapshotRecord
@@ -146,3 +149,50 @@ def test_configured_policies() -> None:
     assert policy == PrunePolicy(
         all=True, keep_duration_ns=3600 * 10**9, reserved_space=5 * GIB, max_used_space=101 * 10**9
     )
+
+
+class SlowUsage:
+    """Collections that take a time, on a clock that only they and waiting move on."""
+
+    def __init__(self, took_s: float) -> None:
+        self.took_s = took_s
+        self.now_s = 1000.0
+        self.waits: list[float] = []
+
+    async def collect(self, _rules: object) -> AsyncIterator[SnapshotRecord]:
+        self.now_s += self.took_s
+        yield record("gone")
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now_s += seconds
+
+
+@pytest.mark.parametrize(
+    ("took_s", "idle_s", "wait_s"),
+    [
+        (0.01, 0, 1),
+        (2, 0, 40),
+        (2, 15, 25),
+        (2, 3600, 1),  # it has rested long since
+        (300, 0, 60),  # there was much to remove
+    ],
+)
+def test_a_collection_rests_after_the_last_one(
+    monkeypatch: pytest.MonkeyPatch, took_s: float, idle_s: float, wait_s: float
+) -> None:
+    usage = SlowUsage(took_s)
+    engine = Engine.__new__(Engine)
+    engine.usage = usage  # type: ignore[assignment]
+    engine._policies, engine._gc_rests_until_s = [], 0.0
+    clock = SimpleNamespace(monotonic=lambda: usage.now_s)
+    monkeypatch.setattr("boxwright.engine.engine.time", clock)
+    monkeypatch.setattr("boxwright.engine.engine.asyncio", SimpleNamespace(sleep=usage.sleep))
+
+    async def main() -> None:
+        await engine._collect()
+        usage.now_s += idle_s
+        await engine._collect()
+
+    asyncio.run(main())
+    assert usage.waits == [1, pytest.approx(wait_s)]
