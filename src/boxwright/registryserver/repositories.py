@@ -268,7 +268,12 @@ class Repositories:
             f"SELECT digest FROM registry_{table} WHERE repository = ? AND {column} = ?",  # noqa: S608
             (repository, name),
         )
-        return str(rows[0][0]) if rows else None
+        built = (
+            str(target.digest)
+            for path, tag, target in ([] if rows else self._built_images())
+            if path == repository and name in {tag, target.digest}
+        )
+        return str(rows[0][0]) if rows else next(built, None)
 
     def delete_manifest(
         self, repository: str, reference: str, condition: Condition = ANYTHING
@@ -279,7 +284,8 @@ class Repositories:
             PreconditionFailedError: it is not what ``condition`` says.
         """
         with self._db.transaction(durable=True) as cursor:
-            condition.check_write(self._known(repository, reference))
+            if condition != ANYTHING:
+                condition.check_write(self._known(repository, reference))
             if ":" in reference:
                 cursor.execute(
                     "DELETE FROM registry_manifests WHERE repository = ? AND digest = ?",

@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from boxwright.core.descriptor import Descriptor
 from boxwright.registryserver.app import ServerOptions
 
 DATA = b"0123456789"
@@ -95,6 +96,30 @@ def test_a_tag_that_was_changed_meanwhile_is_not_overwritten(served, run):
             assert (refused.status, refused.code) == (412, "PRECONDITION_FAILED")
             now = (await peer("HEAD", "/app/manifests/v1")).headers["ETag"]
             assert (await peer("DELETE", "/app/manifests/v1", If_Match=now)).status == 202
+
+    run(work())
+
+
+def test_a_built_image_is_what_has_its_name(served, run):
+    """What a client is told of it, it may name as the condition of a change."""
+
+    async def work():
+        async with served() as peer:
+            digest, body, *_ = await peer.push_image("app", "seed")
+            other, two, *_ = await peer.push_image("app", "seed", b"2")
+            target = Descriptor(served.MANIFEST, digest, len(body))
+            peer.store.images.set("docker.io/library/app:1", target)
+            known = (await peer("HEAD", "/app/manifests/1")).headers["ETag"]
+            for condition, status in (
+                ({"If_None_Match": "*"}, 412),
+                ({"If_Match": f'"{other}"'}, 412),
+                ({"If_Match": known}, 201),
+            ):
+                answer = await peer(
+                    "PUT", "/app/manifests/1", two, Content_Type=served.MANIFEST, **condition
+                )
+                assert answer.status == status
+            assert (await peer("HEAD", "/app/manifests/1")).headers["ETag"] == f'"{other}"'
 
     run(work())
 
