@@ -402,10 +402,10 @@ def _add_exports(plan: BuildPlan, flags: BuildFlags, *, is_embedded: bool) -> No
             names = tuple(filter(None, attrs.get("name", "").split(",")))
             if _check_image_output(attrs):
                 plan.pushed_names = names
-            elif is_embedded:
-                for each in names:
+            elif is_embedded and _is_set(attrs, "store", unless=True):
+                plan.stored_names = tuple(name for name in names if name != "*")  # the frontend's
+                for each in plan.stored_names:
                     _check_name(each, "--output")
-                plan.stored_names = names
         exports.append(_export(replace(output, attrs=attrs)))
     plan.request.exports = tuple(exports)
 
@@ -438,10 +438,17 @@ def _check_name(name: str, flag: str) -> None:
 
 def _check_image_output(attrs: Mapping[str, str]) -> bool:
     """Return whether the image is pushed."""
-    pushes = "push" in attrs and (not attrs["push"] or parse.parse_bool(attrs["push"], "push"))
+    pushes = _is_set(attrs, "push")
     if pushes and not attrs.get("name"):
         raise UsageError("tag is needed when pushing to registry", hint="add --tag NAME")
     return pushes
+
+
+def _is_set(attrs: Mapping[str, str], key: str, *, unless: bool = False) -> bool:
+    """Return a flag of an output, ``unless`` it is not there; empty is on."""
+    if key not in attrs:
+        return unless
+    return not attrs[key] or parse.parse_bool(attrs[key], key)
 
 
 def _export(output: Output) -> Export:

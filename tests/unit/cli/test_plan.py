@@ -84,6 +84,21 @@ def test_a_name_that_no_image_can_have(plan, flags):
         plan(**flags)
 
 
+@pytest.mark.parametrize(
+    ("output", "stored"),
+    [
+        ("type=image,name=*", ()),
+        ('type=image,"name=*,app"', ("app",)),
+        ("type=image,name=app,store=false", ()),
+        ("type=image,name=app,store=", ("app",)),
+        ("type=image,name=app,push=0", ("app",)),
+    ],
+)
+def test_what_is_said_to_be_stored(plan, output, stored):
+    """Names that the frontend gives (``*``) are not known yet."""
+    assert plan(outputs=(output,)).stored_names == stored
+
+
 def test_a_pushed_image_is_said_to_be_pushed(plan):
     for made in (plan(tags=("app",), push=True), plan(outputs=("type=image,name=app,push=1",))):
         assert (made.stored_names, made.pushed_names) == ((), ("app",))
