@@ -168,17 +168,20 @@ class BlobFetcher:
             for listener in listeners:
                 listener(arrived)
 
+        opened: list[BlobWriter] = []
+
+        def begin() -> None:
+            size = descriptor.size
+            opened.append(self._blobs.writer(expected=descriptor.digest, expected_size=size))
+
         async with self._slots:
-            async with self._blobs.room.reserved(
-                descriptor.size
-            ):  # until the disk has reserved it
-                writer = await to_worker(
-                    self._blobs.writer, expected=descriptor.digest, expected_size=descriptor.size
-                )
             try:
-                sink = WriterSink(writer, tell)
+                async with self._blobs.room.reserved(descriptor.size):  # until the disk has it
+                    await to_worker(begin)
+                sink = WriterSink(opened[0], tell)
                 await remote.blob(descriptor, sink)
                 await sink.flush()
-                await to_worker(writer.commit, dict(remote.source_labels))
+                await to_worker(opened[0].commit, dict(remote.source_labels))
             finally:
-                writer.abort()
+                for writer in opened:  # also if this was cancelled while it was made
+                    writer.abort()
