@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from boxwright.config.schema import GcPolicyConfig, OciWorkerConfig
+from boxwright.core.clock import SystemClock
 from boxwright.engine.engine import Engine
 from boxwright.engine.settings import gc_policies
-from boxwright.engine.usage import Candidates, PrunePolicy, field_of, to_message
+from boxwright.engine.usage import Candidates, PrunePolicy, Usage, field_of, to_message
 from boxwright.snapshots.usage import SnapshotRecord
 
 GIB = 1 << 30
@@ -196,3 +198,38 @@ def test_a_collection_rests_after_the_last_one(
 
     asyncio.run(main())
     assert usage.waits == [1, pytest.approx(wait_s)]
+
+
+@pytest.mark.parametrize(
+    ("removed", "steps"),
+    [
+        ((0, 0), ["blobs", "rule", "rule"]),
+        ((2, 0), ["blobs", "rule", "blobs", "rule"]),
+        ((0, 1), ["blobs", "rule", "rule", "blobs"]),
+    ],
+)
+def test_blobs_of_what_a_rule_removed_go_before_the_next_rule(
+    monkeypatch: pytest.MonkeyPatch, removed: tuple[int, ...], steps: list[str]
+) -> None:
+    """They would count as used space, and more would be removed than must be."""
+    usage = Usage(Any, Any, SystemClock(), is_idle=lambda: True)  # type: ignore[arg-type]
+    done, numbers = [], iter(removed)
+
+    async def prune(_policy: PrunePolicy) -> AsyncIterator[SnapshotRecord]:
+        done.append("rule")
+        for number in range(next(numbers)):
+            yield record(f"r{number}")
+
+    async def collect_blobs() -> int:
+        done.append("blobs")
+        return 0
+
+    monkeypatch.setattr(usage, "_prune", prune)
+    monkeypatch.setattr(usage, "_collect_blobs", collect_blobs)
+
+    async def main() -> None:
+        gone = [each async for each in usage.collect([PrunePolicy()] * len(removed))]
+        assert len(gone) == sum(removed)
+
+    asyncio.run(main())
+    assert done == steps
