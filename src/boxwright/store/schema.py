@@ -112,7 +112,8 @@ def register(name: str, statements: Sequence[str], *, blob_roots: Sequence[str] 
     Args:
         name: The package, once per program.
         statements: ``CREATE … IF NOT EXISTS`` only, so that they may run again.
-        blob_roots: Queries of one column of blob digests that collection must keep.
+        blob_roots: Queries of one column of blob digests that collection must keep, with an
+            index by that column: each blob that goes is looked for in all of them.
 
     Raises:
         ValueError: a statement could fail or change something on its second run.
@@ -149,6 +150,8 @@ register(
             PRIMARY KEY (repository, digest)) WITHOUT ROWID""",
         """CREATE INDEX IF NOT EXISTS registry_manifests_by_subject
             ON registry_manifests (repository, subject)""",
+        """CREATE INDEX IF NOT EXISTS registry_manifests_by_digest
+            ON registry_manifests (digest)""",
         """CREATE TABLE IF NOT EXISTS registry_tags (
             repository TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL,
             updated_ns INTEGER NOT NULL, creator TEXT NOT NULL DEFAULT '',
@@ -199,6 +202,10 @@ register(
             ") WITHOUT ROWID"
         ),
         "CREATE INDEX IF NOT EXISTS build_history_by_age ON build_history (completed_ns)",
+        (
+            "CREATE INDEX IF NOT EXISTS build_history_by_log ON build_history (log_digest)"
+            " WHERE log_digest IS NOT NULL"
+        ),
     ],
     blob_roots=["SELECT log_digest FROM build_history WHERE log_digest IS NOT NULL"],
 )

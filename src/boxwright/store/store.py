@@ -325,10 +325,16 @@ def _dead_blobs() -> str:
 
 def _is_live() -> str:
     """Go up from one blob, which is short; parameter: its digest."""
-    in_root = " OR ".join(f"digest IN ({query})" for query in _roots())
+    # Not "IN (root)": SQLite would make a list of each root, once for every blob that is asked for.
+    roots = [(f"root{number}", query) for number, query in enumerate(_roots())]
+    named = "".join(f", {name} (digest) AS ({query})" for name, query in roots)
+    in_root = " OR ".join(
+        f"EXISTS (SELECT 1 FROM {name} WHERE {name}.digest = up.digest)"  # noqa: S608
+        for name, _ in roots
+    )
     return (
         "WITH RECURSIVE up (digest) AS (SELECT ? UNION SELECT parent FROM blob_refs"  # noqa: S608
-        f" JOIN up ON child = up.digest) SELECT 1 FROM up WHERE {in_root} LIMIT 1"
+        f" JOIN up ON child = up.digest){named} SELECT 1 FROM up WHERE {in_root} LIMIT 1"
     )
 
 
