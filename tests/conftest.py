@@ -6,10 +6,13 @@ import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from boxwright.store.database import Database
 from boxwright.testing.peers import find_peer
 
 # The same examples on every run, however slow the machine: a red test is never a dice roll.
@@ -78,3 +81,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if name in promised:
             pytest.fail(f"this lane promised {name!r}, but it is not available")
         pytest.skip(f"needs {name}")
+
+
+@contextmanager
+def _looking_at_all(database: Database) -> Iterator[list[str]]:
+    said: list[str] = []
+    found: list[str] = []
+    database._connection.set_trace_callback(said.append)
+    try:
+        yield found
+    finally:
+        database._connection.set_trace_callback(None)
+    for sql in said:
+        if sql.split(None, 1)[0] in {"SELECT", "WITH", "UPDATE", "DELETE"}:
+            for *_, step in database.execute(f"EXPLAIN QUERY PLAN {sql}"):
+                if step.startswith(("SCAN", "LIST SUBQUERY")) and "CONSTANT" not in step:
+                    found.append(f"{step}: {sql}")
+
+
+@pytest.fixture
+def looking_at_all() -> Callable[[Database], AbstractContextManager[list[str]]]:
+    """Collect the steps of a block's queries that read whole tables, with the queries."""
+    return _looking_at_all

@@ -32,6 +32,10 @@ _NAME_BYTES = 16
 _DIGEST_BYTES = 32
 _NO_DIGEST = bytes(_DIGEST_BYTES)
 _HEAD = struct.Struct(">HBBB")
+_IS_USED = (
+    "SELECT 1 FROM build_tables WHERE name = ?1"
+    " UNION ALL SELECT 1 FROM content_subtables WHERE child = ?1 LIMIT 1"
+)
 _WIRE_STAT = 0x80
 _MAX_STAT = 255
 
@@ -144,21 +148,27 @@ class ContentTables:
         )
 
     @staticmethod
-    def drop_unused(cursor: Cursor) -> None:
-        """Remove the tables that no build leads to, and the chunks that no table has."""
-        cursor.execute("CREATE TEMP TABLE live (name BLOB PRIMARY KEY) WITHOUT ROWID")
-        cursor.execute(
-            """INSERT INTO live WITH RECURSIVE reached (name) AS (
-                SELECT name FROM build_tables
-                UNION SELECT child FROM content_subtables JOIN reached ON parent = reached.name
-            ) SELECT name FROM reached"""
-        )
-        cursor.execute("DELETE FROM content_tables WHERE name NOT IN live")
-        cursor.execute("DELETE FROM content_subtables WHERE parent NOT IN live")
-        cursor.execute("DROP TABLE live")
-        cursor.execute(
-            "DELETE FROM content_chunks WHERE id NOT IN (SELECT chunk FROM content_tables)"
-        )
+    def drop_unused(cursor: Cursor, names: Iterable[bytes]) -> None:
+        """Remove those tables that no build and no table has, then those that only they had.
+
+        What is looked at does not grow with what stays: a builder at its limit forgets a build with
+        each new one. Tables never lead back to themselves: a name is a digest of what is in it.
+        """
+        pending = list(names)
+        while pending:
+            name = pending.pop()
+            if cursor.execute(_IS_USED, (name,)).fetchone():
+                continue
+            chunks = cursor.execute(
+                "DELETE FROM content_tables WHERE name = ? RETURNING chunk", (name,)
+            ).fetchall()
+            cursor.executemany(
+                "DELETE FROM content_chunks WHERE id = ?1"
+                " AND NOT EXISTS (SELECT 1 FROM content_tables WHERE chunk = ?1)",
+                chunks,
+            )
+            deleted = "DELETE FROM content_subtables WHERE parent = ? RETURNING child"
+            pending += [child for (child,) in cursor.execute(deleted, (name,)).fetchall()]
 
     def changes(self, old: bytes, new: bytes) -> list[FileChange] | None:
         """Return what differs between two tables, by path; None if one is not stored."""

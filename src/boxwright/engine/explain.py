@@ -73,7 +73,7 @@ class Explainer:
         if request.against:
             yield self._find(request.against)
             return
-        earlier = list(islice(self._records.before(build.ref), _SEARCHED))
+        earlier = list(self._records.before(build.ref, _SEARCHED))
         same = [each for each in earlier if each.project == build.project]
         alike = [
             each

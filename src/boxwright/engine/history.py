@@ -13,10 +13,9 @@ these milliseconds loses the record, and nothing of the build's results.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from sqlite3 import Cursor
 
@@ -25,7 +24,7 @@ from boxwright.core.digest import Digest
 from boxwright.core.workers import to_worker
 from boxwright.engine import buildspans
 from boxwright.engine.errors import UnknownBuildError
-from boxwright.engine.historyfilter import compile_history_filters
+from boxwright.engine.historyfilter import RecordMatcher, compile_history_filters
 from boxwright.engine.keyrecords import KeyRecords
 from boxwright.engine.recorder import read_record
 from boxwright.errors import InvalidInputError
@@ -37,6 +36,9 @@ _log = logging.getLogger(__name__)
 
 Record = control_pb2.BuildHistoryRecord
 Event = control_pb2.BuildHistoryEvent
+
+_PAGE = 100
+_NEWEST = (2**63 - 1, "")
 
 
 class History:
@@ -163,6 +165,10 @@ class History:
                 self._drop(cursor, gone)
         return gone
 
+    def _remove(self, ref: str) -> None:
+        with self._store.db.transaction(durable=True) as cursor:
+            self._drop(cursor, [ref])
+
     @staticmethod
     def _drop(cursor: Cursor, refs: list[str]) -> None:
         cursor.executemany("DELETE FROM build_history WHERE ref = ?", [(r,) for r in refs])
@@ -181,8 +187,7 @@ class History:
                 return  # gone is what was asked for, as upstream has it
             raise UnknownBuildError(request.Ref)
         if request.Delete:
-            with self._store.db.transaction(durable=True) as cursor:
-                self._drop(cursor, [request.Ref])
+            await to_worker(self._remove, request.Ref)
             self._publish(Event(type=control_pb2.DELETED, record=Record(Ref=request.Ref)))
             return
         if request.Finalize:
@@ -225,7 +230,7 @@ class History:
         queue: asyncio.Queue[Event] = asyncio.Queue()
         self._listeners.add(queue)
         try:
-            for event in self._snapshot(request):
+            async for event in self._snapshot(request):
                 yield event
             if request.EarlyExit:
                 return
@@ -236,30 +241,56 @@ class History:
         finally:
             self._listeners.discard(queue)
 
-    def _snapshot(self, request: control_pb2.BuildHistoryRequest) -> Iterator[Event]:
-        saved: list[Record] = []
-        if not request.ActiveOnly:
-            rows = self._store.db.execute(
-                "SELECT record FROM build_history ORDER BY created_ns DESC"
-            )
-            saved = [Record.FromString(row[0]) for row in rows]
-        known = {record.Ref for record in saved}
-        running = [
-            record
-            for record in self._active.values()
-            if record.Ref not in known or not record.HasField("CompletedAt")  # being announced
-        ]
+    async def _snapshot(self, request: control_pb2.BuildHistoryRequest) -> AsyncIterator[Event]:
+        # Looked at before the rows: a build that ends meanwhile is among those that run.
+        running = [each for each in self._active.values() if request.Ref in {"", each.Ref}]
+        known: frozenset[str] = frozenset()
+        if running and not request.ActiveOnly:
+            known = await to_worker(self._stored, [record.Ref for record in running])
         for record in running:
-            if request.Ref in {"", record.Ref}:
+            if record.Ref not in known or not record.HasField("CompletedAt"):  # being announced
                 yield Event(type=control_pb2.STARTED, record=record)
         if request.ActiveOnly:
             return
         matches = compile_history_filters(request.Filter, self._clock.now_ns())
         if request.Limit < 0:
             raise InvalidInputError(f"invalid limit {request.Limit}")
-        wanted = (r for r in saved if request.Ref in {"", r.Ref} and matches(r))
-        for record in itertools.islice(wanted, request.Limit or None):
-            yield Event(type=control_pb2.COMPLETE, record=record)
+        count = 0
+        async for saved in self._saved(request.Ref, matches):
+            yield Event(type=control_pb2.COMPLETE, record=saved)
+            count += 1
+            if count == request.Limit:
+                return
+
+    def _stored(self, refs: Sequence[str]) -> frozenset[str]:
+        query = "SELECT ref FROM build_history WHERE ref = ?"
+        return frozenset(name for ref in refs for (name,) in self._store.db.execute(query, (ref,)))
+
+    async def _saved(self, ref: str, matches: RecordMatcher) -> AsyncIterator[Record]:
+        """Yield the records that match, the newest first; read in pages: there may be very many."""
+        if ref:
+            record = await self.get(ref)
+            if record is not None and matches(record):
+                yield record
+            return
+        after: tuple[int, str] | None = _NEWEST
+        while after is not None:
+            found, after = await to_worker(self._page, after, matches)
+            for record in found:
+                yield record
+
+    def _page(
+        self, after: tuple[int, str], matches: RecordMatcher
+    ) -> tuple[list[Record], tuple[int, str] | None]:
+        """Return what matches of one page, and where the next one begins."""
+        rows = self._store.db.execute(
+            "SELECT created_ns, ref, record FROM build_history WHERE (created_ns, ref) < (?, ?)"
+            " ORDER BY created_ns DESC, ref DESC LIMIT ?",
+            (*after, _PAGE),
+        )
+        records = (Record.FromString(row[2]) for row in rows)
+        found = [record for record in records if matches(record)]
+        return found, rows[-1][:2] if len(rows) == _PAGE else None
 
     def _publish(self, event: Event) -> None:
         for queue in self._listeners:

@@ -87,10 +87,7 @@ class KeyRecords:
             cursor.execute("DELETE FROM build_keys WHERE ref = ?", (ref,))
             deleted = "DELETE FROM build_tables WHERE ref = ? RETURNING name"
             lost.update(name for (name,) in cursor.execute(deleted, (ref,)).fetchall())
-        # A builder at its limit forgets a build with each new one, mostly of the same files.
-        kept = {name for (name,) in cursor.execute("SELECT DISTINCT name FROM build_tables")}
-        if lost - kept:
-            ContentTables.drop_unused(cursor)
+        ContentTables.drop_unused(cursor, lost)
 
     def find(self, ref: str = "") -> StoredKeys | None:
         """Return the keys of a build, of the newest if no ref is given."""
@@ -101,13 +98,13 @@ class KeyRecords:
             rows = self._db.execute(f"{columns} ORDER BY created_ns DESC LIMIT 1")
         return _stored(rows[0]) if rows else None
 
-    def before(self, ref: str) -> Iterator[StoredKeys]:
-        """Yield the builds that began before another one, newest first."""
+    def before(self, ref: str, limit: int) -> Iterator[StoredKeys]:
+        """Yield at most ``limit`` builds that began before another one, newest first."""
         query = (
             "SELECT ref, project, steps FROM build_keys WHERE created_ns <"
-            " (SELECT created_ns FROM build_keys WHERE ref = ?) ORDER BY created_ns DESC"
+            " (SELECT created_ns FROM build_keys WHERE ref = ?) ORDER BY created_ns DESC LIMIT ?"
         )
-        for row in self._db.execute(query, (ref,)):
+        for row in self._db.execute(query, (ref, limit)):
             yield _stored(row)
 
 

@@ -180,12 +180,15 @@ register(
         "CREATE INDEX IF NOT EXISTS build_keys_by_age ON build_keys (created_ns)",
         """CREATE TABLE IF NOT EXISTS build_tables (
             ref TEXT NOT NULL, name BLOB NOT NULL, PRIMARY KEY (ref, name)) WITHOUT ROWID""",
+        "CREATE INDEX IF NOT EXISTS build_tables_by_name ON build_tables (name)",
         """CREATE TABLE IF NOT EXISTS content_tables (
             name BLOB NOT NULL, position INTEGER NOT NULL, chunk BLOB NOT NULL,
             PRIMARY KEY (name, position)) WITHOUT ROWID""",
+        "CREATE INDEX IF NOT EXISTS content_tables_by_chunk ON content_tables (chunk)",
         """CREATE TABLE IF NOT EXISTS content_subtables (
             parent BLOB NOT NULL, child BLOB NOT NULL,
             PRIMARY KEY (parent, child)) WITHOUT ROWID""",
+        "CREATE INDEX IF NOT EXISTS content_subtables_by_child ON content_subtables (child)",
         """CREATE TABLE IF NOT EXISTS content_chunks (
             id BLOB PRIMARY KEY, entries BLOB NOT NULL) WITHOUT ROWID""",
     ],
@@ -202,6 +205,7 @@ register(
             ") WITHOUT ROWID"
         ),
         "CREATE INDEX IF NOT EXISTS build_history_by_age ON build_history (completed_ns)",
+        "CREATE INDEX IF NOT EXISTS build_history_by_start ON build_history (created_ns)",
         (
             "CREATE INDEX IF NOT EXISTS build_history_by_log ON build_history (log_digest)"
             " WHERE log_digest IS NOT NULL"

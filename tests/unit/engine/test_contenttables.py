@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -119,7 +120,7 @@ def test_what_no_build_has_goes(tmp_path: Path) -> None:
         store(database, b"gone", {b"/x/a": b"1", b"/y/b": b"3"})
         with database.transaction() as cursor:
             cursor.execute("DELETE FROM build_tables WHERE name = ?", (b"gone",))
-            ContentTables.drop_unused(cursor)
+            ContentTables.drop_unused(cursor, [b"gone"])
         assert ContentTables(database).missing([b"kept", b"gone"]) == {b"gone"}
         left = {row[0] for row in database.execute("SELECT id FROM content_chunks")}
         assert left == {row[0] for row in database.execute("SELECT chunk FROM content_tables")}
@@ -141,10 +142,41 @@ def test_tables_go_with_the_last_build_that_has_them(database: Database) -> None
             step.inputs.add(table=name)
         with database.transaction() as cursor:
             KeyRecords.save(cursor, ref, 1, KeyRecord(b"project", keys))
-    database.execute("DELETE FROM build_tables WHERE ref NOT IN ('one', 'two')")
+    with database.transaction() as cursor:
+        KeyRecords.drop(cursor, ["build"])
     for ref, missing in (("one", set()), ("two", {b"common", b"own"})):
         with database.transaction() as cursor:
             KeyRecords.drop(cursor, [ref])
         assert records.find(ref) is None
         assert records.tables.missing([b"common", b"own"]) == missing
     assert database.execute("SELECT * FROM content_chunks") == []
+
+
+@given(builds=st.lists(trees, min_size=1, max_size=6), chance=st.randoms(use_true_random=False))
+def test_what_is_left_is_what_builds_lead_to(
+    database: Database, builds: list[Files], chance: Random
+) -> None:
+    for table in ("build_tables", "content_tables", "content_subtables", "content_chunks"):
+        database.execute(f"DELETE FROM {table}")
+    for number, files in enumerate(builds):
+        store(database, table_name("root", repr(files)), files)
+        name = table_name("root", repr(files))
+        database.execute("UPDATE build_tables SET ref = ? WHERE ref = 'build'", (str(number),))
+        database.execute("INSERT OR IGNORE INTO build_tables VALUES (?, ?)", (str(number), name))
+    refs = [str(number) for number in range(len(builds))]
+    chance.shuffle(refs)
+    for ref in refs:
+        with database.transaction() as cursor:
+            KeyRecords.drop(cursor, [ref])
+        reached = database.execute(
+            "WITH RECURSIVE reached (name) AS (SELECT name FROM build_tables UNION"
+            " SELECT child FROM content_subtables JOIN reached ON parent = reached.name)"
+            " SELECT DISTINCT name FROM reached ORDER BY 1"
+        )
+        left = "SELECT DISTINCT name FROM content_tables ORDER BY 1"
+        assert database.execute(left) == reached
+        chunks = "SELECT DISTINCT chunk FROM content_tables ORDER BY 1"
+        assert database.execute("SELECT id FROM content_chunks ORDER BY 1") == database.execute(
+            chunks
+        )
+    assert database.execute("SELECT * FROM content_subtables") == []

@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from boxwright.core.clock import SystemClock
+from boxwright.engine import history as history_module
+from boxwright.engine.contenttables import ContentTables
 from boxwright.engine.engine import Engine
 from boxwright.engine.errors import EngineClosingError, UnknownBuildError
 from boxwright.engine.history import History, Record
+from boxwright.engine.historyfilter import RecordMatcher
+from boxwright.engine.keyrecords import KeyRecord, KeyRecords
 from boxwright.errors import InvalidInputError
+from boxwright.snapshots.content_tree import FILE, TreeNode
+from boxwright.store.database import Database
 from boxwright.store.store import Store
-from boxwright.wire.pb import control_pb2
+from boxwright.wire.pb import control_pb2, explain_pb2
 
 Event = control_pb2.BuildHistoryEvent
 
@@ -207,3 +214,67 @@ def test_a_listener_to_one_build_hears_of_no_other(history: History) -> None:
         await events.aclose()
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_records_are_listed_in_pages_the_newest_first(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_module, "_PAGE", 3)
+    pages: list[tuple[int, str]] = []
+    page = history._page
+
+    def counted(after: tuple[int, str], matches: RecordMatcher) -> Any:
+        pages.append(after)
+        return page(after, matches)
+
+    monkeypatch.setattr(history, "_page", counted)
+    for number in range(9):  # three of each moment
+        record = Record(Ref=f"r{number}", Frontend="odd" if number % 2 else "even")
+        record.CreatedAt.FromSeconds(number // 3)
+        history._save(record)
+    newest = [f"r{number}" for number in reversed(range(9))]
+
+    async def refs(**wanted: Any) -> tuple[list[str], int]:
+        pages.clear()
+        request = control_pb2.BuildHistoryRequest(EarlyExit=True, **wanted)
+        found = [event.record.Ref async for event in history.listen(request)]
+        return found, len(pages)
+
+    async def main() -> None:
+        assert await refs() == (newest, 4)
+        assert await refs(Limit=3) == (newest[:3], 1)
+        assert await refs(Limit=4) == (newest[:4], 2)
+        assert await refs(Ref="r5", Limit=1) == (["r5"], 0)
+        assert await refs(Ref="unknown") == ([], 0)
+        assert (await refs(Filter=["ref==r2"]))[0] == ["r2"]
+        assert await refs(Filter=["ref~=r[78]"], Limit=1) == (["r8"], 1)
+        record = Record(Ref="r8")  # it runs anew
+        history.started(record)
+        assert (await refs(Limit=1))[0] == ["r8", "r8"]
+
+    asyncio.run(main())
+
+
+def test_a_page_and_what_a_record_leaves_are_found_by_index(
+    tmp_path: Path, looking_at_all: Callable[[Database], AbstractContextManager[list[str]]]
+) -> None:
+    store = Store.open(tmp_path / "s")
+    try:
+        history = History(store, SystemClock(), max_age_ns=0, max_entries=0)
+        tables = ContentTables(store.db)
+        keys = explain_pb2.BuildKeys(steps=[explain_pb2.StepKeys(inputs=[{"table": b"table"}])])
+        record = KeyRecord(
+            b"",
+            keys,
+            tuple(tables.make(b"table", [(b"", TreeNode(FILE, 0), b"")], lambda _path: b"")),
+        )
+        history._save(Record(Ref="a"), lambda cursor: KeyRecords.save(cursor, "a", 1, record))
+        assert not tables.missing([b"table"])
+        with looking_at_all(store.db) as whole:
+            history._page((1, ""), lambda _record: True)
+            history._remove("a")
+        assert whole == []
+        assert tables.missing([b"table"])
+        assert store.db.execute("SELECT * FROM build_history") == []
+    finally:
+        store.close()

@@ -293,6 +293,12 @@ def test_similar_builds_serve_if_the_project_is_new(records: KeyRecords) -> None
     assert Explainer(records).why(pb.WhyRequest()).steps[0].against == "1"
 
 
+def test_no_more_builds_are_read_than_are_looked_at(records: KeyRecords) -> None:
+    for number in range(5):
+        remember(records, str(number), number, build(command("r", str(number))))
+    assert [each.ref for each in records.before("4", 3)] == ["3", "2", "1"]
+
+
 def test_nothing_to_explain(records: KeyRecords) -> None:
     with pytest.raises(NotFoundError, match="no build is remembered"):
         Explainer(records).why(pb.WhyRequest())
