@@ -12,7 +12,7 @@ expires, in which it waits for its manifest.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boxwright.core.dataclass import dataclass
@@ -37,6 +37,8 @@ _INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
+
+_Images = Mapping[str, Sequence[tuple[str, Descriptor]]]
 
 
 class ManifestInvalidError(BoxwrightError):
@@ -103,19 +105,34 @@ class Repositories:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._db = store.db
+        self._built: tuple[int, _Images] | None = None
 
     # --- names -------------------------------------------------------------------------------
 
-    def _built_images(self) -> Iterable[tuple[str, str, Descriptor]]:
-        """Yield repository, tag and target of the images that builds stored."""
+    def _built_images(self) -> _Images:
+        """Return tags and targets of the images that builds stored, by repository.
+
+        Kept until a name changes: most requests ask, and there may be thousands.
+        """
+        changes = self._store.images.changes
+        kept = self._built
+        if kept is None or kept[0] != changes:
+            kept = self._built = (changes, self._read_images())
+        return kept[1]
+
+    def _read_images(self) -> _Images:
+        found: dict[str, list[tuple[str, Descriptor]]] = {}
         for record in self._store.images.list():
             try:
                 ref = Reference.parse(record.name)
             except BoxwrightError:
                 continue
-            names = {ref.path, ref.path.removeprefix("library/")}
-            for name in names:
-                yield name, ref.tag or "latest", record.descriptor
+            for name in {ref.path, ref.path.removeprefix("library/")}:
+                found.setdefault(name, []).append((ref.tag or "latest", record.descriptor))
+        return found
+
+    def _images_of(self, repository: str) -> Sequence[tuple[str, Descriptor]]:
+        return self._built_images().get(repository, ())
 
     def names(self) -> list[str]:
         """Return all repositories in order."""
@@ -123,7 +140,7 @@ class Repositories:
             "SELECT DISTINCT repository FROM registry_manifests"
         ) + self._db.execute("SELECT DISTINCT repository FROM registry_tags")
         found = {str(row[0]) for row in rows}
-        found |= {name for name, _, _ in self._built_images() if not name.startswith("library/")}
+        found |= {name for name in self._built_images() if not name.startswith("library/")}
         return sorted(found)
 
     def tags(self, repository: str) -> list[str]:
@@ -132,7 +149,7 @@ class Repositories:
             "SELECT tag FROM registry_tags WHERE repository = ?", (repository,)
         )
         found = {str(row[0]) for row in rows}
-        found |= {tag for name, tag, _ in self._built_images() if name == repository}
+        found |= {tag for tag, _ in self._images_of(repository)}
         return sorted(found)
 
     def exists(self, repository: str) -> bool:
@@ -143,7 +160,7 @@ class Repositories:
                 (repository,),
             ):
                 return True
-        return any(name == repository for name, _, _ in self._built_images())
+        return repository in self._built_images()
 
     # --- manifests ---------------------------------------------------------------------------
 
@@ -157,8 +174,8 @@ class Repositories:
         )
         if rows:
             return self._find_digest(repository, Digest(rows[0][0]))
-        for name, tag, target in self._built_images():
-            if name == repository and tag == reference:
+        for tag, target in self._images_of(repository):
+            if tag == reference:
                 return self._stored(target.digest, target.media_type)
         return None
 
@@ -169,9 +186,7 @@ class Repositories:
         )
         if rows:
             return self._stored(digest, str(rows[0][0]), is_kept=True)
-        for name, _, target in self._built_images():
-            if name != repository:
-                continue
+        for _, target in self._images_of(repository):
             if target.digest == digest:
                 return self._stored(digest, target.media_type)
             if target.media_type in _INDEX_TYPES:
@@ -362,8 +377,8 @@ class Repositories:
         if self._db.execute(_NEEDED, (repository, digest)):
             return True
         return any(
-            name == repository and digest in self._store.blobs.graph(target.digest)
-            for name, _, target in self._built_images()
+            digest in self._store.blobs.graph(target.digest)
+            for _, target in self._images_of(repository)
         )
 
     def forget_lost(self) -> int:

@@ -21,11 +21,16 @@ class ImageRecord:
 
 
 class ImageStore:
-    """The names of one state folder; every change is on the disk when the call returns."""
+    """The names of one state folder; every change is on the disk when the call returns.
+
+    Attributes:
+        changes: Counts them. Who finds the number that he noted before he read may keep what he read.
+    """
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self.changes = 0
 
     def set(self, name: str, descriptor: Descriptor) -> None:
         """Point ``name`` to ``descriptor``, whose blobs must be stored with their refs.
@@ -39,6 +44,7 @@ class ImageStore:
         """
         now = self._clock.now_ns()
         with self._database.transaction(durable=True) as cursor:
+            self.changes += 1  # before anybody can read the new state
             cursor.execute(
                 "INSERT INTO images (name, digest, descriptor, created_ns, updated_ns)"
                 " VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
@@ -55,6 +61,7 @@ class ImageStore:
     def delete(self, name: str) -> bool:
         """Remove a name; return whether it was there. Its blobs go with the next collection."""
         with self._database.transaction(durable=True) as cursor:
+            self.changes += 1  # before anybody can read the new state
             cursor.execute("DELETE FROM images WHERE name = ?", (name,))
             return cursor.rowcount > 0
 

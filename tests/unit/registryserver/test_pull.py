@@ -6,6 +6,8 @@ import pytest
 
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
+from boxwright.registryserver.repositories import Repositories
+from boxwright.store import Store
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/"])
@@ -207,3 +209,30 @@ def test_an_image_of_a_build_is_pulled_without_any_push(served, run):
             assert "hello" in (await peer("GET", "/_catalog")).json["repositories"]
 
     run(work())
+
+
+def test_names_of_builds_are_read_once_until_one_changes(tmp_path, monkeypatch):
+    store = Store.open(tmp_path)
+    try:
+        digest = store.blobs.put(b"{}")
+        images, repositories = store.images, Repositories(store)
+        reads = []
+        read = images.list
+        monkeypatch.setattr(images, "list", lambda: reads.append(1) or read())
+        target = Descriptor("application/vnd.oci.image.manifest.v1+json", digest, 2)
+        images.set("docker.io/library/app:v1", target)
+        for _ in range(3):
+            assert repositories.names() == ["app"]
+            assert repositories.tags("app") == repositories.tags("library/app") == ["v1"]
+            assert repositories.find("app", "v1") == repositories.find("app", digest)
+            assert repositories.exists("library/app")
+            assert repositories.needs_blob("app", digest)
+            assert not repositories.exists("other")
+        assert len(reads) == 1
+        images.set("docker.io/library/app:v2", target)
+        assert repositories.tags("app") == ["v1", "v2"]
+        images.delete("docker.io/library/app:v1")
+        assert repositories.tags("app") == ["v2"]
+        assert len(reads) == 3
+    finally:
+        store.close()
