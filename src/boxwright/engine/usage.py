@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 # Layers that a finished build exported must be able to go when room is needed now.
 _PRESSED_GRACE_NS = 30 * 10**9
 _LARGE_BLOB = 1 << 20
-_BATCH = 256
+_BATCH = 64  # in one go, on the event loop
 
 _INTERNAL_TYPES = frozenset({"internal", "frontend"})
 

@@ -25,11 +25,11 @@ async def delete_many(snapshots: SnapshotManager, ids: Sequence[str]) -> dict[st
     """
     sizes = await _sizes(snapshots, ids)
     # From here to the end of the transaction nothing is awaited: nobody can take one meanwhile.
-    leased = snapshots.store.leases.snapshots()
+    leases = snapshots.store.leases
     gone = [
         snapshot_id
         for snapshot_id in sizes
-        if snapshot_id not in leased and not snapshots.held_by(snapshot_id)
+        if not leases.has_snapshot(snapshot_id) and not snapshots.held_by(snapshot_id)
     ]
     with snapshots.store.db.transaction():
         heirs = [snapshots.table.delete(snapshot_id) for snapshot_id in gone]

@@ -650,7 +650,7 @@ class SnapshotManager:
         size = await self._freed_bytes(snapshot_id)
         if reason := self.held_by(snapshot_id):
             raise SnapshotInUseError(snapshot_id, reason)
-        if snapshot_id in self.store.leases.snapshots():
+        if self.store.leases.has_snapshot(snapshot_id):
             raise SnapshotInUseError(snapshot_id, "a lease holds it")
         heirs = self.table.delete(snapshot_id)
         trace.point("snapshot-row-deleted")

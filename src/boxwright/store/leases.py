@@ -137,6 +137,11 @@ class Leases:
         rows = self._database.execute("SELECT item FROM lease_items WHERE kind = 'snapshot'")
         return {row[0] for row in rows}
 
+    def has_snapshot(self, snapshot_id: str) -> bool:
+        """Return whether a lease holds a snapshot."""
+        query = "SELECT 1 FROM lease_items WHERE kind = 'snapshot' AND item = ? LIMIT 1"
+        return bool(self._database.execute(query, (snapshot_id,)))
+
     def expire(self) -> int:
         """Remove expired leases; return how many."""
         rows = self._database.execute(

@@ -135,6 +135,17 @@ def blob_roots() -> list[str]:
     return [query for group in _blob_roots.values() for query in group]
 
 
+# Indexes need no version of their own: an older program may go on with them.
+register(
+    "indexes",
+    [
+        # Of many snapshots few are new; all that go are looked for among the cache mounts' parents.
+        "CREATE INDEX IF NOT EXISTS snapshots_unsynced ON snapshots (boot) WHERE boot IS NOT NULL",
+        "CREATE INDEX IF NOT EXISTS snapshots_uncounted ON snapshots (size) WHERE size IS NULL",
+        "CREATE INDEX IF NOT EXISTS cache_mounts_by_parent ON cache_mounts (parent)",
+    ],
+)
+
 # Tables whose rows keep blobs are declared here, not where they are used: a process that collects
 # garbage without ever importing their package must know them all the same.
 register(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from boxwright.snapshots.cachemounts import CacheMounts
 from boxwright.snapshots.deletion import delete_many
 from boxwright.snapshots.usage import SnapshotRecord
 from boxwright.store import Store, trace
+from boxwright.store.database import Database
 
 
 @pytest.fixture
@@ -239,3 +241,23 @@ def test_more_records_than_one_batch(
         assert told == [4, 4, 3, 1]
 
     asyncio.run(scenario())
+
+
+def test_what_is_asked_for_each_is_found_by_index(
+    manager: SnapshotManager,
+    looking_at_all: Callable[[Database], AbstractContextManager[list[str]]],
+) -> None:
+    CacheMounts(manager)
+
+    async def main() -> None:
+        ids = [await free(manager) for _ in range(3)]
+        await manager.count_sizes()
+        with looking_at_all(manager.store.db) as whole:
+            assert list(await delete_many(manager, ids[:2])) == ids[:2]
+            await manager.delete(ids[2])
+            manager.table.unsynced()
+            manager.table.uncounted()
+        assert whole == []
+        assert left(manager) == set()
+
+    asyncio.run(main())
