@@ -94,12 +94,11 @@ class ContentService:
             raise InvalidInputError("content filters are not supported")
         found = await to_worker(self._listed)
         for start in range(0, len(found), _LIST_BATCH):
-            batch = found[start : start + _LIST_BATCH]
-            yield content_pb2.ListContentResponse(info=[_to_message(each) for each in batch])
+            yield content_pb2.ListContentResponse(info=found[start : start + _LIST_BATCH])
 
-    def _listed(self) -> Sequence[BlobInfo]:
+    def _listed(self) -> Sequence[content_pb2.Info]:
         unlisted = self._unlisted()
-        return [each for each in self._blobs.walk() if each.digest not in unlisted]
+        return [_to_message(each) for each in self._blobs.walk() if each.digest not in unlisted]
 
     async def read(
         self, request: content_pb2.ReadContentRequest

@@ -551,14 +551,8 @@ class SnapshotManager:
 
         def run() -> list[SnapshotRecord]:
             leased = self.store.leases.snapshots()
-            used = self.table.parents_in_use()
-            found = [
-                SnapshotRecord.of_row(
-                    row, in_use=row.id in held, leased=row.id in leased, shared=row.id in used
-                )
-                for row in self.table.all()
-                if row.id not in shown
-            ]
+            rows = self.table.listed(in_use=held, leased=leased)
+            found = [record for record in rows if record.id not in shown]
             return found + unfinished + mounts
 
         return run

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Literal
 
 from boxwright.core.dataclass import dataclass
 from boxwright.core.descriptor import Descriptor
 from boxwright.core.digest import Digest
 from boxwright.snapshots.links import Links
+from boxwright.snapshots.usage import SnapshotRecord
 from boxwright.store import Database
 
 Kind = Literal["layer", "merge", "diff"]
@@ -146,6 +147,45 @@ class Records:
         query = f"SELECT {_COLUMNS} FROM snapshots ORDER BY created_ns, id"  # noqa: S608
         return [_row(values) for values in self._db.execute(query)]
 
+    def listed(self, *, in_use: Container[str], leased: Container[str]) -> list[SnapshotRecord]:
+        """Return what listings show of all rows, the oldest first; see :meth:`Database.scan`.
+
+        Args:
+            in_use: Ids of those that builds hold.
+            leased: Ids of those that leases hold.
+        """
+        rows = self._db.scan(
+            "SELECT id, parents, description, record_type, created_ns, used_ns, usage_count, size,"
+            " EXISTS (SELECT 1 FROM snapshot_parents WHERE parent = id)"
+            " FROM snapshots ORDER BY created_ns, id"
+        )
+        return [
+            SnapshotRecord(
+                id=key,
+                parents=tuple(filter(None, json.loads(parents))),
+                description=description,
+                record_type=record_type,
+                created_ns=created_ns,
+                last_used_ns=used_ns,
+                usage_count=count,
+                size_bytes=size,
+                in_use=key in in_use,
+                leased=key in leased,
+                shared=bool(shared),
+            )
+            for (
+                key,
+                parents,
+                description,
+                record_type,
+                created_ns,
+                used_ns,
+                count,
+                size,
+                shared,
+            ) in rows
+        ]
+
     def update(self, snapshot_id: str, **columns: object) -> None:
         """Set columns of one row."""
         names = ", ".join(f"{name} = ?" for name in columns)
@@ -167,10 +207,6 @@ class Records:
             "SELECT child FROM snapshot_parents WHERE parent = ?", (snapshot_id,)
         )
         return [row[0] for row in rows]
-
-    def parents_in_use(self) -> set[str]:
-        """Return the ids of all records that others are built on."""
-        return {row[0] for row in self._db.execute("SELECT parent FROM snapshot_parents")}
 
     def delete(self, snapshot_id: str) -> list[str]:
         """Remove a row, its edges, blob variants and content digests.
@@ -204,7 +240,7 @@ class Records:
 
     def total_bytes(self) -> int:
         """Return the sum of all sizes that are known."""
-        return int(self._db.execute("SELECT coalesce(sum(size), 0) FROM snapshots")[0][0])
+        return int(self._db.scan("SELECT coalesce(sum(size), 0) FROM snapshots")[0][0])
 
     def mark_synced(self, ids: Sequence[str]) -> None:
         """Note that the trees of these rows are on the disk."""

@@ -27,10 +27,11 @@ def recover(store: Store, table: Records, folder: Path) -> None:
         if row.boot != store.boot_id:
             lost += _forget(table, row)
     names = {entry.name for entry in os.scandir(folder)}
-    for row in reversed(table.all()):
+    rows = table.all()
+    for row in reversed(rows):
         if (row.present or row.plain) and row.id not in names and table.get(row.id):
             lost += _forget(table, row)
-    known = {row.id: row for row in table.all()}
+    known = {row.id: row for row in (table.all() if lost else rows)}
     for entry in list(os.scandir(folder)):
         found = known.get(entry.name)
         if found is None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from boxwright.core.dataclass import dataclass
 
 if TYPE_CHECKING:
-    from boxwright.snapshots.records import Row
     from boxwright.snapshots.refs import MutableRef
 
 CACHE_MOUNT_TYPE = "exec.cachemount"
@@ -37,23 +36,6 @@ class SnapshotRecord:
     leased: bool = False
     shared: bool = False
     mutable: bool = False
-
-    @classmethod
-    def of_row(cls, row: Row, *, in_use: bool, leased: bool, shared: bool) -> SnapshotRecord:
-        """Build it from a stored row."""
-        return cls(
-            id=row.id,
-            parents=tuple(parent for parent in row.parents if parent),
-            description=row.description,
-            record_type=row.record_type,
-            created_ns=row.created_ns,
-            last_used_ns=row.used_ns,
-            usage_count=row.usage_count,
-            size_bytes=row.size,
-            in_use=in_use,
-            leased=leased,
-            shared=shared,
-        )
 
     @classmethod
     def of_mutable(cls, ref: MutableRef) -> SnapshotRecord:

@@ -466,7 +466,7 @@ class BlobStore:
 
     def total_bytes(self) -> int:
         """Return the sum of all blob sizes."""
-        return int(self._database.execute("SELECT coalesce(sum(size), 0) FROM blobs")[0][0])
+        return int(self._database.scan("SELECT coalesce(sum(size), 0) FROM blobs")[0][0])
 
 
 def _info(row: tuple[str, int, int, int, str]) -> BlobInfo:

@@ -1,5 +1,8 @@
 """One SQLite database in WAL mode, shared by all threads through one lock.
 
+Queries that read very many rows have a connection of their own (:meth:`Database.scan`), so that
+those of the event loop need not wait for them.
+
 Invariant: a statement runs inside a transaction of its own or inside the caller's
 ``transaction()``; there are no implicit ones. With ``durable=True`` the commit is on the disk
 when the block ends (``synchronous=FULL``: leases, tags, history); otherwise a power cut may
@@ -39,6 +42,8 @@ class Database:
         self._path = path
         self._on_full = on_full
         self._lock = threading.RLock()
+        self._scan_lock = threading.Lock()
+        self._scanner: sqlite3.Connection | None = None
         self._depth = 0
         self._full_sync = False
         self._late_sync = False
@@ -105,6 +110,24 @@ class Database:
         with self._lock, self._errors():
             return self._connection.execute(sql, params).fetchall()
 
+    def scan(self, sql: str, params: Params = ()) -> list[tuple[Any, ...]]:
+        """Run a query that reads very many rows; nobody but other scans waits for it.
+
+        It sees what is committed when it begins, so not what a transaction around it wrote.
+
+        Raises:
+            StoreCorruptError: the file is damaged.
+        """
+        with self._scan_lock, self._errors():
+            if self._scanner is None:
+                self._scanner = sqlite3.connect(
+                    self._path, isolation_level=None, check_same_thread=False
+                )
+                self._scanner.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+                self._scanner.execute("PRAGMA temp_store = MEMORY")
+                self._scanner.execute("PRAGMA query_only = ON")
+            return self._scanner.execute(sql, params).fetchall()
+
     def execute_many(self, sql: str, rows: Sequence[Params]) -> None:
         """Run one statement for many rows in one transaction.
 
@@ -157,8 +180,10 @@ class Database:
         return [" ".join(map(str, row)) for row in rows if row != ("ok",)]
 
     def close(self) -> None:
-        """Close the connection; the log is merged into the file."""
-        with self._lock:
+        """Close the connections; the log is merged into the file."""
+        with self._scan_lock, self._lock:
+            if self._scanner is not None:
+                self._scanner.close()  # first: the last one merges the log
             self._connection.close()
 
 

@@ -134,7 +134,7 @@ class Leases:
 
     def snapshots(self) -> set[str]:
         """Return the ids of all leased snapshots."""
-        rows = self._database.execute("SELECT item FROM lease_items WHERE kind = 'snapshot'")
+        rows = self._database.scan("SELECT item FROM lease_items WHERE kind = 'snapshot'")
         return {row[0] for row in rows}
 
     def has_snapshot(self, snapshot_id: str) -> bool:

@@ -193,7 +193,7 @@ class Store:
         """
         self.leases.expire()
         before = self.clock.now_ns() - grace_ns
-        dead = self.db.execute(_dead_blobs(), (before, before, min_bytes))
+        dead = self.db.scan(_dead_blobs(), (before, before, min_bytes))
         trace.point("gc-marked")
         still_live = _is_live()
         count = size = 0
