@@ -87,11 +87,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _looking_at_all(database: Database) -> Iterator[list[str]]:
     said: list[str] = []
     found: list[str] = []
-    database._connection.set_trace_callback(said.append)
+    database.scan("SELECT 1")
+    assert database._scanner is not None
+    connections = (database._connection, database._scanner)
+    for connection in connections:
+        connection.set_trace_callback(said.append)
     try:
         yield found
     finally:
-        database._connection.set_trace_callback(None)
+        for connection in connections:
+            connection.set_trace_callback(None)
     for sql in said:
         if sql.split(None, 1)[0] in {"SELECT", "WITH", "UPDATE", "DELETE"}:
             for *_, step in database.execute(f"EXPLAIN QUERY PLAN {sql}"):

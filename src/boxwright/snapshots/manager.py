@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 _ID_BYTES = 8
 _MAX_FETCHES = 8
+_NOTED_AT_ONCE = 100
 SOURCE_VARIANT = "source"
 WHOLE_PREFIX = "tree:"
 LOCAL_SOURCE = "source.local"
@@ -573,15 +574,20 @@ class SnapshotManager:
         """Count all snapshots whose size is not known, those together that may share files."""
         async with self._counting:
             self._grown.clear()
-            trees = []
-            for row in await to_worker(self.table.uncounted):
-                sources = self.table.links.sources(row.id)
-                folders = {source: self.folder(source) for source in sources}
-                trees.append(Tree(row.id, self.folder(row.id), folders))
+            trees = await to_worker(self._uncounted)
             counted = await to_worker(count, trees) if trees else []
-            with self.store.db.transaction():
-                for each in counted:
-                    self._note_size(each)
+            for start in range(0, len(counted), _NOTED_AT_ONCE):
+                with self.store.db.transaction():
+                    for each in counted[start : start + _NOTED_AT_ONCE]:
+                        self._note_size(each)
+                await asyncio.sleep(0)  # each note looks anew at what it depends on
+
+    def _uncounted(self) -> list[Tree]:
+        trees = []
+        for row in self.table.uncounted():
+            folders = {source: self.folder(source) for source in self.table.links.sources(row.id)}
+            trees.append(Tree(row.id, self.folder(row.id), folders))
+        return trees
 
     def tree_grew(self, row: Row) -> None:
         """Forget the size of a snapshot in whose folder something was made, also one just counted."""
@@ -675,11 +681,12 @@ class SnapshotManager:
 
     async def sync(self) -> int:
         """Write all trees to the disk and note it; return how many were not covered before."""
-        waiting = [row.id for row in self.table.unsynced()]
+        waiting = [row.id for row in await to_worker(self.table.unsynced)]
         caches = self.cache_mounts.unsynced() if self.cache_mounts is not None else []
         if waiting or caches:
             await to_worker(_sync_folder, self._folder)
-            self.table.mark_synced(waiting)
+            for start in range(0, len(waiting), _NOTED_AT_ONCE):
+                await to_worker(self.table.mark_synced, waiting[start : start + _NOTED_AT_ONCE])
             if self.cache_mounts is not None:
                 self.cache_mounts.mark_synced(caches)
             for snapshot_id in waiting:

@@ -228,7 +228,7 @@ class Records:
             f"SELECT {_COLUMNS} FROM snapshots WHERE boot IS NOT NULL"  # noqa: S608
             " ORDER BY created_ns, id"
         )
-        return [_row(values) for values in self._db.execute(query)]
+        return [_row(values) for values in self._db.scan(query)]
 
     def uncounted(self) -> list[Row]:
         """Return the rows with trees whose size is not known, the oldest first."""
@@ -236,7 +236,7 @@ class Records:
             f"SELECT {_COLUMNS} FROM snapshots WHERE size IS NULL AND (present OR plain)"  # noqa: S608
             " ORDER BY created_ns, id"
         )
-        return [_row(values) for values in self._db.execute(query)]
+        return [_row(values) for values in self._db.scan(query)]
 
     def total_bytes(self) -> int:
         """Return the sum of all sizes that are known."""

@@ -261,3 +261,26 @@ def test_what_is_asked_for_each_is_found_by_index(
         assert left(manager) == set()
 
     asyncio.run(main())
+
+
+def test_sizes_of_many_are_noted_little_by_little(
+    manager: SnapshotManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boxwright.snapshots.manager._NOTED_AT_ONCE", 1)
+    seen: list[int] = []
+
+    async def main() -> None:
+        ids = [await free(manager) for _ in range(4)]
+        counting = asyncio.ensure_future(manager.count_sizes())
+        while (uncounted := len(manager.table.uncounted())) > 2:
+            seen.append(uncounted)
+            await asyncio.sleep(0)
+        manager.table.delete(ids[3])  # counted, not noted yet
+        manager.forget(ids[3])
+        await counting
+        assert seen[0] == 4
+        assert seen[-1] == 3  # others had their turn between two notes
+        assert {record.id: record.size_bytes for record in manager.records()}.keys() == {*ids[:3]}
+        assert all(record.size_bytes for record in manager.records())
+
+    asyncio.run(main())
