@@ -283,12 +283,14 @@ class Repositories:
             f"SELECT digest FROM registry_{table} WHERE repository = ? AND {column} = ?",  # noqa: S608
             (repository, name),
         )
+        if rows:
+            return str(rows[0][0])
         built = (
             str(target.digest)
-            for path, tag, target in ([] if rows else self._built_images())
-            if path == repository and name in {tag, target.digest}
+            for tag, target in self._images_of(repository)
+            if name in {tag, target.digest}
         )
-        return str(rows[0][0]) if rows else next(built, None)
+        return next(built, None)
 
     def delete_manifest(
         self, repository: str, reference: str, condition: Condition = ANYTHING
