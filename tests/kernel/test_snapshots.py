@@ -363,13 +363,13 @@ def test_a_tree_that_is_finished_while_records_are_listed_is_there_once(store):
     async def scenario():
         manager = SnapshotManager.open(store)
         tree = manager.new(None, description="step")
-        read, go_on = manager.table.parents_in_use, threading.Event()
+        read, go_on = manager.table.listed, threading.Event()
 
-        def late():
+        def late(**known):
             assert go_on.wait(60)
-            return read()
+            return read(**known)
 
-        manager.table.parents_in_use = late
+        manager.table.listed = late
         listing = asyncio.ensure_future(manager.list_records())
         await asyncio.sleep(0)  # what belongs to the event loop has been looked at
         done = await tree.commit()
