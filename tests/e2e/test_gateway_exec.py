@@ -186,9 +186,7 @@ def test_terminal_with_size_and_signals(daemon: Daemon) -> None:
     async def scenario() -> None:
         async with client(daemon) as made:
             await made.container()
-            # The size comes by another way than input: it may be set a moment after the newline.
-            sized = "until [ \"$(busybox stty size)\" = '33 99' ]; do busybox sleep 0.1; done"
-            script = f"echo started; read x; {sized}; echo sized; read y; echo got $y; sleep 60"
+            script = "echo started; read x; busybox stty size; read y; echo got $y; sleep 60"
             async with made.stream() as stream:
                 await stream.send(message("p1", Init=init(script, tty=True)))
                 await collect(stream, text=b"started")
@@ -196,7 +194,7 @@ def test_terminal_with_size_and_signals(daemon: Daemon) -> None:
                     message("p1", Resize=gateway_pb2.ResizeMessage(Rows=33, Cols=99))
                 )
                 await stream.send(message("p1", File=gateway_pb2.FdMessage(Fd=0, Data=b"\n")))
-                await collect(stream, text=b"sized")
+                await collect(stream, text=b"33 99")
                 await stream.send(message("p1", File=gateway_pb2.FdMessage(Fd=0, Data=b"it\n")))
                 await collect(stream, text=b"got it")
                 await stream.send(message("p1", Signal=gateway_pb2.SignalMessage(Name="KILL")))

@@ -16,8 +16,10 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import boxwright
 from boxwright.core.dataclass import dataclass, field
@@ -78,13 +80,14 @@ class Outcome:
 
 
 class _Run:
-    __slots__ = ("ended", "on_started")
+    __slots__ = ("ended", "on_started", "sizing")
 
     def __init__(
         self, ended: asyncio.Future[Outcome], on_started: Callable[[], None] | None
     ) -> None:
         self.ended = ended
         self.on_started = on_started
+        self.sizing: deque[asyncio.Future[None]] = deque()
 
 
 class SupervisorLink:
@@ -188,10 +191,21 @@ class SupervisorLink:
             await self._send({"op": "kill", "id": run_id, "signal": int(number)}, ())
 
     async def resize(self, run_id: str, rows: int, columns: int) -> None:
-        """Set the size of the terminal that the first process of a run has."""
+        """Set the size of the terminal that the first process of a run has.
+
+        It is set when this returns, so that what is typed next is read with it; or the process has
+        ended, or has no terminal.
+        """
+        run = self._runs.get(run_id)
+        if run is None:
+            return
+        sized: asyncio.Future[None] = self._loop.create_future()
+        run.sizing.append(sized)  # each message is answered, in order
         message = {"op": "resize", "id": run_id, "rows": rows, "columns": columns}
         with contextlib.suppress(SandboxLostError):
             await self._send(dict(message), ())
+            either: set[asyncio.Future[Any]] = {sized, run.ended}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
 
     async def watch(self, path: str, free_bytes: int) -> None:
         """Stop stoppable runs and call ``on_low`` when the disk has less free than this."""
@@ -288,6 +302,10 @@ class SupervisorLink:
         elif event == "started":
             if run.on_started is not None:
                 run.on_started()
+        elif event == "sized":
+            sized = run.sizing.popleft()
+            if not sized.done():
+                sized.set_result(None)
         elif event == "failed":
             run.ended.set_exception(_run_failure(message))
         elif event == "exited":

@@ -24,6 +24,7 @@ Supervisor to engine::
     {"ev": "started", "id": …}
     {"ev": "exited", "id": …, "code": n, "signal": n, "asked": bool, "log": text, "usage": {…}}
     {"ev": "failed", "id": …, "stage": …, "errno": n, "path": …}
+    {"ev": "sized", "id": …}                     a resize was done, or can't be: no such terminal
     {"ev": "low", "free": bytes}                 the brake has stopped what is stoppable
 
 This module is imported by the supervisor, so it must stay standard-library only and small.

@@ -333,8 +333,12 @@ class Supervisor:
     def _resize(self, run_id: str, size: tuple[int, int]) -> None:
         for child in self._children.values():
             if child.id == run_id:
-                child.size, child.size_tries = size, _SIZE_TRIES
+                if any(child.size):  # a size that is out of date before it was set
+                    self._send({"ev": "sized", "id": run_id})
+                child.size, child.size_tries = size, _SIZE_TRIES if any(size) else 1
                 self._resize_now(child)
+                return
+        self._send({"ev": "sized", "id": run_id})
 
     def _resize_now(self, child: _Child) -> None:
         """Set the size of a process's terminal, or wait until it has one.
@@ -345,6 +349,7 @@ class Supervisor:
         child.size_tries -= 1
         if (pid and _set_terminal_size(pid, child.size)) or not child.size_tries:
             child.size = (0, 0)
+            self._send({"ev": "sized", "id": child.id})
 
     def _kill_now(self, child: _Child) -> None:
         """Signal the container's first process, or wait until the runtime has written its id."""
